@@ -1,0 +1,3 @@
+//! Registries: where requests become objects in etcd.
+
+pub mod strategy;
