@@ -1,1 +1,34 @@
+//! Storage of skep: etcd, and the watch cache in front of it. The only crate that knows etcd.
 //!
+//! [`Storage::connect`] lists `/registry/` once, then follows it with a single etcd watch. Every resource prefix a
+//! [`ResourceSchema`] was given for is kept in memory as [`Object`]s whose bytes are ready to be sent, so reads never
+//! parse and never ask etcd for data. Writes are etcd transactions ([`Storage::commit`]).
+//!
+//! A linearizable read is three steps:
+//! ```no_run
+//! # async fn f(storage: skep_storage::Storage) -> skep_storage::Result<()> {
+//! let revision = storage.read_revision().await?;
+//! storage.wait_for(revision).await?;
+//! let pods = storage.resource("/registry/pods/").expect("a schema was given").snapshot();
+//! # Ok(()) }
+//! ```
+#![deny(unsafe_code)]
+
+mod config;
+mod error;
+mod event;
+mod object;
+mod resource;
+mod schema;
+mod storage;
+pub mod supervisor;
+mod txn;
+
+pub use config::{EtcdConfig, Tuning};
+pub use error::{Conflict, Error, FailedCompare, Result};
+pub use event::{Event, EventKind};
+pub use object::{Labels, Object, response_bytes};
+pub use resource::{Resource, Snapshot, Watcher};
+pub use schema::{FieldExtractor, ResourceSchema, SelectableField};
+pub use storage::{Readiness, Storage};
+pub use txn::{Committed, Compare, KeyValue, Op, Txn};

@@ -1,0 +1,55 @@
+//! How to reach etcd, and the knobs of the cache.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where etcd is and how to authenticate to it.
+#[derive(Clone, Debug, Default)]
+pub struct EtcdConfig {
+    /// Client URLs, `http://` or `https://`; requests are balanced over those that answer.
+    pub endpoints: Vec<String>,
+    /// PEM bundle that etcd's server certificate is verified against.
+    pub ca_file: Option<PathBuf>,
+    /// PEM client certificate (needs `key_file`).
+    pub cert_file: Option<PathBuf>,
+    /// PEM private key of `cert_file`.
+    pub key_file: Option<PathBuf>,
+    /// Everything that has a sensible default.
+    pub tuning: Tuning,
+}
+
+/// Timeouts and sizes with upstream's defaults where upstream has them.
+#[derive(Clone, Debug)]
+pub struct Tuning {
+    /// gRPC connections that requests are spread over.
+    pub connections: usize,
+    /// Longest time one etcd request may take before it is given up.
+    pub request_timeout: Duration,
+    /// Longest time [`crate::Storage::wait_for`] waits for the cache (upstream: 3 s).
+    pub freshness_timeout: Duration,
+    /// Keys fetched by one page of the initial list.
+    pub page_size: i64,
+    /// Fewest events of history kept for a resource.
+    pub history_min: usize,
+    /// Most events of history kept for a resource (upstream: 102400).
+    pub history_max: usize,
+    /// History grows while its oldest event is younger than this (upstream: 75 s).
+    pub history_fresh: Duration,
+    /// Interval of etcd compaction (upstream: 5 min); `None` leaves compaction to others.
+    pub compaction_interval: Option<Duration>,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            connections: 2,
+            request_timeout: Duration::from_secs(10),
+            freshness_timeout: Duration::from_secs(3),
+            page_size: 1000,
+            history_min: 1024,
+            history_max: 100 * 1024,
+            history_fresh: Duration::from_secs(75),
+            compaction_interval: Some(Duration::from_secs(300)),
+        }
+    }
+}
