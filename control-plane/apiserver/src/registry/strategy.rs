@@ -10,10 +10,11 @@
 //! | update, patch    | `default`, `prepare_for_update`, `reserve`, `validate`, `validate_update`                               |
 //! | `.../status`     | `default`, `prepare_for_status_update`, `validate_status_update`                                        |
 //! | `.../scale`      | `set_scale`, then as update                                                                             |
-//! | delete           | `grace_period`, `check_graceful_delete`, and `reserve` with [`Change::Delete`] when the object goes     |
+//! | `.../finalize`   | `default`, `prepare_for_finalize`, `validate`                                                           |
+//! | delete           | `check_delete`, `grace_period`; if it must wait `prepare_for_deletion`; else `reserve` ([`Change::Delete`]) |
 //!
-//! Object metadata (names, labels, uid, generation, timestamps, finalizers) belongs to the registry: a strategy never
-//! sets it except for [`Strategy::bumps_generation`].
+//! Object metadata (names, labels, uid, generation, timestamps, finalizers) belongs to the registry: a strategy does not
+//! touch it, it only says when the generation goes up ([`Strategy::bumps_generation`]).
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -24,7 +25,7 @@ use skep_api::{
     resource::ResourceInfo,
     status::StatusError,
 };
-use skep_storage::FieldExtractor;
+use skep_storage::SelectableField;
 
 use crate::user::UserInfo;
 
@@ -145,14 +146,8 @@ pub trait Strategy: Send + Sync + 'static {
     fn prefix(&self) -> &'static str;
 
     /// Field selectors supported beyond `metadata.name` and `metadata.namespace`, such as `spec.nodeName`.
-    fn selectable_fields(&self) -> &'static [&'static str] {
-        &[]
-    }
-
-    /// Reads the values of [`selectable_fields`](Self::selectable_fields) from the raw JSON, for the watch cache.
-    /// `metadata.name` and `metadata.namespace` are known to the cache itself.
-    fn field_extractor(&self) -> FieldExtractor {
-        skep_storage::no_fields
+    fn selectable_fields(&self) -> Vec<SelectableField> {
+        Vec::new()
     }
 
     // --- create and update ---
@@ -176,7 +171,8 @@ pub trait Strategy: Send + Sync + 'static {
     /// How upstream checks `metadata.name` of this resource. `prefix` is true when `name` is a generateName.
     /// Returns the messages of what is wrong with it.
     fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
-        skep_api::name::dns1123_subdomain(if prefix { name.trim_end_matches('-') } else { name })
+        let validator = skep_api::name::dns1123_subdomain;
+        if prefix { skep_api::name::prefix(validator, name) } else { validator(name) }
     }
 
     /// Carries over from `old` what this request may not change (status, immutable server-set fields).
@@ -228,6 +224,11 @@ pub trait Strategy: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Keeps everything but what `finalize` may change from `old` (Namespace: `spec.finalizers`).
+    fn prepare_for_finalize(&self, ctx: &Context<'_>, object: &mut Self::Object, old: &Self::Object) {
+        let _ = (ctx, object, old);
+    }
+
     /// The `scale` subresource of this object; none when the resource has none. Metadata of the answer is filled in by
     /// the registry; spec and status (replicas, selector as a string) are the strategy's.
     fn scale(&self, object: &Self::Object) -> Option<Scale> {
@@ -249,8 +250,25 @@ pub trait Strategy: Send + Sync + 'static {
         Grace::Immediate
     }
 
-    /// The dependents' fate when the request does not say: upstream's default is to delete them in the background.
-    fn orphans_by_default(&self) -> bool {
+    /// Refuses a deletion altogether (Namespace: `default` may not be deleted, a terminating one is purged already).
+    fn check_delete(&self, object: &Self::Object) -> Result<(), StatusError> {
+        let _ = object;
+        Ok(())
+    }
+
+    /// Marks an object whose deletion begins but must wait, beside `deletionTimestamp` (Namespace: phase Terminating).
+    fn prepare_for_deletion(&self, object: &mut Self::Object) {
+        let _ = object;
+    }
+
+    /// Whether something beside `metadata.finalizers` keeps the object (Namespace: `spec.finalizers`).
+    fn has_own_finalizers(&self, object: &Self::Object) -> bool {
+        let _ = object;
+        false
+    }
+
+    /// Whether an immediate deletion answers with the object (Pod, Service, ServiceAccount) or with a Status.
+    fn returns_deleted_object(&self) -> bool {
         false
     }
 

@@ -1,0 +1,238 @@
+//! Strategies behind one object-safe face, so that the registry is compiled once and not once for each resource.
+
+use std::borrow::Cow;
+
+use jiff::Timestamp;
+use serde_json::Value;
+use skep_api::{field, options::DeleteOptions, resource::ResourceInfo, status::StatusError};
+use skep_storage::SelectableField;
+
+use super::{
+    object::Object,
+    strategy::{Change, Column, Context, Grace, Reservation, Scale, Strategy},
+};
+
+/// Which part of an object an update may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum UpdateKind {
+    /// The object itself, not its status.
+    Main,
+    /// The `status` subresource.
+    Status,
+    /// The `finalize` subresource of namespaces.
+    Finalize,
+    /// Set by the server itself (binding): what the strategy would reset stays.
+    Internal,
+}
+
+/// [`Change`] without its type.
+pub(crate) enum AnyChange<'a> {
+    Create { object: &'a mut dyn Object },
+    Update { object: &'a mut dyn Object, old: &'a dyn Object },
+    Delete { old: &'a dyn Object },
+}
+
+/// Where a body holds fields its type does not know, in upstream's notation.
+pub(crate) type UnknownFields = Vec<String>;
+
+/// [`Strategy`] without its type. Objects given to it must come from its own `decode`.
+pub(crate) trait AnyStrategy: Send + Sync {
+    fn info(&self) -> &'static ResourceInfo;
+    fn prefix(&self) -> &'static str;
+    fn selectable_fields(&self) -> Vec<SelectableField>;
+
+    fn decode(&self, json: &[u8], unknown: &mut UnknownFields) -> serde_json::Result<Box<dyn Object>>;
+    fn decode_value(&self, json: Value, unknown: &mut UnknownFields) -> serde_json::Result<Box<dyn Object>>;
+
+    fn default(&self, object: &mut dyn Object);
+    fn prepare_for_create(&self, ctx: &Context<'_>, object: &mut dyn Object);
+    fn validate(&self, object: &dyn Object) -> Vec<field::Error>;
+    fn validate_name(&self, name: &str, prefix: bool) -> Vec<String>;
+    fn prepare_for_update(&self, kind: UpdateKind, ctx: &Context<'_>, object: &mut dyn Object, old: &dyn Object);
+    fn validate_update(&self, kind: UpdateKind, object: &dyn Object, old: &dyn Object) -> Vec<field::Error>;
+    fn bumps_generation(&self, object: &dyn Object, old: &dyn Object) -> bool;
+    fn has_generation(&self) -> bool;
+    fn allow_create_on_update(&self) -> bool;
+    fn allow_unconditional_update(&self) -> bool;
+
+    fn scale(&self, object: &dyn Object) -> Option<Scale>;
+    fn set_scale(&self, object: &mut dyn Object, replicas: i32);
+
+    fn check_delete(&self, object: &dyn Object) -> Result<(), StatusError>;
+    fn grace_period(&self, object: &dyn Object, options: &DeleteOptions) -> Grace;
+    fn prepare_for_deletion(&self, object: &mut dyn Object);
+    fn has_own_finalizers(&self, object: &dyn Object) -> bool;
+    fn returns_deleted_object(&self) -> bool;
+
+    fn reserve(&self, change: AnyChange<'_>, reservation: &mut Reservation) -> Result<(), StatusError>;
+
+    fn columns(&self) -> &'static [Column];
+    fn row(&self, object: &dyn Object, now: Timestamp) -> Vec<Value>;
+}
+
+/// A typed strategy seen through [`AnyStrategy`].
+pub(crate) struct Erased<S>(pub(crate) S);
+
+impl<S: Strategy> Erased<S> {
+    fn typed(object: &dyn Object) -> &S::Object {
+        // Every object a registry hands to its strategy was made by that strategy's `decode`.
+        object.as_any().downcast_ref().expect("object of this strategy's type")
+    }
+
+    fn typed_mut(object: &mut dyn Object) -> &mut S::Object {
+        // As above.
+        object.as_any_mut().downcast_mut().expect("object of this strategy's type")
+    }
+}
+
+impl<S: Strategy> AnyStrategy for Erased<S> {
+    fn info(&self) -> &'static ResourceInfo {
+        self.0.info()
+    }
+
+    fn prefix(&self) -> &'static str {
+        self.0.prefix()
+    }
+
+    fn selectable_fields(&self) -> Vec<SelectableField> {
+        self.0.selectable_fields()
+    }
+
+    fn decode(&self, json: &[u8], unknown: &mut UnknownFields) -> serde_json::Result<Box<dyn Object>> {
+        let mut reader = serde_json::Deserializer::from_slice(json);
+        let object: S::Object = serde_ignored::deserialize(&mut reader, |path| unknown.push(path_text(&path)))?;
+        reader.end()?;
+        Ok(Box::new(object))
+    }
+
+    fn decode_value(&self, json: Value, unknown: &mut UnknownFields) -> serde_json::Result<Box<dyn Object>> {
+        let object: S::Object = serde_ignored::deserialize(json, |path| unknown.push(path_text(&path)))?;
+        Ok(Box::new(object))
+    }
+
+    fn default(&self, object: &mut dyn Object) {
+        self.0.default(Self::typed_mut(object));
+    }
+
+    fn prepare_for_create(&self, ctx: &Context<'_>, object: &mut dyn Object) {
+        self.0.prepare_for_create(ctx, Self::typed_mut(object));
+    }
+
+    fn validate(&self, object: &dyn Object) -> Vec<field::Error> {
+        self.0.validate(Self::typed(object))
+    }
+
+    fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
+        self.0.validate_name(name, prefix)
+    }
+
+    fn prepare_for_update(&self, kind: UpdateKind, ctx: &Context<'_>, object: &mut dyn Object, old: &dyn Object) {
+        let (object, old) = (Self::typed_mut(object), Self::typed(old));
+        match kind {
+            UpdateKind::Main => self.0.prepare_for_update(ctx, object, old),
+            UpdateKind::Status => self.0.prepare_for_status_update(ctx, object, old),
+            UpdateKind::Finalize => self.0.prepare_for_finalize(ctx, object, old),
+            UpdateKind::Internal => {}
+        }
+    }
+
+    fn validate_update(&self, kind: UpdateKind, object: &dyn Object, old: &dyn Object) -> Vec<field::Error> {
+        let (object, old) = (Self::typed(object), Self::typed(old));
+        match kind {
+            UpdateKind::Main => {
+                let mut errors = self.0.validate(object);
+                errors.extend(self.0.validate_update(object, old));
+                errors
+            }
+            UpdateKind::Status => self.0.validate_status_update(object, old),
+            UpdateKind::Finalize => self.0.validate(object),
+            UpdateKind::Internal => Vec::new(),
+        }
+    }
+
+    fn bumps_generation(&self, object: &dyn Object, old: &dyn Object) -> bool {
+        self.0.bumps_generation(Self::typed(object), Self::typed(old))
+    }
+
+    fn has_generation(&self) -> bool {
+        self.0.has_generation()
+    }
+
+    fn allow_create_on_update(&self) -> bool {
+        self.0.allow_create_on_update()
+    }
+
+    fn allow_unconditional_update(&self) -> bool {
+        self.0.allow_unconditional_update()
+    }
+
+    fn scale(&self, object: &dyn Object) -> Option<Scale> {
+        self.0.scale(Self::typed(object))
+    }
+
+    fn set_scale(&self, object: &mut dyn Object, replicas: i32) {
+        self.0.set_scale(Self::typed_mut(object), replicas);
+    }
+
+    fn check_delete(&self, object: &dyn Object) -> Result<(), StatusError> {
+        self.0.check_delete(Self::typed(object))
+    }
+
+    fn grace_period(&self, object: &dyn Object, options: &DeleteOptions) -> Grace {
+        self.0.grace_period(Self::typed(object), options)
+    }
+
+    fn prepare_for_deletion(&self, object: &mut dyn Object) {
+        self.0.prepare_for_deletion(Self::typed_mut(object));
+    }
+
+    fn has_own_finalizers(&self, object: &dyn Object) -> bool {
+        self.0.has_own_finalizers(Self::typed(object))
+    }
+
+    fn returns_deleted_object(&self) -> bool {
+        self.0.returns_deleted_object()
+    }
+
+    fn reserve(&self, change: AnyChange<'_>, reservation: &mut Reservation) -> Result<(), StatusError> {
+        let change = match change {
+            AnyChange::Create { object } => Change::Create { object: Self::typed_mut(object) },
+            AnyChange::Update { object, old } => {
+                Change::Update { object: Self::typed_mut(object), old: Self::typed(old) }
+            }
+            AnyChange::Delete { old } => Change::Delete { old: Self::typed(old) },
+        };
+        self.0.reserve(change, reservation)
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        self.0.columns()
+    }
+
+    fn row(&self, object: &dyn Object, now: Timestamp) -> Vec<Value> {
+        self.0.row(Self::typed(object), now)
+    }
+}
+
+/// `spec.containers[0].image`, as upstream names a field.
+fn path_text(path: &serde_ignored::Path<'_>) -> String {
+    use serde_ignored::Path;
+    match path {
+        Path::Root => String::new(),
+        Path::Seq { parent, index } => format!("{}[{index}]", path_text(parent)),
+        Path::Map { parent, key } => match path_text(parent) {
+            parent if parent.is_empty() => key.clone(),
+            parent => format!("{parent}.{key}"),
+        },
+        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => path_text(parent),
+    }
+}
+
+/// The unknown fields as the text of one error, each once.
+pub(crate) fn unknown_fields_text(unknown: &UnknownFields) -> Option<Cow<'static, str>> {
+    if unknown.is_empty() {
+        return None;
+    }
+    let texts: Vec<String> = unknown.iter().map(|path| format!("unknown field {path:?}")).collect();
+    Some(Cow::Owned(texts.join(", ")))
+}
