@@ -1,1 +1,23 @@
+//! The public key infrastructure of a skep cluster: certificate authorities, the certificates they issue, the directory
+//! they live in (upstream's file names), kubeconfigs, and the rustls configurations made of them.
 //!
+//! All keys this crate makes are ECDSA P-256. Nothing here needs a process-wide rustls provider: the configurations carry
+//! their own (*ring*).
+#![forbid(unsafe_code)]
+
+mod authority;
+mod certificate;
+mod dir;
+mod error;
+mod files;
+mod kubeconfig;
+mod subject;
+mod tls;
+
+pub use authority::{Authority, CA_VALIDITY, CertRequest, Identity, LEAF_VALIDITY, Usage};
+pub use certificate::CertificateInfo;
+pub use dir::{Entry, Pki, apiserver_sans, list, renew};
+pub use error::{Error, Result};
+pub use files::{write_private, write_public};
+pub use kubeconfig::{Credentials, Kubeconfig};
+pub use tls::{ReloadableIdentity, certificates_from_pem, client_config, private_key_from_pem, server_config};
