@@ -1,0 +1,32 @@
+//! The tests of every tier, in one run.
+
+use anyhow::Result;
+use clap::Args;
+use xtask::workspace::Profile;
+
+use super::setup::{self, cargo};
+use super::steps::step;
+use super::{build, images, require_root};
+
+/// What `test` takes.
+#[derive(Args, Clone, Default)]
+pub(crate) struct Options {
+    /// Arguments for `cargo nextest run`, for example a test's name
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    nextest: Vec<String>,
+    #[command(flatten)]
+    setup: setup::Options,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    require_root("test")?;
+    setup::run_all(&options.setup)?;
+    // The cluster tests start the programs as a user would, so they must be built and the image be there.
+    step("build the programs and the kernel's part", || build::programs(Profile::Debug))?;
+    step("build the tests' image", images::toolbox)?;
+    xtask::cluster::sweep()?;
+    let result = xtask::command::run(cargo().args(["nextest", "run"]).args(&options.nextest));
+    // What a killed test could not clean up itself.
+    xtask::cluster::sweep()?;
+    result
+}

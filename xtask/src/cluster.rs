@@ -1,0 +1,323 @@
+//! A whole cluster from the checkout: `skep-server` (with its etcd), containerd and `skep-node` on one machine, which is
+//! this one (`cargo xtask up`) or a network namespace (tests).
+
+use std::ffi::OsStr;
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::containerd::Containerd;
+use crate::netns::Netns;
+use crate::process::Daemon;
+use crate::{cgroup, command, mounts, netns, wait, workspace};
+
+/// Where the clusters of tests keep their sockets, a folder each, named `<owner's pid>-<number>`.
+const TEST_RUN: &str = "/run/skep-test";
+
+/// How long a part of the cluster may take to come up.
+const START_LIMIT: Duration = Duration::from_secs(90);
+
+/// What tells one cluster from another on the same machine.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Spec {
+    /// The node's name, and part of every path.
+    pub name: String,
+    /// State that outlives the processes: etcd, images, certificates, logs.
+    pub data: PathBuf,
+    /// Sockets and running state; short, because socket paths are limited to 107 bytes.
+    pub run: PathBuf,
+    /// The folder with `skep-server` and `skep-node`.
+    pub programs: PathBuf,
+    /// The network namespace everything runs in; `None` is this machine's own.
+    pub netns: Option<PathBuf>,
+    /// The node's address.
+    pub address: IpAddr,
+    /// The cgroup below which the pods live, and whose processes see Services. `/` is every process of the machine.
+    pub cgroup: String,
+    /// Where BPF maps and links are pinned.
+    pub bpf_root: PathBuf,
+    /// ClusterIPs.
+    pub service_cidr: String,
+    /// Pod addresses of the whole cluster.
+    pub pod_cidr: String,
+}
+
+impl Spec {
+    /// A cluster for the test process `owner`, on the machine that the namespace `machine` stands for.
+    pub fn for_test(owner: u32, number: u32, machine: &Netns, address: IpAddr, programs: PathBuf) -> Self {
+        let name = test_name(owner, number);
+        Self {
+            data: workspace::target().join("tests").join(&name),
+            run: Path::new(TEST_RUN).join(format!("{owner}-{number}")),
+            programs,
+            netns: Some(machine.path()),
+            address,
+            cgroup: format!("/{name}"),
+            bpf_root: Path::new("/sys/fs/bpf").join(&name),
+            // Apart from those of `up`, whose hooks see every process of the machine.
+            service_cidr: "10.112.0.0/16".into(),
+            pod_cidr: "10.113.0.0/16".into(),
+            name,
+        }
+    }
+}
+
+/// The name of everything that cluster `number` of test process `owner` makes.
+pub fn test_name(owner: u32, number: u32) -> String {
+    format!("skep-test-{owner}-{number}")
+}
+
+/// Removes the clusters of test processes that are gone and could not clean up.
+pub fn sweep() -> Result<()> {
+    let Ok(entries) = fs::read_dir(TEST_RUN) else { return Ok(()) };
+    for folder in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        let owner = folder.file_name().and_then(OsStr::to_str).and_then(|name| name.split('-').next());
+        if owner.is_some_and(|pid| Path::new("/proc").join(pid).exists()) {
+            continue;
+        }
+        let Ok(spec) = fs::read(folder.join("spec.json")) else { continue };
+        let spec: Spec = serde_json::from_slice(&spec).with_context(|| format!("{}/spec.json", folder.display()))?;
+        let name = spec.name.clone();
+        Cluster::new(spec).destroy(false)?;
+        for left in netns::list(&name) {
+            netns::delete(&left)?;
+        }
+    }
+    Ok(())
+}
+
+/// A cluster, started or not.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    spec: Spec,
+    /// Its containerd.
+    pub containerd: Containerd,
+    /// `skep-server`, whose child is etcd.
+    pub server: Daemon,
+    /// `skep-node`.
+    pub node: Daemon,
+}
+
+impl Cluster {
+    /// The cluster that `spec` describes. Starts nothing.
+    pub fn new(spec: Spec) -> Self {
+        let logs = spec.data.join("logs");
+        let containerd = Containerd {
+            root: spec.data.join("containerd"),
+            state: spec.run.join("containerd"),
+            cni_bin: spec.data.join("cni/bin"),
+            cni_conf: spec.data.join("cni/net.d"),
+            daemon: Daemon::new("containerd", &logs),
+        };
+        let (server, node) = (Daemon::new("skep-server", &logs), Daemon::new("skep-node", &logs));
+        Self { spec, containerd, server, node }
+    }
+
+    /// What it was made from.
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.spec.data.join("server/admin.conf")
+    }
+
+    fn node_kubeconfig(&self) -> PathBuf {
+        self.spec.data.join("node.conf")
+    }
+
+    fn api_url(&self) -> String {
+        format!("https://{}:6443", self.spec.address)
+    }
+
+    /// Where a command must run to be on the cluster's machine: in its network namespace and below its cgroup.
+    pub fn on_machine(&self, program: impl AsRef<OsStr>) -> Command {
+        let Some(netns) = &self.spec.netns else { return Command::new(program) };
+        // The shell puts itself into the cgroup before it becomes the program, so nothing of it runs outside.
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", r#"echo $$ > "$0/cgroup.procs" && netns=$1 && shift && exec nsenter --net="$netns" -- "$@""#])
+            .arg(self.machine_cgroup().unwrap_or_default())
+            .arg(netns)
+            .arg(program);
+        command
+    }
+
+    fn machine_cgroup(&self) -> Result<PathBuf> {
+        Ok(cgroup::unified()?.join(self.spec.cgroup.trim_matches('/')).join("machine"))
+    }
+
+    /// `kubectl` as the administrator.
+    pub fn kubectl(&self, args: &[&str]) -> Command {
+        let program = command::find("kubectl").unwrap_or_else(|| "kubectl".into());
+        let mut command = self.on_machine(program);
+        command.arg("--kubeconfig").arg(self.kubeconfig()).args(args);
+        command
+    }
+
+    /// One of our own programs, on the cluster's machine.
+    pub fn program(&self, name: &str) -> Command {
+        self.on_machine(self.spec.programs.join(name))
+    }
+
+    /// Makes the folders and the cgroup that everything else needs.
+    pub fn prepare(&self) -> Result<()> {
+        for folder in [&self.spec.data, &self.spec.run] {
+            fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        }
+        if self.spec.netns.is_some() {
+            fs::write(self.spec.run.join("spec.json"), serde_json::to_vec(&self.spec)?)?;
+            let cgroup = self.machine_cgroup()?;
+            fs::create_dir_all(&cgroup).with_context(|| format!("cannot create {}", cgroup.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Starts containerd unless it runs.
+    pub fn start_containerd(&self) -> Result<()> {
+        if self.containerd.daemon.pid().is_some() {
+            return Ok(());
+        }
+        self.containerd.start(|program| self.on_machine(program))
+    }
+
+    /// Starts `skep-server` unless it runs, and waits until it is ready.
+    pub fn start_server(&self) -> Result<()> {
+        self.spawn_server()?;
+        wait::until("skep-server is not ready", START_LIMIT, || {
+            self.server.check()?;
+            let ready = command::output(&mut self.kubectl(&["get", "--raw", "/readyz"]))?;
+            ensure!(ready.trim() == "ok", "/readyz says: {ready}");
+            Ok(())
+        })
+        .with_context(|| format!("its log is {}", self.server.log().display()))
+    }
+
+    /// Starts `skep-server` unless it runs.
+    pub fn spawn_server(&self) -> Result<()> {
+        if self.server.pid().is_some() {
+            return Ok(());
+        }
+        let mut command = self.program("skep-server");
+        command
+            .arg("run")
+            .arg("--data-dir")
+            .arg(self.spec.data.join("server"))
+            .args([
+                "--bind-address",
+                &self.spec.address.to_string(),
+                "--advertise-address",
+                &self.spec.address.to_string(),
+            ])
+            .args(["--service-cluster-ip-range", &self.spec.service_cidr, "--cluster-cidr", &self.spec.pod_cidr]);
+        self.server.start(&mut command)
+    }
+
+    /// Starts `skep-node` unless it runs, and waits until the node is Ready.
+    pub fn start_node(&self) -> Result<()> {
+        self.spawn_node()?;
+        self.wait_node_ready()
+    }
+
+    /// Starts `skep-node` unless it runs.
+    pub fn spawn_node(&self) -> Result<()> {
+        if self.node.pid().is_some() {
+            return Ok(());
+        }
+        let user = format!("system:node:{}", self.spec.name);
+        command::output(
+            self.program("skep-server")
+                .arg("kubeconfig")
+                .arg("--data-dir")
+                .arg(self.spec.data.join("server"))
+                .args(["--user", &user, "--group", "system:nodes", "--server", &self.api_url()])
+                .arg("--out")
+                .arg(self.node_kubeconfig()),
+        )?;
+        let mut command = self.program("skep-node");
+        command.arg("run");
+        self.node_arguments(&mut command);
+        command
+            .arg("--kubeconfig")
+            .arg(self.node_kubeconfig())
+            .args(["--node-name", &self.spec.name, "--node-ip", &self.spec.address.to_string()])
+            .args(["--service-cluster-ip-range", &self.spec.service_cidr]);
+        self.node.start(&mut command)
+    }
+
+    /// The arguments `skep-node run` and `skep-node cleanup` share: where the node keeps what it makes.
+    fn node_arguments(&self, command: &mut Command) {
+        command
+            .arg("--data-dir")
+            .arg(self.spec.data.join("node"))
+            .arg("--containerd")
+            .arg(self.containerd.socket())
+            .arg("--cni-bin-dir")
+            .arg(&self.containerd.cni_bin)
+            .arg("--cni-conf-dir")
+            .arg(&self.containerd.cni_conf)
+            .arg("--cgroup-root")
+            .arg(&self.spec.cgroup)
+            .arg("--bpf-root")
+            .arg(&self.spec.bpf_root);
+    }
+
+    /// Waits until the node reports Ready, which it does once the runtime and the pod network are.
+    pub fn wait_node_ready(&self) -> Result<()> {
+        let node = format!("node/{}", self.spec.name);
+        let jsonpath = "jsonpath={.status.conditions[?(@.type=='Ready')].status}";
+        wait::until("the node is not Ready", START_LIMIT, || {
+            self.node.check()?;
+            let ready = command::output(&mut self.kubectl(&["get", &node, "-o", jsonpath]))?;
+            ensure!(ready == "True", "its Ready condition is {ready:?}");
+            Ok(())
+        })
+        .with_context(|| format!("its log is {}", self.node.log().display()))
+    }
+
+    /// Stops everything and removes what it made; with `keep_data`, all but etcd's data, certificates and images.
+    pub fn destroy(&self, keep_data: bool) -> Result<()> {
+        self.node.stop()?;
+        if self.containerd.daemon.pid().is_some() || self.spec.bpf_root.exists() {
+            self.clean_node()?;
+        }
+        self.server.stop()?;
+        self.containerd.stop()?;
+        let top = self.spec.cgroup.trim_matches('/');
+        cgroup::remove(if top.is_empty() { "kubepods" } else { top })?;
+        for folder in [&self.spec.run, &self.spec.data] {
+            mounts::unmount_below(folder)?;
+        }
+        remove(&self.spec.run)?;
+        if keep_data {
+            return remove(&self.spec.data.join("node"));
+        }
+        remove(&self.spec.data)
+    }
+
+    /// Lets `skep-node` remove the pods, network and kernel parts it made. containerd must answer for the pods.
+    fn clean_node(&self) -> Result<()> {
+        self.prepare()?;
+        self.start_containerd()?;
+        let mut command = self.program("skep-node");
+        command.arg("cleanup");
+        self.node_arguments(&mut command);
+        command.args(["--service-cluster-ip-range", &self.spec.service_cidr]);
+        command::run_logged(&mut command, &self.node.log())
+    }
+}
+
+fn remove(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
+}
