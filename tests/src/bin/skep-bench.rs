@@ -1,0 +1,32 @@
+//! `cargo xtask bench` runs this: each row is measured together with the limit it is compared to, in one run.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use skep_tests::bench::{self, bare, row};
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let result = match args.as_slice() {
+        // The bare server must be a process of its own, as the server it is compared to is.
+        ["bare-server", folder] => bare::serve(folder.as_ref()),
+        [] => measure(""),
+        [filter] => measure(filter),
+        _ => Err(anyhow::anyhow!("usage: skep-bench [ROW]")),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(filter: &str) -> Result<()> {
+    let rows = bench::run(filter)?;
+    print!("{}", row::table(&rows));
+    Ok(())
+}
