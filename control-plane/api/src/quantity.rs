@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 use std::fmt;
+use std::ops::{Add, Mul, Sub};
 use std::str::FromStr;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as WireQuantity;
@@ -111,23 +112,32 @@ impl Quantity {
     pub fn format(self) -> Format {
         self.format
     }
+}
 
-    /// The sum, in the format of the first operand unless that is zero.
-    #[must_use]
-    pub fn add(self, other: Quantity) -> Quantity {
+/// The sum, capped, in the format of the first operand unless that is zero.
+impl Add for Quantity {
+    type Output = Quantity;
+
+    fn add(self, other: Quantity) -> Quantity {
         let format = if self.is_zero() { other.format } else { self.format };
-        Quantity { nanos: (self.nanos.saturating_add(other.nanos)).clamp(-MAX, MAX), format }
+        Quantity { nanos: (self.nanos + other.nanos).clamp(-MAX, MAX), format }
     }
+}
 
-    /// The difference, in the format of the first operand unless that is zero.
-    #[must_use]
-    pub fn sub(self, other: Quantity) -> Quantity {
-        self.add(Quantity { nanos: -other.nanos, format: other.format })
+/// The difference, capped, in the format of the first operand unless that is zero.
+impl Sub for Quantity {
+    type Output = Quantity;
+
+    fn sub(self, other: Quantity) -> Quantity {
+        self + Quantity { nanos: -other.nanos, format: other.format }
     }
+}
 
-    /// The product with a whole number.
-    #[must_use]
-    pub fn mul(self, factor: i64) -> Quantity {
+/// The product with a whole number, capped.
+impl Mul<i64> for Quantity {
+    type Output = Quantity;
+
+    fn mul(self, factor: i64) -> Quantity {
         Quantity { nanos: self.nanos.saturating_mul(i128::from(factor)).clamp(-MAX, MAX), format: self.format }
     }
 }
@@ -240,7 +250,7 @@ impl fmt::Display for Quantity {
         let magnitude = self.nanos.unsigned_abs();
         let nano = NANO.unsigned_abs();
         // Small and fractional binary quantities are written in decimal, so that nothing is lost.
-        if self.format == Format::BinarySi && magnitude >= 1024 * nano && magnitude % nano == 0 {
+        if self.format == Format::BinarySi && magnitude >= 1024 * nano && magnitude.is_multiple_of(nano) {
             let mut number = magnitude / nano;
             let mut step = 0;
             while number.is_multiple_of(1024) && step < 6 {
@@ -397,10 +407,10 @@ mod tests {
     #[test]
     fn sums_keep_the_format_of_the_first() {
         let q = |text: &str| Quantity::parse(text).unwrap();
-        assert_eq!(q("1Gi").add(q("1024Mi")).to_string(), "2Gi");
-        assert_eq!(q("0").add(q("1Ki")).to_string(), "1Ki");
-        assert_eq!(q("1").sub(q("250m")).to_string(), "750m");
-        assert_eq!(q("100m").mul(3).to_string(), "300m");
+        assert_eq!((q("1Gi") + q("1024Mi")).to_string(), "2Gi");
+        assert_eq!((q("0") + q("1Ki")).to_string(), "1Ki");
+        assert_eq!((q("1") - q("250m")).to_string(), "750m");
+        assert_eq!((q("100m") * 3).to_string(), "300m");
         assert!(q("1Gi") > q("1G"));
         assert_eq!(q("1000m"), q("1"));
     }
@@ -421,7 +431,7 @@ mod tests {
 
         #[test]
         fn addition_is_exact(a in -1_000_000_000_i64..1_000_000_000, b in -1_000_000_000_i64..1_000_000_000) {
-            let sum = Quantity::from_millis(a, Format::DecimalSi).add(Quantity::from_millis(b, Format::DecimalSi));
+            let sum = Quantity::from_millis(a, Format::DecimalSi) + Quantity::from_millis(b, Format::DecimalSi);
             prop_assert_eq!(sum.milli_value(), a + b);
         }
     }

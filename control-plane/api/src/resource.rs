@@ -97,7 +97,7 @@ macro_rules! strs {
 }
 
 const CRUD: &[Str] = strs!["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
-/// Namespaces and services: no deletecollection for namespaces.
+/// Namespaces: a collection of them cannot be deleted.
 const CRUD_ONE_BY_ONE: &[Str] = strs!["create", "delete", "get", "list", "patch", "update", "watch"];
 const GET_PATCH_UPDATE: &[Str] = strs!["get", "patch", "update"];
 const CREATE: &[Str] = strs!["create"];
@@ -124,7 +124,8 @@ const fn sub_of(
     }
 }
 
-const fn resource(
+/// A row of the table as written down here.
+struct Row {
     group: &'static str,
     kind: &'static str,
     plural: &'static str,
@@ -134,18 +135,33 @@ const fn resource(
     namespaced: bool,
     verbs: &'static [Str],
     subresources: &'static [SubresourceInfo],
-) -> ResourceInfo {
+}
+
+/// What most rows say.
+const ROW: Row = Row {
+    group: CORE,
+    kind: "",
+    plural: "",
+    singular: "",
+    short_names: NONE,
+    categories: NONE,
+    namespaced: true,
+    verbs: CRUD,
+    subresources: &[],
+};
+
+const fn resource(row: Row) -> ResourceInfo {
     ResourceInfo {
-        group: Cow::Borrowed(group),
+        group: Cow::Borrowed(row.group),
         version: Cow::Borrowed("v1"),
-        kind: Cow::Borrowed(kind),
-        plural: Cow::Borrowed(plural),
-        singular: Cow::Borrowed(singular),
-        short_names: Cow::Borrowed(short_names),
-        categories: Cow::Borrowed(categories),
-        namespaced,
-        verbs: Cow::Borrowed(verbs),
-        subresources: Cow::Borrowed(subresources),
+        kind: Cow::Borrowed(row.kind),
+        plural: Cow::Borrowed(row.plural),
+        singular: Cow::Borrowed(row.singular),
+        short_names: Cow::Borrowed(row.short_names),
+        categories: Cow::Borrowed(row.categories),
+        namespaced: row.namespaced,
+        verbs: Cow::Borrowed(row.verbs),
+        subresources: Cow::Borrowed(row.subresources),
     }
 }
 
@@ -170,20 +186,91 @@ const REPLICA_SET_SUBS: &[SubresourceInfo] =
     &[sub_of("scale", "autoscaling", "v1", "Scale", GET_PATCH_UPDATE), sub("status", "ReplicaSet", GET_PATCH_UPDATE)];
 
 static BUILT_IN: &[ResourceInfo] = &[
-    resource(CORE, "ConfigMap", "configmaps", "configmap", strs!["cm"], NONE, true, CRUD, &[]),
-    resource(CORE, "Endpoints", "endpoints", "endpoints", strs!["ep"], NONE, true, CRUD, &[]),
-    resource(CORE, "Event", "events", "event", strs!["ev"], NONE, true, CRUD, &[]),
-    resource(CORE, "Namespace", "namespaces", "namespace", strs!["ns"], NONE, false, CRUD_ONE_BY_ONE, NAMESPACE_SUBS),
-    resource(CORE, "Node", "nodes", "node", strs!["no"], NONE, false, CRUD, NODE_SUBS),
-    resource(CORE, "Pod", "pods", "pod", strs!["po"], ALL, true, CRUD, POD_SUBS),
-    resource(CORE, "Secret", "secrets", "secret", NONE, NONE, true, CRUD, &[]),
-    resource(CORE, "ServiceAccount", "serviceaccounts", "serviceaccount", strs!["sa"], NONE, true, CRUD, &[]),
-    resource(CORE, "Service", "services", "service", strs!["svc"], ALL, true, CRUD, SERVICE_SUBS),
-    resource(APPS, "Deployment", "deployments", "deployment", strs!["deploy"], ALL, true, CRUD, DEPLOYMENT_SUBS),
-    resource(APPS, "ReplicaSet", "replicasets", "replicaset", strs!["rs"], ALL, true, CRUD, REPLICA_SET_SUBS),
-    resource("coordination.k8s.io", "Lease", "leases", "lease", NONE, NONE, true, CRUD, &[]),
-    resource("discovery.k8s.io", "EndpointSlice", "endpointslices", "endpointslice", NONE, NONE, true, CRUD, &[]),
-    resource("networking.k8s.io", "IPAddress", "ipaddresses", "ipaddress", strs!["ip"], NONE, false, CRUD, &[]),
+    resource(Row { kind: "ConfigMap", plural: "configmaps", singular: "configmap", short_names: strs!["cm"], ..ROW }),
+    resource(Row { kind: "Endpoints", plural: "endpoints", singular: "endpoints", short_names: strs!["ep"], ..ROW }),
+    resource(Row { kind: "Event", plural: "events", singular: "event", short_names: strs!["ev"], ..ROW }),
+    resource(Row {
+        kind: "Namespace",
+        plural: "namespaces",
+        singular: "namespace",
+        short_names: strs!["ns"],
+        namespaced: false,
+        verbs: CRUD_ONE_BY_ONE,
+        subresources: NAMESPACE_SUBS,
+        ..ROW
+    }),
+    resource(Row {
+        kind: "Node",
+        plural: "nodes",
+        singular: "node",
+        short_names: strs!["no"],
+        namespaced: false,
+        subresources: NODE_SUBS,
+        ..ROW
+    }),
+    resource(Row {
+        kind: "Pod",
+        plural: "pods",
+        singular: "pod",
+        short_names: strs!["po"],
+        categories: ALL,
+        subresources: POD_SUBS,
+        ..ROW
+    }),
+    resource(Row { kind: "Secret", plural: "secrets", singular: "secret", ..ROW }),
+    resource(Row {
+        kind: "ServiceAccount",
+        plural: "serviceaccounts",
+        singular: "serviceaccount",
+        short_names: strs!["sa"],
+        ..ROW
+    }),
+    resource(Row {
+        kind: "Service",
+        plural: "services",
+        singular: "service",
+        short_names: strs!["svc"],
+        categories: ALL,
+        subresources: SERVICE_SUBS,
+        ..ROW
+    }),
+    resource(Row {
+        group: APPS,
+        kind: "Deployment",
+        plural: "deployments",
+        singular: "deployment",
+        short_names: strs!["deploy"],
+        categories: ALL,
+        subresources: DEPLOYMENT_SUBS,
+        ..ROW
+    }),
+    resource(Row {
+        group: APPS,
+        kind: "ReplicaSet",
+        plural: "replicasets",
+        singular: "replicaset",
+        short_names: strs!["rs"],
+        categories: ALL,
+        subresources: REPLICA_SET_SUBS,
+        ..ROW
+    }),
+    resource(Row { group: "coordination.k8s.io", kind: "Lease", plural: "leases", singular: "lease", ..ROW }),
+    resource(Row {
+        group: "discovery.k8s.io",
+        kind: "EndpointSlice",
+        plural: "endpointslices",
+        singular: "endpointslice",
+        ..ROW
+    }),
+    resource(Row {
+        group: "networking.k8s.io",
+        kind: "IPAddress",
+        plural: "ipaddresses",
+        singular: "ipaddress",
+        short_names: strs!["ip"],
+        namespaced: false,
+        ..ROW
+    }),
 ];
 
 /// The resources skep serves of its own, sorted by group and plural name.

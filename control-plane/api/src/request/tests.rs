@@ -6,7 +6,10 @@ fn parse(method: Method, uri: &str) -> RequestInfo {
     RequestInfo::parse(&method, &uri.parse().unwrap()).unwrap()
 }
 
-fn shape(info: &RequestInfo) -> (Verb, &str, &str, &str, &str, &str, &str) {
+/// Verb, group, version, namespace, resource, name, subresource.
+type Shape<'a> = (Verb, &'a str, &'a str, &'a str, &'a str, &'a str, &'a str);
+
+fn shape(info: &RequestInfo) -> Shape<'_> {
     (
         info.verb,
         &info.group,
@@ -20,7 +23,7 @@ fn shape(info: &RequestInfo) -> (Verb, &str, &str, &str, &str, &str, &str) {
 
 #[test]
 fn resource_paths_of_every_form() {
-    let cases: &[(Method, &str, (Verb, &str, &str, &str, &str, &str, &str))] = &[
+    let cases: &[(Method, &str, Shape<'_>)] = &[
         (Method::GET, "/api/v1/namespaces", (Verb::List, "", "v1", "", "namespaces", "", "")),
         (Method::GET, "/api/v1/namespaces/other", (Verb::Get, "", "v1", "other", "namespaces", "other", "")),
         (Method::GET, "/api/v1/namespaces/other/pods", (Verb::List, "", "v1", "other", "pods", "", "")),
