@@ -1,0 +1,150 @@
+//! The informers all controllers share: one watch per type.
+
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::{Api, Client};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::informer::{BY_CONTROLLER, Informer, Object};
+use crate::{meta, pod};
+
+/// Index of pods by the node they are bound to.
+pub const BY_NODE: &str = "node";
+/// Index of EndpointSlices by `namespace/service`.
+pub const BY_SERVICE: &str = "service";
+
+/// The value under which [`BY_CONTROLLER`] files the pods of a namespace that nobody controls.
+pub(crate) fn orphans_of(namespace: &str) -> String {
+    format!("orphan/{namespace}")
+}
+
+/// One informer per watched type.
+#[derive(Clone)]
+pub struct Informers {
+    /// Pods, without the parts of the spec that no controller reads.
+    pub pods: Informer<Pod>,
+    /// Nodes.
+    pub nodes: Informer<Node>,
+    /// Leases of nodes (namespace kube-node-lease).
+    pub node_leases: Informer<Lease>,
+    /// Namespaces.
+    pub namespaces: Informer<Namespace>,
+    /// Services.
+    pub services: Informer<Service>,
+    /// ServiceAccounts.
+    pub service_accounts: Informer<ServiceAccount>,
+    /// Endpoints.
+    pub endpoints: Informer<Endpoints>,
+    /// EndpointSlices.
+    pub endpoint_slices: Informer<EndpointSlice>,
+    /// ReplicaSets.
+    pub replica_sets: Informer<ReplicaSet>,
+    /// Deployments.
+    pub deployments: Informer<Deployment>,
+}
+
+impl Informers {
+    /// Informers over the whole cluster; they start with [`Informers::run`].
+    pub fn new(client: &Client) -> Self {
+        let pod_indices = vec![
+            (BY_CONTROLLER, pod_controller as fn(&Pod) -> Vec<String>),
+            Informer::<Pod>::label_index(),
+            (BY_NODE, pod_node),
+        ];
+        let slice_indices = vec![(BY_SERVICE, slice_service as fn(&EndpointSlice) -> Vec<String>)];
+        Self {
+            pods: Informer::build(Api::all(client.clone()), pod_indices, trim_pod),
+            nodes: Informer::build(Api::all(client.clone()), Vec::new(), trim_node),
+            node_leases: Informer::new(Api::namespaced(client.clone(), "kube-node-lease")),
+            namespaces: Informer::new(Api::all(client.clone())),
+            services: Informer::build(Api::all(client.clone()), Vec::new(), |_| {}),
+            service_accounts: Informer::new(Api::all(client.clone())),
+            endpoints: Informer::build(Api::all(client.clone()), Vec::new(), |_| {}),
+            endpoint_slices: Informer::build(Api::all(client.clone()), slice_indices, |_| {}),
+            replica_sets: Informer::build(
+                Api::all(client.clone()),
+                vec![Informer::controller_index(), Informer::label_index()],
+                |_| {},
+            ),
+            deployments: Informer::new(Api::all(client.clone())),
+        }
+    }
+
+    /// Starts every watch in `tasks`.
+    pub fn run(&self, tasks: &mut JoinSet<()>, shutdown: &CancellationToken) {
+        fn start<K: Object>(informer: &Informer<K>, tasks: &mut JoinSet<()>, shutdown: &CancellationToken) {
+            let (informer, shutdown) = (informer.clone(), shutdown.clone());
+            tasks.spawn(async move { informer.run(shutdown).await });
+        }
+        start(&self.pods, tasks, shutdown);
+        start(&self.nodes, tasks, shutdown);
+        start(&self.node_leases, tasks, shutdown);
+        start(&self.namespaces, tasks, shutdown);
+        start(&self.services, tasks, shutdown);
+        start(&self.service_accounts, tasks, shutdown);
+        start(&self.endpoints, tasks, shutdown);
+        start(&self.endpoint_slices, tasks, shutdown);
+        start(&self.replica_sets, tasks, shutdown);
+        start(&self.deployments, tasks, shutdown);
+    }
+
+    /// Waits until every store is filled. False if `shutdown` came first.
+    pub async fn synced(&self, shutdown: &CancellationToken) -> bool {
+        self.pods.synced(shutdown).await
+            && self.nodes.synced(shutdown).await
+            && self.node_leases.synced(shutdown).await
+            && self.namespaces.synced(shutdown).await
+            && self.services.synced(shutdown).await
+            && self.service_accounts.synced(shutdown).await
+            && self.endpoints.synced(shutdown).await
+            && self.endpoint_slices.synced(shutdown).await
+            && self.replica_sets.synced(shutdown).await
+            && self.deployments.synced(shutdown).await
+    }
+}
+
+fn pod_controller(pod: &Pod) -> Vec<String> {
+    vec![match meta::controller_of(&pod.metadata) {
+        Some(owner) => owner.uid.clone(),
+        None => orphans_of(meta::namespace(&pod.metadata)),
+    }]
+}
+
+fn pod_node(pod: &Pod) -> Vec<String> {
+    let node = pod::node_name(pod);
+    if node.is_empty() { Vec::new() } else { vec![node.to_owned()] }
+}
+
+fn slice_service(slice: &EndpointSlice) -> Vec<String> {
+    let service = meta::label(&slice.metadata, crate::endpoint_slice::SERVICE_NAME_LABEL);
+    service.map(|name| format!("{}/{name}", meta::namespace(&slice.metadata))).into_iter().collect()
+}
+
+/// Controllers never send a cached pod back, so what they do not read need not be kept.
+fn trim_pod(pod: &mut Pod) {
+    let Some(spec) = &mut pod.spec else { return };
+    spec.volumes = None;
+    spec.affinity = None;
+    spec.ephemeral_containers = None;
+    spec.topology_spread_constraints = None;
+    for container in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
+        container.env = None;
+        container.env_from = None;
+        container.command = None;
+        container.args = None;
+        container.volume_mounts = None;
+        container.liveness_probe = None;
+        container.readiness_probe = None;
+        container.startup_probe = None;
+        container.lifecycle = None;
+    }
+}
+
+fn trim_node(node: &mut Node) {
+    if let Some(status) = &mut node.status {
+        status.images = None;
+    }
+}
