@@ -14,10 +14,17 @@
 //! ```
 #![deny(unsafe_code)]
 
+mod cache;
+mod compact;
 mod config;
 mod error;
+mod etcd;
 mod event;
+mod lease;
+mod metrics;
 mod object;
+mod progress;
+mod read_index;
 mod resource;
 mod schema;
 mod storage;

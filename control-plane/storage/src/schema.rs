@@ -65,19 +65,72 @@ fn split(path: &'static str) -> Vec<Cow<'static, str>> {
 }
 
 /// The selectable fields of a resource, prepared so that they fall out of the one parse of a value.
-#[derive(Clone, Debug, Default)]
-pub struct FieldExtractor {
-    pub(crate) fields: Arc<[SelectableField]>,
+#[derive(Clone, Debug)]
+pub struct FieldExtractor(Arc<Prepared>);
+
+#[derive(Debug)]
+struct Prepared {
+    fields: Vec<SelectableField>,
+    root: Node,
+}
+
+/// Where a path has got to.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) children: Vec<(Cow<'static, str>, Node)>,
+    /// Fields (index, rank of the path) whose path ends here.
+    pub(crate) ends: Vec<(usize, usize)>,
+}
+
+impl Node {
+    pub(crate) const EMPTY: Self = Self { children: Vec::new(), ends: Vec::new() };
+
+    pub(crate) fn child(&self, key: &str) -> Option<&Self> {
+        self.children.iter().find(|(name, _)| name == key).map(|(_, node)| node)
+    }
+
+    fn insert(&mut self, path: &[Cow<'static, str>], end: (usize, usize)) {
+        let Some((first, rest)) = path.split_first() else {
+            self.ends.push(end);
+            return;
+        };
+        let at = self.children.iter().position(|(name, _)| name == first).unwrap_or_else(|| {
+            self.children.push((first.clone(), Self::EMPTY));
+            self.children.len() - 1
+        });
+        self.children[at].1.insert(rest, end);
+    }
 }
 
 impl FieldExtractor {
     /// Prepares the extraction of `fields`.
     pub fn new(fields: impl IntoIterator<Item = SelectableField>) -> Self {
-        Self { fields: fields.into_iter().collect() }
+        let fields: Vec<_> = fields.into_iter().collect();
+        let mut root = Node::EMPTY;
+        for (i, field) in fields.iter().enumerate() {
+            for (rank, path) in field.paths.iter().enumerate() {
+                root.insert(path, (i, rank));
+            }
+        }
+        Self(Arc::new(Prepared { fields, root }))
     }
 
     /// The names a `fieldSelector` may use, besides `metadata.name` and `metadata.namespace`.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.fields.iter().map(|f| f.name.as_ref())
+        self.0.fields.iter().map(|f| f.name.as_ref())
+    }
+
+    pub(crate) fn fields(&self) -> &[SelectableField] {
+        &self.0.fields
+    }
+
+    pub(crate) fn root(&self) -> &Node {
+        &self.0.root
+    }
+}
+
+impl Default for FieldExtractor {
+    fn default() -> Self {
+        Self::new([])
     }
 }

@@ -1,15 +1,49 @@
 //! The handle everything goes through.
 
+use crate::cache::{Cache, Command, Feed, Link, valid_prefix};
 use crate::config::EtcdConfig;
-use crate::error::Result;
+use crate::error::{Conflict, Error, FailedCompare, Result};
+use crate::etcd::{Kind, Pool, lease_not_found};
+use crate::lease::Leases;
+use crate::metrics::Metrics;
+use crate::read_index::ReadIndex;
 use crate::resource::Resource;
 use crate::schema::ResourceSchema;
-use crate::txn::{Committed, KeyValue, Txn};
+use crate::txn::{Committed, Compare, KeyValue, Op, Txn};
+use bytes::Bytes;
+use etcd_client::{Client, CompareOp, PutOptions, TxnOp, TxnOpResponse, TxnResponse};
 use prometheus_client::registry::Registry;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+/// Written once when the cache must be brought past a revision of a key that the watch does not cover.
+const MARKER: &str = "/registry/skep-progress";
+/// How long a reader waits for the watch to catch up before it asks whether it ever will.
+const GRACE: Duration = Duration::from_millis(50);
 
 /// Storage of a cluster: etcd and the cache in front of it. Cheap to clone; the last clone's drop ends its tasks.
 #[derive(Clone)]
-pub struct Storage {}
+pub struct Storage(Arc<Inner>);
+
+struct Inner {
+    core: Arc<Core>,
+    commands: mpsc::Sender<Command>,
+    stop: CancellationToken,
+    _stop_on_drop: DropGuard,
+}
+
+/// What the background tasks share with the handles.
+pub(crate) struct Core {
+    pub(crate) pool: Arc<Pool>,
+    cache: Arc<Cache>,
+    read_index: ReadIndex,
+    leases: Leases,
+    /// Held by the one reader that brings the cache past foreign revisions, for all.
+    marking: Mutex<()>,
+}
 
 /// How the cache is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,51 +58,245 @@ pub struct Readiness {
 
 impl Storage {
     /// Connects, lists `/registry/` and starts the watch. Fails if etcd does not answer.
-    pub async fn connect(_config: EtcdConfig, _resources: Vec<ResourceSchema>) -> Result<Self> {
-        unreachable!()
+    pub async fn connect(config: EtcdConfig, resources: Vec<ResourceSchema>) -> Result<Self> {
+        let metrics = Metrics::default();
+        let pool = Arc::new(Pool::new(&config, metrics.clone()).await?);
+        let cache = Arc::new(Cache::new(config.tuning.clone(), metrics));
+        for schema in &resources {
+            check_prefix(schema)?;
+            cache.enter(schema);
+        }
+        let stop = CancellationToken::new();
+        let stop_on_drop = stop.clone().drop_guard();
+        let (commands, queue) = mpsc::channel(16);
+        let feed = Feed::load(pool.clone(), cache.clone(), queue, stop.clone()).await?;
+        let (started, first_watch) = oneshot::channel();
+        tokio::spawn(feed.run(started));
+        tokio::time::timeout(config.tuning.request_timeout, first_watch)
+            .await
+            .map_err(|_| Error::Timeout { operation: "watch", after: config.tuning.request_timeout })?
+            .map_err(|_| Error::Closed)?;
+        let read_index = ReadIndex::start(pool.clone());
+        let core = Arc::new(Core { pool, cache, read_index, leases: Leases::default(), marking: Mutex::default() });
+        if let Some(every) = config.tuning.compaction_interval {
+            let (core, stop) = (core.clone(), stop.clone());
+            tokio::spawn(async move {
+                stop.run_until_cancelled(crate::compact::run(core, every)).await;
+            });
+        }
+        Ok(Self(Arc::new(Inner { core, commands, stop, _stop_on_drop: stop_on_drop })))
     }
-    /// Adds a resource at run time and loads it; at once if the prefix is already known (its fields are then replaced).
-    pub async fn add_resource(&self, _schema: ResourceSchema) -> Result<Resource> {
-        unreachable!()
+
+    /// Adds a resource at run time and loads it. If the prefix is known already, its fields are replaced and it is
+    /// loaded anew: handles stay valid, watchers get `Expired`.
+    pub async fn add_resource(&self, schema: ResourceSchema) -> Result<Resource> {
+        check_prefix(&schema)?;
+        // Loaded at the revision the cache stands at, so that revision must not be about to be compacted.
+        let revision = self.read_revision().await?;
+        self.wait_for(revision).await?;
+        let (reply, answer) = oneshot::channel();
+        self.0.commands.send(Command::Add(schema, reply)).await.map_err(|_| Error::Closed)?;
+        let timeout = self.0.core.pool.timeout * 2;
+        match tokio::time::timeout(timeout, answer).await {
+            Ok(answer) => answer.map_err(|_| Error::Closed)?,
+            Err(_) => Err(Error::Timeout { operation: "list", after: timeout }),
+        }
     }
+
     /// Forgets a resource; its watchers get `Expired`.
-    pub fn remove_resource(&self, _prefix: &str) {
-        unreachable!()
+    pub fn remove_resource(&self, prefix: &str) {
+        self.0.core.cache.remove(prefix);
     }
+
     /// The resource of a prefix, if a schema was given for it.
-    pub fn resource(&self, _prefix: &str) -> Option<Resource> {
-        unreachable!()
+    pub fn resource(&self, prefix: &str) -> Option<Resource> {
+        self.0.core.cache.get(prefix).map(Resource)
     }
-    /// Applies a transaction, or fails with [`crate::Error::Conflict`] and what etcd has instead.
-    pub async fn commit(&self, _txn: Txn) -> Result<Committed> {
-        unreachable!()
+
+    /// Applies a transaction, or fails with [`Error::Conflict`] and what etcd has instead.
+    /// [`Error::OutcomeUnknown`] says that it may have been applied.
+    pub async fn commit(&self, txn: Txn) -> Result<Committed> {
+        self.0.core.commit(txn).await
     }
+
     /// A linearizable read of one key from etcd itself, for keys outside the cache.
-    pub async fn read(&self, _key: &str) -> Result<Option<KeyValue>> {
-        unreachable!()
+    pub async fn read(&self, key: &str) -> Result<Option<KeyValue>> {
+        let get = |mut client: Client| {
+            let key = key.to_owned();
+            async move { client.get(key, None).await }
+        };
+        let response = self.0.core.pool.call("get", Kind::Read, get).await?;
+        Ok(response.kvs().first().map(key_value))
     }
-    /// A revision at least as new as every write that finished before this call. Concurrent callers share one question to etcd.
+
+    /// A revision at least as new as every write that finished before this call.
+    /// Concurrent callers share one question to etcd.
     pub async fn read_revision(&self) -> Result<i64> {
-        unreachable!()
+        self.0.core.read_index.revision().await
     }
-    /// Waits until the cache has reached `revision` (which etcd has reached); `TooLargeRevision` if it does not in time.
-    pub async fn wait_for(&self, _revision: i64) -> Result<()> {
-        unreachable!()
+
+    /// Waits until the cache has reached `revision`.
+    /// If it does not in time: `Unavailable` while etcd is away, `TooLargeRevision` if etcd has not got there either.
+    pub async fn wait_for(&self, revision: i64) -> Result<()> {
+        self.0.core.wait_for(revision).await
     }
+
     /// Revision the cache has reached.
     pub fn revision(&self) -> i64 {
-        unreachable!()
+        self.0.core.cache.progress.applied()
     }
+
     /// State of the cache, for readyz.
     pub fn readiness(&self) -> Readiness {
-        unreachable!()
+        let reason = match self.0.core.cache.link() {
+            Link::Up => None,
+            Link::Down(reason) => Some(reason),
+            Link::Closed => Some("storage is shut down".into()),
+        };
+        Readiness { ready: reason.is_none(), reason, revision: self.revision() }
     }
-    /// Registers this crate's metrics (upstream's names, no prefix).
-    pub fn register_metrics(&self, _registry: &mut Registry) {
-        unreachable!()
+
+    /// Registers this crate's metrics (upstream's names where it has them; the registry should add no prefix).
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        self.0.core.pool.metrics.register(registry);
     }
-    /// Ends the tasks and all watchers.
+
+    /// Ends the tasks and all watchers (they get `Closed`).
     pub fn shutdown(&self) {
-        unreachable!()
+        self.0.stop.cancel();
+    }
+}
+
+impl fmt::Debug for Storage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Storage").field("readiness", &self.readiness()).finish()
+    }
+}
+
+impl Core {
+    async fn commit(&self, txn: Txn) -> Result<Committed> {
+        let mut leases_renewed = false;
+        loop {
+            match self.try_commit(&txn).await {
+                // etcd refused it, so nothing was written and it may be sent again.
+                Err(error) if lease_not_found(&error) && !leases_renewed => {
+                    leases_renewed = true;
+                    self.leases.forget().await;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn try_commit(&self, txn: &Txn) -> Result<Committed> {
+        let mut leases = Vec::with_capacity(txn.ops.len());
+        for op in &txn.ops {
+            leases.push(match op {
+                Op::Put { ttl: Some(ttl), .. } => Some(self.leases.get(&self.pool, *ttl).await?),
+                _ => None,
+            });
+        }
+        let send = |mut client: Client| {
+            let request = etcd_txn(txn, &leases);
+            async move { client.txn(request).await }
+        };
+        let response = self.pool.call("txn", Kind::Write, send).await?;
+        let revision = response.header().map_or(0, |header| header.revision());
+        if response.succeeded() { Ok(Committed { revision }) } else { Err(refused(txn, &response, revision)) }
+    }
+
+    pub(crate) async fn wait_for(&self, revision: i64) -> Result<()> {
+        let progress = &self.cache.progress;
+        if progress.applied() >= revision {
+            return Ok(());
+        }
+        let start = Instant::now();
+        let waited = tokio::time::timeout(self.cache.tuning.freshness_timeout, async {
+            if tokio::time::timeout(GRACE, progress.reached(revision)).await.is_err() {
+                tokio::select! {
+                    () = progress.reached(revision) => {}
+                    () = async { self.make_progress(revision).await; std::future::pending().await } => {}
+                }
+            }
+        })
+        .await;
+        self.cache.metrics.read_wait.observe(start.elapsed().as_secs_f64());
+        match (waited, self.cache.link()) {
+            (Ok(()), _) => Ok(()),
+            (Err(_), Link::Closed) => Err(Error::Closed),
+            (Err(_), Link::Down(reason)) => Err(Error::Unavailable(format!("the watch is down: {reason}"))),
+            (Err(_), Link::Up) => Err(Error::TooLargeRevision { requested: revision, current: progress.applied() }),
+        }
+    }
+
+    /// Makes sure that a revision etcd has reached will come by in the watch. One marker serves everybody who waits.
+    async fn make_progress(&self, revision: i64) {
+        let _one_at_a_time = self.marking.lock().await;
+        let progress = &self.cache.progress;
+        if progress.applied() >= revision {
+            return;
+        }
+        // A revision that etcd itself has not reached (a client may ask for any) must not cost writes.
+        match self.read_index.revision().await {
+            Ok(now) if now >= revision && progress.applied() < revision => {}
+            _ => return,
+        }
+        self.pool.metrics.progress_markers.inc();
+        let put = |mut client: Client| async move { client.put(MARKER, "", None).await };
+        // The marker has no meaning but its revision, so it may be sent again.
+        if self.pool.call("progressMarker", Kind::Read, put).await.is_ok() {
+            progress.reached(revision).await;
+        }
+    }
+}
+
+fn check_prefix(schema: &ResourceSchema) -> Result<()> {
+    if valid_prefix(&schema.prefix) {
+        return Ok(());
+    }
+    Err(Error::Invalid(format!("resource prefix {:?} is not of the form /registry/.../", schema.prefix)))
+}
+
+/// The transaction in etcd's terms; one that fails reads the compared keys instead.
+fn etcd_txn(txn: &Txn, leases: &[Option<i64>]) -> etcd_client::Txn {
+    let compares = txn.compares.iter().map(|compare| match compare {
+        Compare::Absent(key) => etcd_client::Compare::mod_revision(key.as_str(), CompareOp::Equal, 0),
+        Compare::AtRevision(key, at) => etcd_client::Compare::mod_revision(key.as_str(), CompareOp::Equal, *at),
+    });
+    let ops = txn.ops.iter().zip(leases).map(|(op, lease)| match op {
+        Op::Put { key, value, .. } => {
+            TxnOp::put(key.as_str(), value.as_ref(), lease.map(|id| PutOptions::new().with_lease(id)))
+        }
+        Op::Delete { key } => TxnOp::delete(key.as_str(), None),
+    });
+    let reads = txn.compares.iter().map(|compare| TxnOp::get(compare.key(), None));
+    etcd_client::Txn::new()
+        .when(compares.collect::<Vec<_>>())
+        .and_then(ops.collect::<Vec<_>>())
+        .or_else(reads.collect::<Vec<_>>())
+}
+
+/// Which compares failed: etcd only says that one did, so they are judged again by what it read in the same transaction.
+fn refused(txn: &Txn, response: &TxnResponse, revision: i64) -> Error {
+    let reads = response.op_responses().into_iter().map(|op| match op {
+        TxnOpResponse::Get(get) => get.kvs().first().map(key_value),
+        _ => None,
+    });
+    let failed = txn.compares.iter().zip(reads).filter_map(|(compare, current)| {
+        let holds = match (compare, &current) {
+            (Compare::Absent(_), current) => current.is_none(),
+            (Compare::AtRevision(_, at), current) => current.as_ref().is_some_and(|kv| kv.mod_revision == *at),
+        };
+        (!holds).then(|| FailedCompare { compare: compare.clone(), current })
+    });
+    Error::Conflict(Box::new(Conflict { failed: failed.collect(), revision }))
+}
+
+fn key_value(kv: &etcd_client::KeyValue) -> KeyValue {
+    KeyValue {
+        key: String::from_utf8_lossy(kv.key()).into_owned(),
+        value: Bytes::copy_from_slice(kv.value()),
+        mod_revision: kv.mod_revision(),
+        create_revision: kv.create_revision(),
     }
 }
