@@ -1,0 +1,123 @@
+//! The words of the CNI specification.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// Error codes: below 100 the specification's, from there on ours.
+pub(crate) mod code {
+    pub(crate) const VERSION: u32 = 1;
+    pub(crate) const UNKNOWN_CONTAINER: u32 = 3;
+    pub(crate) const ENVIRONMENT: u32 = 4;
+    pub(crate) const IO: u32 = 5;
+    pub(crate) const DECODE: u32 = 6;
+    pub(crate) const CONFIG: u32 = 7;
+    pub(crate) const TRY_AGAIN_LATER: u32 = 11;
+    /// The kernel refused.
+    pub(crate) const KERNEL: u32 = 100;
+    /// CHECK found something missing.
+    pub(crate) const BROKEN: u32 = 101;
+}
+
+/// An error as the runtime gets it.
+#[derive(Debug)]
+pub(crate) struct CniError {
+    pub(crate) code: u32,
+    pub(crate) message: String,
+    pub(crate) details: String,
+}
+
+impl CniError {
+    pub(crate) fn new(code: u32, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), details: String::new() }
+    }
+
+    pub(crate) fn to_json(&self, version: &str) -> Value {
+        json!({ "cniVersion": version, "code": self.code, "msg": self.message, "details": self.details })
+    }
+}
+
+/// A version of the specification that this plugin speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub(crate) enum Version {
+    #[serde(rename = "0.3.0")]
+    V0_3_0,
+    #[serde(rename = "0.3.1")]
+    V0_3_1,
+    #[serde(rename = "0.4.0")]
+    V0_4_0,
+    #[serde(rename = "1.0.0")]
+    V1_0_0,
+}
+
+impl Version {
+    pub(crate) const SUPPORTED: [Self; 4] = [Self::V0_3_0, Self::V0_3_1, Self::V0_4_0, Self::V1_0_0];
+
+    fn parse(text: &str) -> Option<Self> {
+        Self::SUPPORTED.into_iter().find(|version| version.to_string() == text)
+    }
+
+    /// The version a call asks for, known or not: errors, too, are told in it.
+    pub(crate) fn requested(stdin: &str) -> String {
+        let parsed: Option<Value> = serde_json::from_str(stdin).ok();
+        parsed
+            .and_then(|value| Some(value.get("cniVersion")?.as_str()?.to_owned()))
+            .unwrap_or_else(|| "1.0.0".to_owned())
+    }
+
+    pub(crate) fn has_check(self) -> bool {
+        self >= Self::V0_4_0
+    }
+
+    /// Before 1.0.0 every address says its family.
+    pub(crate) fn has_address_families(self) -> bool {
+        self < Self::V1_0_0
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V0_3_0 => "0.3.0",
+            Self::V0_3_1 => "0.3.1",
+            Self::V0_4_0 => "0.4.0",
+            Self::V1_0_0 => "1.0.0",
+        })
+    }
+}
+
+/// What of a network configuration matters here.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct NetConf {
+    #[serde(default)]
+    cni_version: String,
+    #[serde(default, rename = "type")]
+    pub(crate) kind: String,
+    #[serde(rename = "podCIDR")]
+    pub(crate) pod_cidr: Option<IpNet>,
+    pub(crate) data_dir: Option<PathBuf>,
+    pub(crate) mtu: Option<u32>,
+    #[serde(rename = "nodeIP")]
+    pub(crate) node_ip: Option<IpAddr>,
+}
+
+impl NetConf {
+    pub(crate) fn parse(stdin: &str) -> Result<Self, CniError> {
+        serde_json::from_str(stdin)
+            .map_err(|error| CniError::new(code::DECODE, format!("the network configuration cannot be read: {error}")))
+    }
+
+    pub(crate) fn version(&self) -> Result<Version, CniError> {
+        // The specification: no version means 0.1.0.
+        let text = if self.cni_version.is_empty() { "0.1.0" } else { &self.cni_version };
+        Version::parse(text).ok_or_else(|| {
+            let known = Version::SUPPORTED.map(|version| version.to_string()).join(", ");
+            CniError::new(code::VERSION, format!("cniVersion {text} is not supported; supported are {known}"))
+        })
+    }
+}

@@ -1,0 +1,168 @@
+//! Links and their addresses.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::Netlink;
+use crate::{Error, Result};
+
+/// A network device.
+#[derive(Clone, Debug)]
+pub(crate) struct Link {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    pub(crate) mac: Vec<u8>,
+    pub(crate) mtu: u32,
+    pub(crate) up: bool,
+    pub(crate) veth: bool,
+}
+
+impl From<LinkMessage> for Link {
+    fn from(message: LinkMessage) -> Self {
+        let mut link = Self {
+            index: message.header.index,
+            name: String::new(),
+            mac: Vec::new(),
+            mtu: 0,
+            up: message.header.flags.contains(LinkFlags::Up),
+            veth: false,
+        };
+        for attribute in message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name = name,
+                LinkAttribute::Address(mac) => link.mac = mac,
+                LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::LinkInfo(infos) => link.veth = infos.contains(&LinkInfo::Kind(InfoKind::Veth)),
+                _ => {}
+            }
+        }
+        link
+    }
+}
+
+/// A veth pair to be made: the near end here, the far end in another namespace, both down (neither can be up before both
+/// are there).
+pub(crate) struct Veth<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) mac: [u8; 6],
+    pub(crate) peer_name: &'a str,
+    pub(crate) peer_mac: [u8; 6],
+    pub(crate) peer_namespace: BorrowedFd<'a>,
+    pub(crate) mtu: u32,
+}
+
+impl Netlink {
+    /// The link called `name`, if there is one.
+    pub(crate) fn link(&mut self, name: &str) -> Result<Option<Link>> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        match self.get(RouteNetlinkMessage::GetLink(message), || format!("look up the link {name}")) {
+            Ok(answers) => Ok(links_of(answers).into_iter().next()),
+            Err(error) if is_no_device(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All links.
+    pub(crate) fn links(&mut self) -> Result<Vec<Link>> {
+        Ok(links_of(self.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()), "list the links")?))
+    }
+
+    /// Makes a veth pair.
+    pub(crate) fn add_veth(&mut self, veth: &Veth<'_>) -> Result<()> {
+        let mut peer = LinkMessage::default();
+        peer.attributes = vec![
+            LinkAttribute::IfName(veth.peer_name.to_owned()),
+            LinkAttribute::Address(veth.peer_mac.to_vec()),
+            LinkAttribute::Mtu(veth.mtu),
+            LinkAttribute::NetNsFd(veth.peer_namespace.as_raw_fd()),
+        ];
+        let mut message = LinkMessage::default();
+        message.attributes = vec![
+            LinkAttribute::IfName(veth.name.to_owned()),
+            LinkAttribute::Address(veth.mac.to_vec()),
+            LinkAttribute::Mtu(veth.mtu),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Veth),
+                LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
+            ]),
+        ];
+        self.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL, || {
+            format!("create the veth pair {} and {} in the pod", veth.name, veth.peer_name)
+        })
+    }
+
+    /// Sets a link up, with a note for people (`ip link` shows it as alias) when given.
+    pub(crate) fn set_up(&mut self, index: u32, alias: Option<&str>) -> Result<()> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.header.flags = LinkFlags::Up;
+        message.header.change_mask = LinkFlags::Up;
+        message.attributes.extend(alias.map(|alias| LinkAttribute::IfAlias(alias.to_owned())));
+        self.change(RouteNetlinkMessage::SetLink(message), 0, || format!("set link {index} up"))
+    }
+
+    /// Deletes a link; returns whether it was there.
+    pub(crate) fn delete_link(&mut self, name: &str) -> Result<bool> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        match self.change(RouteNetlinkMessage::DelLink(message), 0, || format!("delete the link {name}")) {
+            Ok(()) => Ok(true),
+            Err(error) if is_no_device(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives a link an address as a /32.
+    pub(crate) fn replace_address(&mut self, index: u32, address: Ipv4Addr) -> Result<()> {
+        let mut message = AddressMessage::default();
+        message.header.family = AddressFamily::Inet;
+        message.header.prefix_len = 32;
+        message.header.scope = AddressScope::Universe;
+        message.header.index = index;
+        message.attributes = vec![AddressAttribute::Local(address.into()), AddressAttribute::Address(address.into())];
+        self.change(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE, || {
+            format!("add the address {address}")
+        })
+    }
+
+    /// All addresses, with their links' indices.
+    pub(crate) fn addresses(&mut self) -> Result<Vec<(u32, IpAddr)>> {
+        let answers = self.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()), "list the addresses")?;
+        let mut addresses = Vec::new();
+        for answer in answers {
+            if let RouteNetlinkMessage::NewAddress(message) = answer {
+                // IFA_LOCAL is the address itself; IPv6 has only IFA_ADDRESS.
+                let local = message.attributes.iter().find_map(|attribute| match attribute {
+                    AddressAttribute::Local(address) => Some(*address),
+                    _ => None,
+                });
+                let plain = message.attributes.iter().find_map(|attribute| match attribute {
+                    AddressAttribute::Address(address) => Some(*address),
+                    _ => None,
+                });
+                addresses.extend(local.or(plain).map(|address| (message.header.index, address)));
+            }
+        }
+        Ok(addresses)
+    }
+}
+
+fn links_of(answers: Vec<RouteNetlinkMessage>) -> Vec<Link> {
+    answers
+        .into_iter()
+        .filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewLink(message) => Some(message.into()),
+            _ => None,
+        })
+        .collect()
+}
+
+fn is_no_device(error: &Error) -> bool {
+    error.errno() == Some(nix::errno::Errno::ENODEV as i32)
+}

@@ -1,0 +1,285 @@
+//! Nodes and pods made of network namespaces, gone when dropped.
+
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
+use serde_json::Value;
+use skep_network::{CONFLIST_NAME, Config, Environment, Network, Reconciled, respond};
+use tempfile::TempDir;
+
+/// The longest anything here waits; reached only when something is broken.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A network namespace held by a bind mount.
+pub(crate) struct Namespace {
+    pub(crate) path: PathBuf,
+}
+
+impl Namespace {
+    /// A new one, its loopback device down.
+    pub(crate) fn bare() -> Self {
+        static SERIAL: AtomicU32 = AtomicU32::new(0);
+        let name = format!("skep-network-test-{}-{}", std::process::id(), SERIAL.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        File::create(&path).unwrap();
+        let namespace = Self { path };
+        let path = namespace.path.clone();
+        std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace needs root");
+            mount(Some("/proc/thread-self/ns/net"), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+                .expect("bind mount needs root");
+        })
+        .join()
+        .unwrap();
+        namespace
+    }
+
+    /// A new one.
+    pub(crate) fn new() -> Self {
+        let namespace = Self::bare();
+        namespace.ip("link set lo up");
+        namespace
+    }
+
+    /// Runs `work` on a thread inside.
+    pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let file = File::open(&self.path).unwrap();
+        std::thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    setns(&file, CloneFlags::CLONE_NEWNET).unwrap();
+                    work()
+                })
+                .join()
+                .unwrap()
+        })
+    }
+
+    /// Runs `ip ARGS` inside and returns what it says.
+    pub(crate) fn ip(&self, args: &str) -> String {
+        self.run(|| {
+            let output = Command::new("ip").args(args.split(' ')).output().expect("these tests need iproute2's ip");
+            assert!(output.status.success(), "ip {args}: {}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap()
+        })
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = umount2(&self.path, MntFlags::MNT_DETACH);
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// A pod on a [`Node`].
+pub(crate) struct Pod {
+    pub(crate) namespace: Namespace,
+    pub(crate) address: Ipv4Addr,
+}
+
+/// A node: a namespace with an uplink to a second one, and the pod network set up in it.
+pub(crate) struct Node {
+    pub(crate) namespace: Namespace,
+    pub(crate) outside: Option<Namespace>,
+    pub(crate) dir: TempDir,
+    pub(crate) config: Config,
+    pub(crate) network: Network,
+    pub(crate) bare_inventory: String,
+}
+
+/// A node before [`Network::setup`].
+pub(crate) struct Prepared {
+    pub(crate) namespace: Namespace,
+    outside: Namespace,
+    dir: TempDir,
+    pub(crate) config: Config,
+}
+
+impl Prepared {
+    pub(crate) fn setup(&mut self) {
+        self.namespace.run(|| Network::setup(self.config.clone()).unwrap());
+    }
+
+    pub(crate) fn teardown(&mut self) {
+        self.namespace.run(|| Network::setup(self.config.clone()).unwrap().teardown().unwrap());
+    }
+}
+
+impl Node {
+    pub(crate) const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
+    pub(crate) const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
+
+    pub(crate) fn prepare(pod_cidr: &str) -> Prepared {
+        let (namespace, outside) = (Namespace::new(), Namespace::new());
+        // `ip` takes names below /run/netns or process ids only; moving the peer is done from inside it instead.
+        namespace.ip("link add up0 type veth peer name up1");
+        let target = File::open(&outside.path).unwrap();
+        namespace.run(|| {
+            use std::os::fd::AsRawFd as _;
+            let path = format!("/proc/{}/fd/{}", std::process::id(), target.as_raw_fd());
+            let status = Command::new("ip").args(["link", "set", "up1", "netns", &path]).status().unwrap();
+            assert!(status.success());
+        });
+        namespace.ip(&format!("address add {}/24 dev up0", Self::ADDRESS));
+        namespace.ip("link set up0 mtu 1400 up");
+        outside.ip(&format!("address add {}/24 dev up1", Self::OUTSIDE));
+        outside.ip("link set up1 mtu 1400 up");
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config {
+            pod_cidr: pod_cidr.parse().unwrap(),
+            service_cidr: Some("10.96.0.0/12".parse().unwrap()),
+            node_ip: Some(IpAddr::V4(Self::ADDRESS)),
+            mtu: None,
+            cni_bin_dir: dir.path().join("bin"),
+            cni_conf_dir: dir.path().join("conf"),
+            data_dir: dir.path().join("data"),
+            plugin: None,
+        };
+        Prepared { namespace, outside, dir, config }
+    }
+
+    pub(crate) fn new(pod_cidr: &str) -> Self {
+        let Prepared { namespace, outside, dir, config } = Self::prepare(pod_cidr);
+        let bare_inventory = inventory(&namespace);
+        let network = namespace.run(|| Network::setup(config.clone()).unwrap());
+        Self { namespace, outside: Some(outside), dir, config, network, bare_inventory }
+    }
+
+    /// The plugin's configuration as the runtime hands it over.
+    pub(crate) fn conf(&self, version: &str) -> String {
+        let conflist = fs::read_to_string(self.config.cni_conf_dir.join(CONFLIST_NAME)).unwrap();
+        let mut conf: Value = serde_json::from_str::<Value>(&conflist).unwrap()["plugins"][0].take();
+        conf["cniVersion"] = version.into();
+        conf["name"] = "skep".into();
+        conf.to_string()
+    }
+
+    /// One call of the plugin, in the node's namespace; `Null` when it answers nothing.
+    pub(crate) fn respond(
+        &self,
+        command: &str,
+        container: &str,
+        interface: &str,
+        namespace: Option<&Path>,
+        conf: &str,
+    ) -> Result<Value, Value> {
+        let environment = Environment {
+            command: command.to_owned(),
+            container: container.to_owned(),
+            namespace: namespace.unwrap_or(Path::new("")).to_owned(),
+            interface: interface.to_owned(),
+        };
+        let parse = |text: String| match text.as_str() {
+            "" => Value::Null,
+            text => serde_json::from_str(text).unwrap(),
+        };
+        self.namespace.run(|| respond(&environment, conf)).map(parse).map_err(parse)
+    }
+
+    pub(crate) fn call_as(
+        &self,
+        version: &str,
+        command: &str,
+        container: &str,
+        namespace: Option<&Path>,
+    ) -> Result<Value, Value> {
+        self.respond(command, container, "eth0", namespace, &self.conf(version))
+    }
+
+    pub(crate) fn call(&self, command: &str, container: &str, namespace: Option<&Path>) -> Result<Value, Value> {
+        self.call_as("1.0.0", command, container, namespace)
+    }
+
+    pub(crate) fn add(&self, container: &str) -> Pod {
+        let namespace = Namespace::bare();
+        let result = self.call("ADD", container, Some(&namespace.path)).unwrap();
+        let address = result["ips"][0]["address"].as_str().unwrap();
+        Pod { address: address.strip_suffix("/32").unwrap().parse().unwrap(), namespace }
+    }
+
+    pub(crate) fn delete(&self, container: &str, namespace: Option<&Path>) {
+        self.call("DEL", container, namespace).unwrap();
+    }
+
+    pub(crate) fn reconcile(&self) -> Reconciled {
+        self.namespace.run(|| self.network.reconcile().unwrap())
+    }
+
+    pub(crate) fn teardown(&mut self) {
+        self.namespace.run(|| Network::setup(self.config.clone()).unwrap().teardown().unwrap());
+    }
+
+    /// Links, addresses, routes and lasting neighbours of the node, without what numbers them.
+    pub(crate) fn inventory(&self) -> String {
+        inventory(&self.namespace)
+    }
+}
+
+fn inventory(namespace: &Namespace) -> String {
+    let names = |text: String| {
+        // "7: name@if3: <FLAGS>" -> "name <FLAGS>": indices differ each time.
+        let mut lines: Vec<String> = text
+            .lines()
+            .map(|line| {
+                let mut words = line.split_whitespace().skip(1);
+                let name = words
+                    .next()
+                    .unwrap_or_default()
+                    .split('@')
+                    .next()
+                    .unwrap_or_default()
+                    .trim_end_matches(':')
+                    .to_owned();
+                format!("{name} {}", words.next().unwrap_or_default())
+            })
+            .collect();
+        lines.sort();
+        lines.join("\n")
+    };
+    let sorted = |text: String| {
+        let mut lines: Vec<&str> = text.lines().map(str::trim).collect();
+        lines.sort_unstable();
+        lines.join("\n")
+    };
+    [
+        names(namespace.ip("-oneline link show")),
+        sorted(namespace.ip("-4 route show table all")),
+        sorted(namespace.ip("-4 neigh show nud permanent")),
+    ]
+    .join("\n--\n")
+}
+
+/// Sends a word from one namespace to `address` in another and back; returns the sender's address as the receiver saw it.
+pub(crate) fn exchange(from: &Namespace, to: &Namespace, address: Ipv4Addr) -> String {
+    let listener = to.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap());
+    let port = listener.local_addr().unwrap().port();
+    std::thread::scope(|scope| {
+        let server = scope.spawn(move || {
+            let (mut stream, peer) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut word = [0; 4];
+            stream.read_exact(&mut word).unwrap();
+            stream.write_all(&word).unwrap();
+            peer.ip().to_string()
+        });
+        from.run(|| {
+            let target = SocketAddr::from((address, port));
+            let mut stream = TcpStream::connect_timeout(&target, PATIENCE)
+                .unwrap_or_else(|error| panic!("connect to {target}: {error}"));
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.write_all(b"ping").unwrap();
+            let mut word = [0; 4];
+            stream.read_exact(&mut word).unwrap();
+            assert_eq!(&word, b"ping");
+        });
+        server.join().unwrap()
+    })
+}
