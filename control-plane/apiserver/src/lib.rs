@@ -5,7 +5,30 @@
 //! clients inside the process.
 #![forbid(unsafe_code)]
 
+mod admission;
+mod authn;
+pub mod authz;
+mod bootstrap;
+mod config;
+mod discovery;
+mod dispatch;
+mod error;
+mod health;
+pub mod http;
+mod kubelet_proxy;
+pub mod limits;
+mod metrics;
 pub mod registry;
+mod scan;
+mod server;
+mod service;
+mod subresource;
 pub mod user;
+pub mod version;
 
+pub use authz::Authorizer;
+pub use config::Config;
+pub use error::{Error, Result};
+pub use server::{ApiServer, resource_schemas};
+pub use service::ApiService;
 pub use user::UserInfo;

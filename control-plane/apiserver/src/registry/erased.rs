@@ -1,10 +1,8 @@
 //! Strategies behind one object-safe face, so that the registry is compiled once and not once for each resource.
 
-use std::borrow::Cow;
-
 use jiff::Timestamp;
 use serde_json::Value;
-use skep_api::{field, options::DeleteOptions, resource::ResourceInfo, status::StatusError};
+use skep_api::{field, name::Validator, options::DeleteOptions, resource::ResourceInfo, status::StatusError};
 use skep_storage::SelectableField;
 
 use super::{
@@ -47,13 +45,15 @@ pub(crate) trait AnyStrategy: Send + Sync {
     fn default(&self, object: &mut dyn Object);
     fn prepare_for_create(&self, ctx: &Context<'_>, object: &mut dyn Object);
     fn validate(&self, object: &dyn Object) -> Vec<field::Error>;
-    fn validate_name(&self, name: &str, prefix: bool) -> Vec<String>;
+    fn name_validator(&self) -> Validator;
     fn prepare_for_update(&self, kind: UpdateKind, ctx: &Context<'_>, object: &mut dyn Object, old: &dyn Object);
     fn validate_update(&self, kind: UpdateKind, object: &dyn Object, old: &dyn Object) -> Vec<field::Error>;
     fn bumps_generation(&self, object: &dyn Object, old: &dyn Object) -> bool;
     fn has_generation(&self) -> bool;
     fn allow_create_on_update(&self) -> bool;
     fn allow_unconditional_update(&self) -> bool;
+
+    fn ttl(&self) -> Option<u64>;
 
     fn scale(&self, object: &dyn Object) -> Option<Scale>;
     fn set_scale(&self, object: &mut dyn Object, replicas: i32);
@@ -64,6 +64,7 @@ pub(crate) trait AnyStrategy: Send + Sync {
     fn has_own_finalizers(&self, object: &dyn Object) -> bool;
     fn returns_deleted_object(&self) -> bool;
 
+    fn reserves(&self) -> bool;
     fn reserve(&self, change: AnyChange<'_>, reservation: &mut Reservation) -> Result<(), StatusError>;
 
     fn columns(&self) -> &'static [Column];
@@ -122,8 +123,8 @@ impl<S: Strategy> AnyStrategy for Erased<S> {
         self.0.validate(Self::typed(object))
     }
 
-    fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
-        self.0.validate_name(name, prefix)
+    fn name_validator(&self) -> Validator {
+        self.0.name_validator()
     }
 
     fn prepare_for_update(&self, kind: UpdateKind, ctx: &Context<'_>, object: &mut dyn Object, old: &dyn Object) {
@@ -166,6 +167,10 @@ impl<S: Strategy> AnyStrategy for Erased<S> {
         self.0.allow_unconditional_update()
     }
 
+    fn ttl(&self) -> Option<u64> {
+        self.0.ttl()
+    }
+
     fn scale(&self, object: &dyn Object) -> Option<Scale> {
         self.0.scale(Self::typed(object))
     }
@@ -192,6 +197,10 @@ impl<S: Strategy> AnyStrategy for Erased<S> {
 
     fn returns_deleted_object(&self) -> bool {
         self.0.returns_deleted_object()
+    }
+
+    fn reserves(&self) -> bool {
+        self.0.reserves()
     }
 
     fn reserve(&self, change: AnyChange<'_>, reservation: &mut Reservation) -> Result<(), StatusError> {
@@ -228,11 +237,7 @@ fn path_text(path: &serde_ignored::Path<'_>) -> String {
     }
 }
 
-/// The unknown fields as the text of one error, each once.
-pub(crate) fn unknown_fields_text(unknown: &UnknownFields) -> Option<Cow<'static, str>> {
-    if unknown.is_empty() {
-        return None;
-    }
-    let texts: Vec<String> = unknown.iter().map(|path| format!("unknown field {path:?}")).collect();
-    Some(Cow::Owned(texts.join(", ")))
+/// What to say about fields a type does not know.
+pub(crate) fn unknown_field_texts(unknown: &UnknownFields) -> impl Iterator<Item = String> + '_ {
+    unknown.iter().map(|path| format!("unknown field {path:?}"))
 }

@@ -6,8 +6,8 @@
 //!
 //! | request          | hooks                                                                                                  |
 //! |------------------|--------------------------------------------------------------------------------------------------------|
-//! | create           | `default`, `prepare_for_create`, `reserve`, `validate`                                                  |
-//! | update, patch    | `default`, `prepare_for_update`, `reserve`, `validate`, `validate_update`                               |
+//! | create           | `default`, `prepare_for_create`, `validate`, `reserve`                                                  |
+//! | update, patch    | `default`, `prepare_for_update`, `validate`, `validate_update`, `reserve`                               |
 //! | `.../status`     | `default`, `prepare_for_status_update`, `validate_status_update`                                        |
 //! | `.../scale`      | `set_scale`, then as update                                                                             |
 //! | `.../finalize`   | `default`, `prepare_for_finalize`, `validate`                                                           |
@@ -17,10 +17,12 @@
 //! touch it, it only says when the generation goes up ([`Strategy::bumps_generation`]).
 
 use jiff::Timestamp;
+use k8s_openapi::Metadata as _;
 use serde_json::Value;
 use skep_api::{
     field,
     meta::ApiObject,
+    name::Validator,
     options::DeleteOptions,
     resource::ResourceInfo,
     status::StatusError,
@@ -168,11 +170,9 @@ pub trait Strategy: Send + Sync + 'static {
         Vec::new()
     }
 
-    /// How upstream checks `metadata.name` of this resource. `prefix` is true when `name` is a generateName.
-    /// Returns the messages of what is wrong with it.
-    fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
-        let validator = skep_api::name::dns1123_subdomain;
-        if prefix { skep_api::name::prefix(validator, name) } else { validator(name) }
+    /// How upstream checks `metadata.name` of this resource.
+    fn name_validator(&self) -> Validator {
+        skep_api::name::dns1123_subdomain
     }
 
     /// Carries over from `old` what this request may not change (status, immutable server-set fields).
@@ -208,6 +208,11 @@ pub trait Strategy: Send + Sync + 'static {
     /// Whether an update without resourceVersion overwrites whatever is there. Upstream says yes nearly everywhere.
     fn allow_unconditional_update(&self) -> bool {
         true
+    }
+
+    /// Seconds after which etcd drops the object, counted from its last write (Event: one hour).
+    fn ttl(&self) -> Option<u64> {
+        None
     }
 
     // --- subresources ---
@@ -273,6 +278,11 @@ pub trait Strategy: Send + Sync + 'static {
     }
 
     // --- allocation ---
+
+    /// Whether [`reserve`](Self::reserve) does anything.
+    fn reserves(&self) -> bool {
+        false
+    }
 
     /// Takes or releases further keys in the same transaction (Service: cluster IPs and node ports). May be called
     /// several times for one request, each time with a fresh copy of the object; see [`Reservation`].

@@ -1,0 +1,52 @@
+//! ServiceAccount: every pod runs as an account that exists.
+
+use k8s_openapi::api::core::v1::Pod;
+use skep_api::{resource::ResourceInfo, status::StatusError};
+
+use super::Admission;
+use crate::registry::{
+    generic::{Scope, refresh},
+    object::Object,
+};
+
+/// Marks the API's image of a static pod; it runs as no account.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
+impl Admission {
+    pub(super) async fn service_account(
+        &self,
+        scope: &Scope<'_>,
+        info: &ResourceInfo,
+        object: &mut dyn Object,
+    ) -> Result<(), StatusError> {
+        let (Some(namespace), Some(accounts)) = (scope.namespace, &self.service_accounts) else { return Ok(()) };
+        let Some(pod) = object.as_any_mut().downcast_mut::<Pod>() else { return Ok(()) };
+        let is_mirror =
+            pod.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(MIRROR));
+        let Some(spec) = &mut pod.spec else { return Ok(()) };
+        let named = spec.service_account_name.clone().filter(|name| !name.is_empty());
+        let pod_name = pod.metadata.name.clone().unwrap_or_default();
+        if is_mirror {
+            if named.is_some() {
+                return Err(StatusError::forbidden(info, &pod_name, "a mirror pod may not reference service accounts"));
+            }
+            return Ok(());
+        }
+        let account = named.unwrap_or_else(|| "default".to_owned());
+        let key = format!("/registry/serviceaccounts/{namespace}/{account}");
+        let mut found = accounts.get(&key).is_some();
+        if !found {
+            refresh(&self.storage).await?;
+            found = accounts.get(&key).is_some();
+        }
+        if !found {
+            let why = format!(
+                "error looking up service account {namespace}/{account}: serviceaccount {account:?} not found"
+            );
+            return Err(StatusError::forbidden(info, &pod_name, why));
+        }
+        spec.service_account = Some(account.clone());
+        spec.service_account_name = Some(account);
+        Ok(())
+    }
+}

@@ -1,0 +1,182 @@
+//! What every cluster has: the system namespaces and the `kubernetes` Service.
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use http::StatusCode;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use skep_api::{StatusError, options::FieldValidation};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Config, Error,
+    dispatch::Registries,
+    error::Result,
+    registry::{
+        erased::{UnknownFields, UpdateKind},
+        generic::{Registry, Scope, update::Replacement},
+        object::Object,
+    },
+    service::Shared,
+    user::UserInfo,
+};
+
+/// How often it is made sure that all of it is there (upstream: 10 s for the Service, 60 s for namespaces).
+const INTERVAL: Duration = Duration::from_secs(10);
+const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+
+/// Creates what is missing and corrects where the `kubernetes` Service leads.
+pub(crate) async fn run(registries: &Registries, config: &Config) -> Result<()> {
+    let user = UserInfo::master("system:apiserver");
+    let bootstrap = Bootstrap { registries, user: &user };
+    for name in NAMESPACES {
+        let namespace = json!({
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}},
+            "spec": {"finalizers": ["kubernetes"]},
+        });
+        bootstrap.ensure(("", "namespaces"), None, name, namespace, false).await?;
+    }
+    bootstrap.ensure(("", "services"), Some("default"), "kubernetes", service(config)?, false).await?;
+    bootstrap.ensure(("", "endpoints"), Some("default"), "kubernetes", endpoints(config), true).await?;
+    let slice = endpoint_slice(config);
+    bootstrap.ensure(("discovery.k8s.io", "endpointslices"), Some("default"), "kubernetes", slice, true).await
+}
+
+/// Keeps it all there until `stop`, or until the server is gone.
+pub(crate) fn keep(shared: Weak<Shared>, config: Config, stop: CancellationToken) {
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(INTERVAL) => {}
+            }
+            let Some(shared) = shared.upgrade() else { return };
+            if let Err(error) = run(&shared.registries, &config).await {
+                tracing::warn!(%error, "system objects could not be kept");
+            }
+        }
+    });
+}
+
+struct Bootstrap<'a> {
+    registries: &'a Registries,
+    user: &'a UserInfo,
+}
+
+impl Bootstrap<'_> {
+    /// Creates the object if it is missing; corrects it if `correct`.
+    async fn ensure(
+        &self,
+        (group, plural): (&str, &str),
+        namespace: Option<&str>,
+        name: &str,
+        value: Value,
+        correct: bool,
+    ) -> Result<()> {
+        let Some(registry) = self.registries.get(group, "v1", plural) else { return Ok(()) };
+        let scope = Scope { user: self.user, namespace, now: Timestamp::now(), dry_run: false };
+        self.try_ensure(registry, &scope, name, value, correct)
+            .await
+            .map_err(|source| Error::Bootstrap { what: format!("{plural} {name}"), source })
+    }
+
+    async fn try_ensure(
+        &self,
+        registry: &Arc<Registry>,
+        scope: &Scope<'_>,
+        name: &str,
+        value: Value,
+        correct: bool,
+    ) -> Result<(), StatusError> {
+        let there = registry.key(scope.namespace, name).is_some_and(|key| registry.cache.get(&key).is_some());
+        if there && !correct {
+            return Ok(());
+        }
+        let object = decode(registry, value)?;
+        if there {
+            return registry.update(scope, name, UpdateKind::Main, &mut Replacement(object)).await.map(drop);
+        }
+        match registry.create(scope, object.boxed_clone()).await {
+            Err(error) if error.code() == StatusCode::CONFLICT && correct => {
+                registry.update(scope, name, UpdateKind::Main, &mut Replacement(object)).await.map(drop)
+            }
+            Err(error) if error.code() == StatusCode::CONFLICT => Ok(()),
+            other => other.map(drop),
+        }
+    }
+}
+
+fn decode(registry: &Registry, value: Value) -> Result<Box<dyn Object>, StatusError> {
+    let mut warnings = UnknownFields::new();
+    registry.decode_patched(value, FieldValidation::Strict, &mut warnings)
+}
+
+/// The first address of the range; clients in the cluster know it.
+pub(crate) fn first_service_ip(config: &Config) -> Result<IpAddr> {
+    config
+        .service_cidr
+        .hosts()
+        .next()
+        .ok_or_else(|| Error::Config(format!("the service range {} has no addresses", config.service_cidr)))
+}
+
+fn service(config: &Config) -> Result<Value> {
+    let ip = first_service_ip(config)?;
+    let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+    Ok(json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": "kubernetes",
+            "namespace": "default",
+            "labels": {"component": "apiserver", "provider": "kubernetes"},
+        },
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": ip.to_string(),
+            "clusterIPs": [ip.to_string()],
+            "ipFamilies": [family],
+            "ipFamilyPolicy": "SingleStack",
+            "sessionAffinity": "None",
+            "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": config.secure_port}],
+        },
+    }))
+}
+
+fn endpoints(config: &Config) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Endpoints",
+        "metadata": {
+            "name": "kubernetes",
+            "namespace": "default",
+            "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
+        },
+        "subsets": [{
+            "addresses": [{"ip": config.advertise_address.to_string()}],
+            "ports": [{"name": "https", "port": config.secure_port, "protocol": "TCP"}],
+        }],
+    })
+}
+
+fn endpoint_slice(config: &Config) -> Value {
+    let address = config.advertise_address;
+    json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": "kubernetes",
+            "namespace": "default",
+            "labels": {"kubernetes.io/service-name": "kubernetes"},
+        },
+        "addressType": if address.is_ipv4() { "IPv4" } else { "IPv6" },
+        "endpoints": [{"addresses": [address.to_string()], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": config.secure_port, "protocol": "TCP"}],
+    })
+}

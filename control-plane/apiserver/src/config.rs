@@ -1,0 +1,60 @@
+//! What the API server is started with.
+
+use std::{net::IpAddr, ops::RangeInclusive, sync::Arc};
+
+use ipnet::IpNet;
+use skep_storage::Storage;
+
+use crate::{
+    authz::{Authorizer, BuiltIn},
+    limits::{MAX_READS, MAX_WRITES},
+};
+
+/// What the API server is started with.
+#[derive(Clone)]
+pub struct Config {
+    /// etcd and the cache. Best connected with [`crate::resource_schemas`]; what is missing is added.
+    pub storage: Storage,
+    /// Where Services get their cluster IPs.
+    pub service_cidr: IpNet,
+    /// Where Services get their node ports (upstream: 30000-32767).
+    pub node_port_range: RangeInclusive<u16>,
+    /// Where clients in the cluster reach this server.
+    pub advertise_address: IpAddr,
+    /// The port clients reach it on.
+    pub secure_port: u16,
+    /// How kubelets are spoken to: whom to trust, and the client certificate to show.
+    pub kubelet_client: Arc<rustls::ClientConfig>,
+    /// Who may do what.
+    pub authorizer: Arc<dyn Authorizer>,
+    /// Reads under way at once, watches not counted.
+    pub max_reads_in_flight: usize,
+    /// Writes under way at once.
+    pub max_writes_in_flight: usize,
+    /// Connections open at once; more wait to be accepted.
+    pub max_connections: usize,
+}
+
+impl Config {
+    /// A configuration with upstream's defaults for everything that has one.
+    pub fn new(
+        storage: Storage,
+        service_cidr: IpNet,
+        advertise_address: IpAddr,
+        secure_port: u16,
+        kubelet_client: Arc<rustls::ClientConfig>,
+    ) -> Self {
+        Self {
+            storage,
+            service_cidr,
+            node_port_range: 30000..=32767,
+            advertise_address,
+            secure_port,
+            kubelet_client,
+            authorizer: Arc::new(BuiltIn),
+            max_reads_in_flight: MAX_READS,
+            max_writes_in_flight: MAX_WRITES,
+            max_connections: 16 * 1024,
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Discovery: which groups, versions and resources are served. Made once, at start.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use serde_json::{Value, json};
+use skep_api::{resource::ResourceInfo, status::StatusError};
+
+use crate::http::{
+    body::Body,
+    negotiate::{accept_plain, alternatives},
+    response,
+};
+
+/// The documents below `/api` and `/apis`.
+pub(crate) struct Discovery {
+    /// By path without trailing slash.
+    plain: BTreeMap<String, Bytes>,
+    /// `/api` and `/apis` as one aggregated document each, v2 and v2beta1.
+    aggregated: BTreeMap<(&'static str, &'static str), Bytes>,
+}
+
+const AGGREGATED_VERSIONS: [&str; 2] = ["v2", "v2beta1"];
+
+impl Discovery {
+    /// Documents for `resources`; `address` is where clients reach this server (`host:port`).
+    pub(crate) fn new(resources: &[&'static ResourceInfo], address: &str) -> Self {
+        let mut groups: BTreeMap<&str, BTreeMap<&str, Vec<&ResourceInfo>>> = BTreeMap::new();
+        for resource in resources {
+            groups.entry(&resource.group).or_default().entry(&resource.version).or_default().push(resource);
+        }
+        let mut plain = BTreeMap::new();
+        let mut put = |path: String, document: Value| {
+            plain.insert(path, Bytes::from(document.to_string()));
+        };
+        put(
+            "/api".to_owned(),
+            json!({
+                "kind": "APIVersions",
+                "versions": ["v1"],
+                "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": address}],
+            }),
+        );
+        let mut named = Vec::new();
+        for (group, versions) in &groups {
+            for (version, resources) in versions {
+                let (path, group_version) = match *group {
+                    "" => (format!("/api/{version}"), (*version).to_owned()),
+                    group => (format!("/apis/{group}/{version}"), format!("{group}/{version}")),
+                };
+                put(path, resource_list(&group_version, resources));
+            }
+            if !group.is_empty() {
+                let document = group_document(group, versions.keys().copied());
+                let mut standalone = document.clone();
+                standalone["kind"] = "APIGroup".into();
+                standalone["apiVersion"] = "v1".into();
+                put(format!("/apis/{group}"), standalone);
+                named.push(document);
+            }
+        }
+        put("/apis".to_owned(), json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": named}));
+
+        let mut aggregated = BTreeMap::new();
+        for version in AGGREGATED_VERSIONS {
+            for path in ["/api", "/apis"] {
+                let items: Vec<Value> = groups
+                    .iter()
+                    .filter(|(group, _)| group.is_empty() == (path == "/api"))
+                    .map(|(group, versions)| aggregated_group(group, versions))
+                    .collect();
+                let document = json!({
+                    "kind": "APIGroupDiscoveryList",
+                    "apiVersion": format!("apidiscovery.k8s.io/{version}"),
+                    "metadata": {},
+                    "items": items,
+                });
+                aggregated.insert((path, version), Bytes::from(document.to_string()));
+            }
+        }
+        Self { plain, aggregated }
+    }
+
+    /// The document at `path`, if there is one.
+    pub(crate) fn respond(&self, path: &str, headers: &HeaderMap) -> Option<Result<Response<Body>, StatusError>> {
+        let path = path.trim_end_matches('/');
+        let plain = self.plain.get(path)?;
+        if path == "/api" || path == "/apis" {
+            for alternative in alternatives(headers) {
+                if alternative.parameter("as") != Some("APIGroupDiscoveryList") {
+                    if alternative.format().is_some() && alternative.parameter("as").is_none() {
+                        break;
+                    }
+                    continue;
+                }
+                let found = AGGREGATED_VERSIONS.into_iter().find(|version| {
+                    alternative.parameter("g") == Some("apidiscovery.k8s.io")
+                        && alternative.parameter("v") == Some(version)
+                        && alternative.media_type == "application/json"
+                });
+                let Some((bytes, version)) = found.and_then(|version| {
+                    let root = if path == "/api" { "/api" } else { "/apis" };
+                    Some((self.aggregated.get(&(root, version))?, version))
+                }) else {
+                    continue;
+                };
+                let mut response = response::json(StatusCode::OK, bytes.clone());
+                let media_type = match version {
+                    "v2" => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+                    _ => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
+                };
+                let headers = response.headers_mut();
+                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+                headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+                return Some(Ok(response));
+            }
+        }
+        Some(accept_plain(headers).map(|accepted| response::json_as(StatusCode::OK, &accepted, plain.clone())))
+    }
+}
+
+fn group_document<'a>(group: &str, versions: impl Iterator<Item = &'a str>) -> Value {
+    let versions: Vec<Value> =
+        versions.map(|version| json!({"groupVersion": format!("{group}/{version}"), "version": version})).collect();
+    json!({"name": group, "preferredVersion": versions.first(), "versions": versions})
+}
+
+fn resource_list(group_version: &str, resources: &[&ResourceInfo]) -> Value {
+    let mut entries = Vec::new();
+    for resource in resources {
+        let mut entry = json!({
+            "name": resource.plural,
+            "singularName": resource.singular,
+            "namespaced": resource.namespaced,
+            "kind": resource.kind,
+            "verbs": resource.verbs,
+        });
+        if !resource.short_names.is_empty() {
+            entry["shortNames"] = json!(resource.short_names);
+        }
+        if !resource.categories.is_empty() {
+            entry["categories"] = json!(resource.categories);
+        }
+        entries.push(entry);
+        for subresource in resource.subresources.iter() {
+            let mut entry = json!({
+                "name": format!("{}/{}", resource.plural, subresource.name),
+                "singularName": "",
+                "namespaced": resource.namespaced,
+                "kind": subresource.kind,
+                "verbs": subresource.verbs,
+            });
+            if !subresource.version.is_empty() {
+                entry["group"] = json!(subresource.group);
+                entry["version"] = json!(subresource.version);
+            }
+            entries.push(entry);
+        }
+    }
+    json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": entries})
+}
+
+fn aggregated_group(group: &str, versions: &BTreeMap<&str, Vec<&ResourceInfo>>) -> Value {
+    let versions: Vec<Value> = versions
+        .iter()
+        .map(|(version, resources)| {
+            let resources: Vec<Value> = resources.iter().map(|resource| aggregated_resource(resource)).collect();
+            json!({"version": version, "resources": resources, "freshness": "Current"})
+        })
+        .collect();
+    let metadata = if group.is_empty() {
+        json!({"creationTimestamp": null})
+    } else {
+        json!({"name": group, "creationTimestamp": null})
+    };
+    json!({"metadata": metadata, "versions": versions})
+}
+
+fn aggregated_resource(resource: &ResourceInfo) -> Value {
+    let kind = |group: &str, version: &str, kind: &str| json!({"group": group, "version": version, "kind": kind});
+    let mut entry = json!({
+        "resource": resource.plural,
+        "responseKind": kind(&resource.group, &resource.version, &resource.kind),
+        "scope": if resource.namespaced { "Namespaced" } else { "Cluster" },
+        "singularResource": resource.singular,
+        "verbs": resource.verbs,
+    });
+    if !resource.short_names.is_empty() {
+        entry["shortNames"] = json!(resource.short_names);
+    }
+    if !resource.categories.is_empty() {
+        entry["categories"] = json!(resource.categories);
+    }
+    if !resource.subresources.is_empty() {
+        entry["subresources"] = resource
+            .subresources
+            .iter()
+            .map(|subresource| {
+                let (group, version) = match &*subresource.version {
+                    "" => (&resource.group, &resource.version),
+                    _ => (&subresource.group, &subresource.version),
+                };
+                json!({
+                    "subresource": subresource.name,
+                    "responseKind": kind(group, version, &subresource.kind),
+                    "verbs": subresource.verbs,
+                })
+            })
+            .collect();
+    }
+    entry
+}

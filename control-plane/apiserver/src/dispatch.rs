@@ -1,0 +1,280 @@
+//! From a request to the verb of a registry.
+
+use std::{collections::HashMap, sync::Arc};
+
+use http::{HeaderMap, Response, StatusCode};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions as WireDeleteOptions;
+use serde::Deserialize as _;
+use skep_api::{
+    options::{CreateOptions, DeleteOptions, GetOptions, ListOptions, PatchOptions},
+    request::{RequestInfo, Verb},
+    status::StatusError,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    http::{
+        body::Body,
+        negotiate::{Accepted, accept},
+        request_body::{self, Document, RequestBody, document},
+        response,
+    },
+    registry::{
+        erased::UpdateKind,
+        generic::{
+            Registry, Scope,
+            decode::Warnings,
+            delete::Deleted,
+            list::ListStream,
+            patch::{Patch, Patched, add_warnings},
+            update::Replacement,
+            view::{IncludeObject, Viewer},
+        },
+    },
+    subresource,
+    user::UserInfo,
+};
+
+/// All registries, found by group, version and plural name.
+pub(crate) struct Registries {
+    by_plural: HashMap<&'static str, Vec<Arc<Registry>>>,
+}
+
+impl Registries {
+    pub(crate) fn new(all: Vec<Registry>) -> Self {
+        let mut by_plural: HashMap<&'static str, Vec<Arc<Registry>>> = HashMap::new();
+        for registry in all {
+            by_plural.entry(&registry.info().plural).or_default().push(Arc::new(registry));
+        }
+        Self { by_plural }
+    }
+
+    /// The registry of a request's resource.
+    pub(crate) fn find(&self, request: &RequestInfo) -> Option<&Arc<Registry>> {
+        // Core is served below /api, everything else below /apis; neither below the other.
+        if (request.api_prefix == "api") != request.group.is_empty() {
+            return None;
+        }
+        self.get(&request.group, &request.version, request.resource.as_deref()?)
+    }
+
+    /// The registry of a resource.
+    pub(crate) fn get(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Registry>> {
+        self.by_plural
+            .get(plural)?
+            .iter()
+            .find(|registry| registry.info().group == group && registry.info().version == version)
+    }
+}
+
+/// One request for a resource, past authorisation.
+pub(crate) struct Call<'a> {
+    pub(crate) request: &'a RequestInfo,
+    pub(crate) headers: &'a HeaderMap,
+    pub(crate) body: RequestBody,
+    pub(crate) user: &'a UserInfo,
+    pub(crate) registries: &'a Registries,
+    pub(crate) shutdown: &'a CancellationToken,
+    pub(crate) kubelet: &'a crate::kubelet_proxy::KubeletProxy,
+    pub(crate) now: Timestamp,
+}
+
+type Answer = Result<Response<Body>, StatusError>;
+
+impl<'a> Call<'a> {
+    /// Answers the request.
+    pub(crate) async fn answer(self) -> Answer {
+        let registry = self.registries.find(self.request).ok_or_else(StatusError::generic_not_found)?;
+        if !self.request.trailing_path.is_empty() {
+            return Err(StatusError::generic_not_found());
+        }
+        if registry.info().namespaced {
+            let across = matches!(self.request.verb, Verb::List | Verb::Watch) && self.request.subresource.is_none();
+            if self.request.namespace.is_none() && !across {
+                return Err(self.wrong_method());
+            }
+        } else if self.request.namespace.is_some() && self.request.resource.as_deref() != Some("namespaces") {
+            return Err(StatusError::generic_not_found());
+        }
+        match self.request.subresource.as_deref() {
+            None => self.resource(registry).await,
+            Some(name) if registry.info().subresource(name).is_none() => Err(StatusError::generic_not_found()),
+            Some("status") => self.part(registry, UpdateKind::Status).await,
+            Some("finalize") => self.part(registry, UpdateKind::Finalize).await,
+            Some("scale") => subresource::scale::answer(self, registry).await,
+            Some("binding") => subresource::binding::answer(self, registry).await,
+            Some("log") => subresource::log::answer(self, registry).await,
+            Some(_) => Err(StatusError::generic_not_found()),
+        }
+    }
+
+    async fn resource(self, registry: &Arc<Registry>) -> Answer {
+        let name = self.request.name.as_deref();
+        match (self.request.verb, name) {
+            (Verb::Get, Some(name)) => self.get(registry, name).await,
+            (Verb::List, _) => {
+                let (options, selection) = self.selected(registry)?;
+                if options.watch {
+                    return self.watch(registry).await;
+                }
+                let accepted = accept(self.headers)?;
+                registry.list(selection, &options, self.viewer(registry, &accepted)?, &accepted).await
+            }
+            (Verb::Watch, _) => self.watch(registry).await,
+            (Verb::Create, None) => self.create(registry).await,
+            (Verb::Update, Some(name)) => self.update(registry, name, UpdateKind::Main).await,
+            (Verb::Patch, Some(name)) => self.patch(registry, name, UpdateKind::Main).await,
+            (Verb::Delete, Some(name)) => self.delete(registry, name).await,
+            (Verb::DeleteCollection, _) if registry.info().has_verb("deletecollection") => {
+                self.delete_collection(registry).await
+            }
+            _ => Err(self.wrong_method()),
+        }
+    }
+
+    /// A subresource that is the object itself with other rules.
+    async fn part(self, registry: &Arc<Registry>, kind: UpdateKind) -> Answer {
+        let Some(name) = self.request.name.as_deref() else { return Err(StatusError::generic_not_found()) };
+        match (self.request.verb, kind) {
+            (Verb::Get, UpdateKind::Status) => self.get(registry, name).await,
+            (Verb::Update, _) => self.update(registry, name, kind).await,
+            (Verb::Patch, UpdateKind::Status) => self.patch(registry, name, kind).await,
+            _ => Err(self.wrong_method()),
+        }
+    }
+
+    async fn get(self, registry: &Arc<Registry>, name: &str) -> Answer {
+        let accepted = accept(self.headers)?;
+        let viewer = self.viewer(registry, &accepted)?;
+        let options = GetOptions::parse(&self.request.query)?;
+        let object = registry.get(self.namespace(registry), name, &options).await?;
+        Ok(viewer.respond(&accepted, StatusCode::OK, object.json()))
+    }
+
+    async fn watch(self, registry: &Arc<Registry>) -> Answer {
+        let (options, selection) = self.selected(registry)?;
+        let accepted = accept(self.headers)?;
+        let viewer = self.viewer(registry, &accepted)?;
+        registry.watch(selection, &options, viewer, &accepted, self.shutdown.clone()).await
+    }
+
+    async fn create(self, registry: &Arc<Registry>) -> Answer {
+        let accepted = accept(self.headers)?;
+        let viewer = self.viewer(registry, &accepted)?;
+        let options = CreateOptions::parse(&self.request.query)?;
+        let scope = self.scope(registry, options.dry_run);
+        let body = request_body::read(self.body).await?;
+        let mut warnings = Warnings::new();
+        let object = registry.decode_body(self.headers, &body, options.field_validation, &mut warnings)?;
+        let written = registry.create(&scope, object).await?;
+        let mut response = viewer.respond(&accepted, written.code, &written.json);
+        add_warnings(&mut response, &warnings);
+        Ok(response)
+    }
+
+    async fn update(self, registry: &Arc<Registry>, name: &str, kind: UpdateKind) -> Answer {
+        let accepted = accept(self.headers)?;
+        let viewer = self.viewer(registry, &accepted)?;
+        let options = CreateOptions::parse_update(&self.request.query)?;
+        let scope = self.scope(registry, options.dry_run);
+        let body = request_body::read(self.body).await?;
+        let mut warnings = Warnings::new();
+        let object = registry.decode_body(self.headers, &body, options.field_validation, &mut warnings)?;
+        registry.check_names(&scope, name, &*object)?;
+        let written = registry.update(&scope, name, kind, &mut Replacement(object)).await?;
+        let mut response = viewer.respond(&accepted, written.code, &written.json);
+        add_warnings(&mut response, &warnings);
+        Ok(response)
+    }
+
+    async fn patch(self, registry: &Arc<Registry>, name: &str, kind: UpdateKind) -> Answer {
+        let accepted = accept(self.headers)?;
+        let viewer = self.viewer(registry, &accepted)?;
+        let options = PatchOptions::parse(&self.request.query, false)?;
+        let scope = self.scope(registry, options.dry_run);
+        let body = request_body::read(self.body).await?;
+        let mut source = Patched {
+            registry,
+            patch: Patch::parse(self.headers, &body)?,
+            validation: options.field_validation,
+            warnings: Warnings::new(),
+        };
+        let written = registry.update(&scope, name, kind, &mut source).await?;
+        let mut response = viewer.respond(&accepted, written.code, &written.json);
+        add_warnings(&mut response, &source.warnings);
+        Ok(response)
+    }
+
+    async fn delete(self, registry: &Arc<Registry>, name: &str) -> Answer {
+        let accepted = accept(self.headers)?;
+        let viewer = self.viewer(registry, &accepted)?;
+        let (user, namespace, now) = (self.user, self.namespace(registry), self.now);
+        let body = request_body::read(self.body).await?;
+        let options = delete_options(self.request, self.headers, &body)?;
+        let scope = Scope { user, namespace, now, dry_run: options.dry_run };
+        match registry.delete(&scope, name, &options).await? {
+            Deleted::Object(written) => Ok(viewer.respond(&accepted, written.code, &written.json)),
+            Deleted::Gone(status) => Ok(response::object(StatusCode::OK, &accepted, &status)),
+        }
+    }
+
+    async fn delete_collection(self, registry: &Arc<Registry>) -> Answer {
+        let accepted = accept(self.headers)?;
+        let viewer = self.viewer(registry, &accepted)?;
+        let (options, selection) = self.selected(registry)?;
+        let (user, namespace, now) = (self.user, self.namespace(registry), self.now);
+        let body = request_body::read(self.body).await?;
+        let delete = delete_options(self.request, self.headers, &body)?;
+        let scope = Scope { user, namespace, now, dry_run: delete.dry_run };
+        let page = registry.page(selection, &options).await?;
+        registry.delete_collection(&scope, &page, &delete).await?;
+        Ok(response::json(StatusCode::OK, Body::list(ListStream::new(page, viewer))))
+    }
+
+    // --- what verbs share ---
+
+    fn selected(
+        &self,
+        registry: &Registry,
+    ) -> Result<(ListOptions, crate::registry::generic::selection::Selection), StatusError> {
+        let options = ListOptions::parse(&self.request.query)?;
+        let name = self.request.name.as_deref();
+        let selection = registry.select(self.namespace(registry), name, &options)?;
+        Ok((options, selection))
+    }
+
+    /// The namespace of the request, none for cluster-scoped resources.
+    pub(crate) fn namespace(&self, registry: &Registry) -> Option<&'a str> {
+        self.request.namespace.as_deref().filter(|_| registry.info().namespaced)
+    }
+
+    pub(crate) fn scope(&self, registry: &Registry, dry_run: bool) -> Scope<'a> {
+        Scope { user: self.user, namespace: self.namespace(registry), now: self.now, dry_run }
+    }
+
+    pub(crate) fn viewer(&self, registry: &Arc<Registry>, accepted: &Accepted) -> Result<Viewer, StatusError> {
+        let include = IncludeObject::parse(&self.request.query)?;
+        Ok(Viewer::new(Arc::clone(registry), accepted.view.clone(), include, self.now))
+    }
+
+    pub(crate) fn wrong_method(&self) -> StatusError {
+        let verb = self.request.verb.as_str();
+        StatusError::method_not_supported(self.request.group_resource(), verb)
+    }
+}
+
+/// Options of a deletion: the body's if there is one, else the query's.
+fn delete_options(request: &RequestInfo, headers: &HeaderMap, body: &[u8]) -> Result<DeleteOptions, StatusError> {
+    if body.is_empty() {
+        return DeleteOptions::parse(&request.query);
+    }
+    let unreadable = |error: &dyn std::fmt::Display| {
+        StatusError::bad_request(format!("the delete options of the request cannot be read: {error}"))
+    };
+    let wire = match document(headers, body)? {
+        Document::Json(json) => serde_json::from_slice::<WireDeleteOptions>(&json).map_err(|error| unreadable(&error))?,
+        Document::Value(value) => WireDeleteOptions::deserialize(value).map_err(|error| unreadable(&error))?,
+    };
+    DeleteOptions::from_body(wire)
+}

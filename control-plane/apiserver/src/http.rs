@@ -1,0 +1,6 @@
+//! What lies between HTTP and the API: bodies, media types, responses.
+
+pub mod body;
+pub(crate) mod negotiate;
+pub(crate) mod request_body;
+pub(crate) mod response;

@@ -1,0 +1,91 @@
+//! Requests to the kubelet of a node: what only the node knows (logs).
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use http::{Method, Request, Response, header};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::ServerName;
+use skep_api::status::StatusError;
+use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::TlsConnector;
+
+use crate::http::body::{Body, BodyError};
+
+/// The longest time to reach a kubelet and shake hands with it.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How much of an error text is passed on.
+const ERROR_TEXT: usize = 16 * 1024;
+
+/// Speaks to kubelets with the API server's client certificate.
+pub(crate) struct KubeletProxy {
+    connector: TlsConnector,
+}
+
+/// Where a kubelet serves.
+#[derive(Clone, Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+impl KubeletProxy {
+    pub(crate) fn new(config: Arc<rustls::ClientConfig>) -> Self {
+        // Streams are HTTP/1.1 here; a kubelet that prefers HTTP/2 must not be asked for it.
+        let mut config = (*config).clone();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Self { connector: TlsConnector::from(Arc::new(config)) }
+    }
+
+    /// GET of `path` (with its query); the answer's body as it comes.
+    pub(crate) async fn stream(&self, endpoint: &Endpoint, path: &str) -> Result<Body, StatusError> {
+        let response = timeout(CONNECT_TIMEOUT, self.get(endpoint, path))
+            .await
+            .unwrap_or_else(|_| Err("i/o timeout".into()))
+            .map_err(|error| {
+                let Endpoint { host, port } = endpoint;
+                StatusError::internal_error(format!("Get \"https://{host}:{port}{path}\": {error}"))
+            })?;
+        let code = response.status();
+        if code.is_success() {
+            let frames = response.into_body().into_data_stream().map(|chunk| chunk.map_err(BodyError::from));
+            return Ok(Body::stream(frames));
+        }
+        let body = Limited::new(response.into_body(), ERROR_TEXT).collect().await;
+        let text = body.map(|body| String::from_utf8_lossy(&body.to_bytes()).trim().to_owned()).unwrap_or_default();
+        Err(match code.as_u16() {
+            400 => StatusError::bad_request(text),
+            404 => StatusError::new(404, "NotFound", text),
+            500 => StatusError::internal_error(text),
+            code => StatusError::new(code, "", text),
+        })
+    }
+
+    async fn get(&self, endpoint: &Endpoint, path: &str) -> Result<Response<Incoming>, BodyError> {
+        let stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await?;
+        let name = ServerName::try_from(endpoint.host.clone())?;
+        let tls = self.connector.connect(name, stream).await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await?;
+        // Ends by itself when the response's body is dropped.
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection to a kubelet broke");
+            }
+        });
+        let request = Request::builder()
+            .method(Method::GET)
+            .uri(path)
+            .header(header::HOST, format!("{}:{}", endpoint.host, endpoint.port))
+            .header(header::USER_AGENT, "skep-apiserver")
+            .body(Empty::<Bytes>::new())?;
+        Ok(sender.send_request(request).await?)
+    }
+}
+
+/// A body that ends at once, for pods no node knows yet.
+pub(crate) fn nothing() -> Body {
+    Body::stream(stream::empty())
+}

@@ -1,0 +1,131 @@
+//! From a request's body to an object, with upstream's words for what is wrong with it.
+
+use http::HeaderMap;
+use serde::Deserialize;
+use serde_json::Value;
+use skep_api::{options::FieldValidation, status::StatusError};
+
+use super::Registry;
+use crate::{
+    http::request_body::{Document, document},
+    registry::{
+        erased::{UnknownFields, unknown_field_texts},
+        object::Object,
+    },
+};
+
+/// Warnings for the `Warning` headers of the response.
+pub(crate) type Warnings = Vec<String>;
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct TypeMeta {
+    #[serde(rename = "apiVersion")]
+    api_version: Option<String>,
+    kind: Option<String>,
+}
+
+impl Registry {
+    /// Reads the object of a create or update request, defaults filled in.
+    pub(crate) fn decode_body(
+        &self,
+        headers: &HeaderMap,
+        body: &[u8],
+        validation: FieldValidation,
+        warnings: &mut Warnings,
+    ) -> Result<Box<dyn Object>, StatusError> {
+        let mut unknown = UnknownFields::new();
+        let decoded = match document(headers, body)? {
+            Document::Json(json) => self
+                .strategy
+                .decode(&json, &mut unknown)
+                .map_err(|error| self.explain(serde_json::from_slice(&json).ok(), &json, &error)),
+            Document::Value(value) => {
+                let meta = TypeMeta::deserialize(&value).ok();
+                let summary = value.to_string();
+                self.strategy
+                    .decode_value(value, &mut unknown)
+                    .map_err(|error| self.explain(meta, summary.as_bytes(), &error))
+            }
+        };
+        self.finish(decoded?, unknown, validation, warnings)
+    }
+
+    /// Makes an object of what a patch left, defaults filled in.
+    pub(crate) fn decode_patched(
+        &self,
+        value: Value,
+        validation: FieldValidation,
+        warnings: &mut Warnings,
+    ) -> Result<Box<dyn Object>, StatusError> {
+        let mut unknown = UnknownFields::new();
+        let decoded = self.strategy.decode_value(value, &mut unknown).map_err(|error| {
+            let info = self.info();
+            StatusError::bad_request(format!(
+                "{} in version {:?} cannot be handled as a {}: {error}",
+                info.kind, info.version, info.kind
+            ))
+        });
+        self.finish(decoded?, unknown, validation, warnings)
+    }
+
+    fn finish(
+        &self,
+        mut object: Box<dyn Object>,
+        unknown: UnknownFields,
+        validation: FieldValidation,
+        warnings: &mut Warnings,
+    ) -> Result<Box<dyn Object>, StatusError> {
+        match validation {
+            FieldValidation::Ignore => {}
+            FieldValidation::Warn => warnings.extend(unknown_field_texts(&unknown)),
+            FieldValidation::Strict if unknown.is_empty() => {}
+            FieldValidation::Strict => {
+                let (kind, version) = (&self.info().kind, &self.info().version);
+                let texts: Vec<String> = unknown_field_texts(&unknown).collect();
+                return Err(StatusError::bad_request(format!(
+                    "{kind} in version {version:?} cannot be handled as a {kind}: strict decoding error: {}",
+                    texts.join(", ")
+                )));
+            }
+        }
+        self.strategy.default(&mut *object);
+        Ok(object)
+    }
+
+    /// What to say about a body that is no object of this resource.
+    fn explain(&self, meta: Option<TypeMeta>, body: &[u8], error: &serde_json::Error) -> StatusError {
+        let info = self.info();
+        let expected = &info.kind;
+        let Some(TypeMeta { api_version, kind }) = meta else {
+            return StatusError::bad_request(format!(
+                "the object provided is unrecognized (must be of type {expected}): \
+                 couldn't get version/kind; json parse error: {error} ({})",
+                summary(body)
+            ));
+        };
+        let (own_version, own_kind) = (info.api_version(), expected.as_ref());
+        let api_version = api_version.unwrap_or_else(|| own_version.clone().into_owned());
+        let kind = kind.unwrap_or_else(|| own_kind.to_owned());
+        let version = api_version.rsplit('/').next().unwrap_or_default();
+        StatusError::bad_request(if kind != own_kind {
+            format!(
+                "{kind} in version {version:?} cannot be handled as a {expected}: \
+                 the kind in the data does not match the expected kind {own_kind:?}"
+            )
+        } else if api_version != own_version {
+            format!(
+                "the API version in the data ({api_version}) does not match the expected API version ({own_version})"
+            )
+        } else {
+            format!("{kind} in version {version:?} cannot be handled as a {expected}: {error}")
+        })
+    }
+}
+
+/// The first bytes of a body in hexadecimal, so that a log or a person can tell what came.
+fn summary(body: &[u8]) -> String {
+    const SHOWN: usize = 30;
+    let shown: String = body.iter().take(SHOWN).map(|byte| format!("{byte:02x}")).collect();
+    if body.len() > SHOWN { format!("{shown} ...") } else { shown }
+}

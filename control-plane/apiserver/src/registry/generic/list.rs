@@ -1,0 +1,206 @@
+//! GET of a collection: the concatenation of cached bytes, read off a snapshot while it is sent.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::FutureExt as _;
+use http::{Response, StatusCode};
+use http_body_util::BodyExt;
+use serde_json::json;
+use skep_api::{
+    options::{ListOptions, ResourceVersionMatch},
+    status::StatusError,
+};
+use skep_storage::Snapshot;
+
+use super::{
+    Registry, continuation,
+    continuation::Token,
+    selection::Selection,
+    view::Viewer,
+};
+use crate::http::{
+    body::{Body, BodyError},
+    negotiate::{Accepted, Format},
+    response,
+};
+
+/// A chunk of a list is sent when it has grown to this size.
+const CHUNK: usize = 64 * 1024;
+
+impl Registry {
+    /// Answers a list request.
+    pub(crate) async fn list(
+        &self,
+        selection: Selection,
+        options: &ListOptions,
+        viewer: Viewer,
+        accepted: &Accepted,
+    ) -> Result<Response<Body>, StatusError> {
+        let page = self.page(selection, options).await?;
+        let stream = ListStream::new(page, viewer);
+        if accepted.format == Format::Json {
+            return Ok(response::json(StatusCode::OK, Body::list(stream)));
+        }
+        let body = Body::list(stream).collect().await.map_err(StatusError::internal_error)?.to_bytes();
+        Ok(response::json_as(StatusCode::OK, accepted, body))
+    }
+
+    /// The snapshot and the part of it that a list request asks for.
+    pub(crate) async fn page(&self, selection: Selection, options: &ListOptions) -> Result<Page, StatusError> {
+        let (snapshot, start, shown) = self.snapshot_for(&selection, options).await?;
+        let mut page = Page { start, end: None, meta: json!({}), snapshot, selection };
+        if options.limit > 0 {
+            page.cut(usize::try_from(options.limit).unwrap_or(usize::MAX));
+        }
+        page.meta["resourceVersion"] = shown.unwrap_or(page.snapshot.revision()).to_string().into();
+        if let Some(end) = &page.end {
+            let rest = end.strip_prefix(&page.selection.scope).unwrap_or_default().to_owned();
+            page.meta["continue"] = Token::new(page.snapshot.revision(), rest).encode().into();
+            if page.selection.is_everything() {
+                page.meta["remainingItemCount"] = page.snapshot.range(&page.selection.scope, end).count().into();
+            }
+            self.snapshots.keep(&page.snapshot);
+        }
+        Ok(page)
+    }
+
+    /// The snapshot, the key to start from, and the revision to show if it is not the snapshot's.
+    async fn snapshot_for(
+        &self,
+        selection: &Selection,
+        options: &ListOptions,
+    ) -> Result<(Snapshot, String, Option<i64>), StatusError> {
+        if let Some(text) = &options.continue_token {
+            let token = Token::decode(text)?;
+            let start = format!("{}{}", selection.scope, token.start);
+            if token.revision > 0 {
+                let snapshot = self.snapshots.at(token.revision).ok_or_else(|| continuation::expired(&token))?;
+                return Ok((snapshot, start, None));
+            }
+            self.refresh().await?;
+            return Ok((self.cache.snapshot(), start, None));
+        }
+        self.await_version(options.resource_version).await?;
+        let snapshot = self.cache.snapshot();
+        if options.resource_version_match == Some(ResourceVersionMatch::Exact)
+            && let Some(version) = options.resource_version
+        {
+            let revision = i64::try_from(version).unwrap_or(i64::MAX);
+            if snapshot.revision() == revision {
+                return Ok((snapshot, String::new(), None));
+            }
+            if revision < snapshot.revision() && self.unchanged_since(&selection.scope, revision) {
+                return Ok((snapshot, String::new(), Some(revision)));
+            }
+            let kept = self.snapshots.at(revision).ok_or_else(|| {
+                StatusError::expired("The resourceVersion for the provided list is too old.")
+            })?;
+            return Ok((kept, String::new(), None));
+        }
+        Ok((snapshot, String::new(), None))
+    }
+
+    /// Whether history shows that nothing in `scope` changed after `revision`.
+    fn unchanged_since(&self, scope: &str, revision: i64) -> bool {
+        let Ok(mut watcher) = self.cache.watch(scope, revision) else { return false };
+        let mut changes = Vec::new();
+        watcher.next_batch(&mut changes, 1).now_or_never().is_none()
+    }
+}
+
+/// Part of a snapshot.
+pub(crate) struct Page {
+    pub(crate) snapshot: Snapshot,
+    pub(crate) selection: Selection,
+    /// The first key; empty for the beginning of the scope.
+    start: String,
+    /// The first key that is not in the page any more.
+    end: Option<String>,
+    /// The list's metadata.
+    meta: serde_json::Value,
+}
+
+impl Page {
+    /// Ends the page after `limit` objects, if there are more.
+    fn cut(&mut self, limit: usize) {
+        let mut last: Option<&str> = None;
+        let mut count = 0;
+        for object in self.snapshot.range(&self.selection.scope, &self.start) {
+            if !self.selection.matches(object) {
+                continue;
+            }
+            if count == limit {
+                self.end = last.map(after);
+                return;
+            }
+            count += 1;
+            last = Some(object.key());
+        }
+    }
+
+    /// The objects of the page.
+    pub(crate) fn objects(&self) -> impl Iterator<Item = &Arc<skep_storage::Object>> {
+        self.snapshot
+            .range(&self.selection.scope, &self.start)
+            .take_while(|object| self.end.as_deref().is_none_or(|end| &**object.key() < end))
+            .filter(|object| self.selection.matches(object))
+    }
+}
+
+/// The smallest key after `key`.
+fn after(key: &str) -> String {
+    format!("{key}\0")
+}
+
+/// A list that is put together while it is sent. It holds the snapshot, not the response.
+pub(crate) struct ListStream {
+    page: Page,
+    viewer: Viewer,
+    stage: Stage,
+    any: bool,
+}
+
+#[derive(PartialEq, Eq)]
+enum Stage {
+    Head,
+    Items,
+    Done,
+}
+
+impl ListStream {
+    pub(crate) fn new(page: Page, viewer: Viewer) -> Self {
+        Self { page, viewer, stage: Stage::Head, any: false }
+    }
+
+    /// The next bytes of the response; none at its end.
+    pub(crate) fn next_chunk(&mut self) -> Option<Result<Bytes, BodyError>> {
+        let mut out = match self.stage {
+            Stage::Done => return None,
+            Stage::Head => self.viewer.list_head(&self.page.meta.to_string()),
+            Stage::Items => Vec::with_capacity(CHUNK + CHUNK / 4),
+        };
+        self.stage = Stage::Done;
+        let mut next = None;
+        for object in self.page.objects() {
+            if self.any {
+                out.push(b',');
+            }
+            self.any = true;
+            if let Err(error) = self.viewer.write_item(object.json(), &mut out) {
+                tracing::error!(key = %object.key(), %error, "an object cannot be shown");
+                return Some(Err(error.into()));
+            }
+            if out.len() >= CHUNK {
+                next = Some(after(object.key()));
+                self.stage = Stage::Items;
+                break;
+            }
+        }
+        match next {
+            Some(next) => self.page.start = next,
+            None => out.extend_from_slice(b"]}"),
+        }
+        Some(Ok(out.into()))
+    }
+}

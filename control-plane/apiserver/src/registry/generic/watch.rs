@@ -1,0 +1,238 @@
+//! GET with watch: frames shared by all watchers of an event.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::stream;
+use http::{Response, StatusCode};
+use rand::Rng as _;
+use skep_api::{options::ListOptions, status::StatusError};
+use skep_storage::{Error, Event, EventKind, Object as Cached, Snapshot, Watcher};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Registry,
+    commit::storage_error,
+    selection::Selection,
+    view::Viewer,
+};
+use crate::http::{body::Body, negotiate::{Accepted, Format, MEDIA_TYPES}, response};
+
+/// Events taken from the history at once.
+const BATCH: usize = 64;
+/// Upstream's minimum: a watch without timeout ends after one to two times this.
+const SHORTEST: Duration = Duration::from_secs(1800);
+/// How often a watcher that wants bookmarks gets one.
+const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
+
+impl Registry {
+    /// Answers a watch request. It ends with `shutdown`.
+    pub(crate) async fn watch(
+        &self,
+        selection: Selection,
+        options: &ListOptions,
+        viewer: Viewer,
+        accepted: &Accepted,
+        shutdown: CancellationToken,
+    ) -> Result<Response<Body>, StatusError> {
+        if accepted.format != Format::Json {
+            return Err(StatusError::not_acceptable(&MEDIA_TYPES[..1]));
+        }
+        let timeout = match options.timeout_seconds {
+            Some(seconds) if seconds > 0 => Duration::from_secs(seconds.min(u64::from(u32::MAX))),
+            _ => SHORTEST.mul_f64(1.0 + rand::rng().random::<f64>()),
+        };
+        let mut watch = Watch {
+            initial: None,
+            watcher: None,
+            batch: VecDeque::new(),
+            send_end: false,
+            error: None,
+            bookmarks: options.allow_watch_bookmarks,
+            next_bookmark: Instant::now() + BOOKMARK_INTERVAL.mul_f64(0.75 + rand::rng().random::<f64>() / 2.0),
+            deadline: Instant::now() + timeout,
+            first_table: true,
+            viewer,
+            kind: (self.info().kind.to_string(), self.info().api_version().into_owned()),
+            selection,
+            shutdown,
+        };
+        let initial = options.send_initial_events.unwrap_or(matches!(options.resource_version, None | Some(0)));
+        if initial {
+            self.await_version(options.resource_version).await?;
+            let (snapshot, watcher) = self.cache.snapshot_and_watch(&watch.selection.scope);
+            watch.initial = Some((snapshot, String::new()));
+            watch.watcher = Some(watcher);
+            watch.send_end = options.send_initial_events == Some(true) && options.allow_watch_bookmarks;
+        } else {
+            let from = match options.resource_version {
+                Some(version) if version > 0 => i64::try_from(version).unwrap_or(i64::MAX),
+                Some(_) => self.storage.revision(),
+                None => self.refresh().await?,
+            };
+            match self.cache.watch(&watch.selection.scope, from) {
+                Ok(watcher) => watch.watcher = Some(watcher),
+                // From here on upstream answers 200 and sends the error as an event.
+                Err(error) => watch.error = Some(error),
+            }
+        }
+        let frames = stream::unfold(Some(Box::new(watch)), |watch| async move {
+            let mut watch = watch?;
+            match watch.next_frame().await {
+                Next::Frame(frame) => Some((Ok(frame), Some(watch))),
+                Next::Last(frame) => Some((Ok(frame), None)),
+                Next::End => None,
+            }
+        });
+        Ok(response::json(StatusCode::OK, Body::stream(frames)))
+    }
+}
+
+struct Watch {
+    /// The snapshot whose objects are sent first, and the key to go on from.
+    initial: Option<(Snapshot, String)>,
+    watcher: Option<Watcher>,
+    batch: VecDeque<Arc<Event>>,
+    /// The bookmark that ends the initial events is due.
+    send_end: bool,
+    error: Option<Error>,
+    bookmarks: bool,
+    next_bookmark: Instant,
+    deadline: Instant,
+    first_table: bool,
+    viewer: Viewer,
+    /// Kind and apiVersion of bookmarks.
+    kind: (String, String),
+    selection: Selection,
+    shutdown: CancellationToken,
+}
+
+enum Next {
+    Frame(Bytes),
+    Last(Bytes),
+    End,
+}
+
+impl Watch {
+    async fn next_frame(&mut self) -> Next {
+        loop {
+            if let Some(error) = self.error.take() {
+                return Next::Last(error_frame(&storage_error(error)));
+            }
+            let made = match self.next_initial() {
+                Some(made) => made,
+                None => match self.next_change().await {
+                    Some(made) => made,
+                    None => return Next::End,
+                },
+            };
+            match made {
+                Ok(Some(frame)) => return Next::Frame(frame),
+                Ok(None) => {}
+                Err(error) => return Next::Last(error_frame(&error)),
+            }
+        }
+    }
+
+    /// The next of the initial events; none when they are all sent.
+    fn next_initial(&mut self) -> Option<Result<Option<Bytes>, StatusError>> {
+        let (snapshot, start) = self.initial.as_mut()?;
+        let found = snapshot.range(&self.selection.scope, start).find(|object| self.selection.matches(object)).cloned();
+        if let Some(object) = found {
+            *start = format!("{}\0", object.key());
+            return Some(self.made_frame("ADDED", object.json()).map(Some));
+        }
+        let revision = snapshot.revision();
+        self.initial = None;
+        if !self.send_end {
+            return None;
+        }
+        Some(Ok(Some(self.bookmark_frame(revision, true))))
+    }
+
+    /// The next change or bookmark; none when the watch ends.
+    async fn next_change(&mut self) -> Option<Result<Option<Bytes>, StatusError>> {
+        if let Some(event) = self.batch.pop_front() {
+            return Some(self.event_frame(&event));
+        }
+        let watcher = self.watcher.as_mut()?;
+        let mut batch = Vec::new();
+        tokio::select! {
+            biased;
+            () = self.shutdown.cancelled() => return None,
+            result = watcher.next_batch(&mut batch, BATCH) => {
+                self.batch = batch.into();
+                if let Err(error) = result {
+                    self.watcher = None;
+                    self.error = Some(error);
+                }
+            }
+            () = tokio::time::sleep_until(self.deadline) => return None,
+            () = tokio::time::sleep_until(self.next_bookmark), if self.bookmarks => {
+                self.next_bookmark = Instant::now() + BOOKMARK_INTERVAL;
+                let revision = watcher.bookmark();
+                return Some(Ok(Some(self.bookmark_frame(revision, false))));
+            }
+        }
+        Some(Ok(None))
+    }
+
+    fn event_frame(&mut self, event: &Event) -> Result<Option<Bytes>, StatusError> {
+        let seen = if self.selection.is_everything() {
+            Some(event.kind)
+        } else {
+            event.seen_by(|object| self.selection.matches(object))
+        };
+        let Some(kind) = seen else { return Ok(None) };
+        if self.viewer.is_whole() {
+            return Ok(Some(event.frame_as(kind)));
+        }
+        let name = match kind {
+            EventKind::Added => "ADDED",
+            EventKind::Modified => "MODIFIED",
+            EventKind::Deleted => "DELETED",
+        };
+        // An object that stops to match is shown as it was, at the revision of the change.
+        let json = match (&event.previous, event.kind, kind) {
+            (Some(previous), EventKind::Modified, EventKind::Deleted) => Cached::json_at(previous, event.revision),
+            _ => event.object.json().clone(),
+        };
+        self.made_frame(name, &json).map(Some)
+    }
+
+    fn made_frame(&mut self, kind: &str, json: &Bytes) -> Result<Bytes, StatusError> {
+        let object = self.viewer.single(json, self.first_table)?;
+        self.first_table = false;
+        Ok(frame(kind, &object))
+    }
+
+    fn bookmark_frame(&self, revision: i64, initial_events_end: bool) -> Bytes {
+        let (kind, api_version) = &self.kind;
+        let annotations =
+            if initial_events_end { r#","annotations":{"k8s.io/initial-events-end":"true"}"# } else { "" };
+        let object = format!(
+            r#"{{"kind":"{kind}","apiVersion":"{api_version}","metadata":{{"resourceVersion":"{revision}","creationTimestamp":null{annotations}}}}}"#
+        );
+        // A table's bookmark is a table too.
+        match self.viewer.bookmark(object.as_bytes()) {
+            Some(table) => frame("BOOKMARK", &table),
+            None => frame("BOOKMARK", object.as_bytes()),
+        }
+    }
+}
+
+fn frame(kind: &str, object: &[u8]) -> Bytes {
+    let mut out = Vec::with_capacity(object.len() + kind.len() + 24);
+    out.extend_from_slice(b"{\"type\":\"");
+    out.extend_from_slice(kind.as_bytes());
+    out.extend_from_slice(b"\",\"object\":");
+    out.extend_from_slice(object);
+    out.extend_from_slice(b"}\n");
+    out.into()
+}
+
+fn error_frame(error: &StatusError) -> Bytes {
+    // A Status is strings and numbers: it always serialises.
+    frame("ERROR", &serde_json::to_vec(error.status()).unwrap_or_default())
+}

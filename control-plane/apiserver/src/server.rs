@@ -1,0 +1,239 @@
+//! The server: wires the pipeline and serves it over TLS.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
+    service::TowerToHyperService,
+};
+use rustls::ServerConfig;
+use skep_storage::ResourceSchema;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::timeout,
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Config, Error,
+    admission::Admission,
+    authn,
+    bootstrap,
+    discovery::Discovery,
+    dispatch::Registries,
+    error::Result,
+    health::Health,
+    kubelet_proxy::KubeletProxy,
+    limits::Limits,
+    metrics::Metrics,
+    registry::{
+        generic::{Registry, continuation::Snapshots},
+        table,
+    },
+    service::{ApiService, Shared},
+    user::UserInfo,
+};
+
+/// A client must have shaken hands by then.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A client must have sent the head of a request by then.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(32);
+/// Requests of one HTTP/2 connection at once (upstream: 250, for clients that share connections 1000).
+const MAX_STREAMS: u32 = 1000;
+/// How long requests under way may take to end once the server is told to stop.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The API server.
+pub struct ApiServer {
+    shared: Arc<Shared>,
+    max_connections: usize,
+    stop_bootstrap: CancellationToken,
+}
+
+/// What storage should be connected with, so that every resource is loaded at once.
+pub fn resource_schemas() -> Vec<ResourceSchema> {
+    table::strategies(None).iter().map(|strategy| schema(&**strategy)).chain(table::allocation_schemas()).collect()
+}
+
+fn schema(strategy: &dyn crate::registry::erased::AnyStrategy) -> ResourceSchema {
+    ResourceSchema::new(strategy.prefix()).with_fields(strategy.selectable_fields())
+}
+
+impl ApiServer {
+    /// Prepares to serve: opens the registries and creates what every cluster has.
+    ///
+    /// # Errors
+    /// When storage does not answer, or the configuration makes no sense.
+    pub async fn new(config: Config) -> Result<Self> {
+        let storage = &config.storage;
+        for schema in table::allocation_schemas() {
+            open(&config, schema).await?;
+        }
+        let allocators = table::Allocators::new(&config)?;
+        let strategies = table::strategies(Some(&allocators));
+        let mut opened = Vec::new();
+        for strategy in strategies {
+            let cache = open(&config, schema(&*strategy)).await?;
+            opened.push((strategy, cache));
+        }
+        let admission = Arc::new(Admission::new(storage));
+        let infos: Vec<_> = opened.iter().map(|(strategy, _)| strategy.info()).collect();
+        let registries = opened
+            .into_iter()
+            .map(|(strategy, cache)| Registry {
+                strategy,
+                cache,
+                storage: storage.clone(),
+                snapshots: Snapshots::default(),
+                admission: Arc::clone(&admission),
+            })
+            .collect();
+        let shutdown = CancellationToken::new();
+        let shared = Arc::new(Shared {
+            registries: Registries::new(registries),
+            authorizer: Arc::clone(&config.authorizer),
+            discovery: Discovery::new(&infos, &authority(&config)),
+            health: Health::new(storage.clone(), shutdown.clone()),
+            limits: Limits::new(config.max_reads_in_flight, config.max_writes_in_flight),
+            metrics: Metrics::new(storage),
+            kubelet: KubeletProxy::new(Arc::clone(&config.kubelet_client)),
+            shutdown,
+        });
+        bootstrap::run(&shared.registries, &config).await?;
+        let stop_bootstrap = CancellationToken::new();
+        bootstrap::keep(Arc::downgrade(&shared), config.clone(), stop_bootstrap.clone());
+        Ok(Self { shared, max_connections: config.max_connections, stop_bootstrap })
+    }
+
+    /// The pipeline, for clients inside the process.
+    pub fn service(&self) -> ApiService {
+        ApiService::new(Arc::clone(&self.shared))
+    }
+
+    /// Serves TLS connections until `shutdown`, then lets requests under way end; watches are ended.
+    ///
+    /// # Errors
+    /// When the listener breaks.
+    pub async fn serve(self, listener: TcpListener, tls: Arc<ServerConfig>, shutdown: CancellationToken) -> Result<()> {
+        let acceptor = TlsAcceptor::from(with_alpn(tls));
+        let graceful = GracefulShutdown::new();
+        let room = Arc::new(Semaphore::new(self.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
+        let service = self.service();
+        loop {
+            let permit = tokio::select! {
+                () = shutdown.cancelled() => break,
+                permit = Arc::clone(&room).acquire_owned() => permit.map_err(|error| Error::Config(error.to_string()))?,
+            };
+            let stream = tokio::select! {
+                () = shutdown.cancelled() => break,
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => stream,
+                    Err(error) if is_passing(&error) => {
+                        tracing::warn!(%error, "a connection could not be accepted");
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                        continue;
+                    }
+                    Err(error) => return Err(error.into()),
+                },
+            };
+            let connection = connection(stream, acceptor.clone(), service.clone(), graceful.watcher());
+            tokio::spawn(async move {
+                connection.await;
+                drop(permit);
+            });
+        }
+        drop(listener);
+        self.stop();
+        if timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err() {
+            tracing::warn!("requests were still under way when the server stopped");
+        }
+        Ok(())
+    }
+
+    /// Ends watches and the server's own tasks. Requests of clients inside the process go on being answered.
+    pub fn stop(&self) {
+        self.shared.shutdown.cancel();
+        self.stop_bootstrap.cancel();
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        self.stop_bootstrap.cancel();
+    }
+}
+
+async fn open(config: &Config, schema: ResourceSchema) -> Result<skep_storage::Resource> {
+    match config.storage.resource(&schema.prefix) {
+        Some(resource) => Ok(resource),
+        None => Ok(config.storage.add_resource(schema).await?),
+    }
+}
+
+/// `host:port` as clients write it.
+fn authority(config: &Config) -> String {
+    std::net::SocketAddr::new(config.advertise_address, config.secure_port).to_string()
+}
+
+/// The TLS configuration, offering both versions of HTTP if it offers none.
+fn with_alpn(tls: Arc<ServerConfig>) -> Arc<ServerConfig> {
+    if !tls.alpn_protocols.is_empty() {
+        return tls;
+    }
+    let mut tls = (*tls).clone();
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Arc::new(tls)
+}
+
+/// Errors of one connection or of a moment, not of the listener.
+fn is_passing(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    const EMFILE: i32 = 24;
+    const ENFILE: i32 = 23;
+    matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted)
+        || matches!(error.raw_os_error(), Some(EMFILE | ENFILE))
+}
+
+/// Serves one connection to its end.
+fn connection(
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+    service: ApiService,
+    watcher: hyper_util::server::graceful::Watcher,
+) -> impl Future<Output = ()> + Send {
+    async move {
+        // Answers are small and awaited: they must not wait for more to fill a packet.
+        let _ = stream.set_nodelay(true);
+        let tls = match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+            Ok(Ok(tls)) => tls,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "TLS handshake failed");
+                return;
+            }
+            Err(_) => return,
+        };
+        let user = match authn::certificate_user(tls.get_ref().1) {
+            Ok(user) => user.unwrap_or_else(UserInfo::anonymous),
+            Err(error) => {
+                tracing::debug!(%error, "a client certificate names no user");
+                UserInfo::anonymous()
+            }
+        };
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(MAX_STREAMS)
+            .keep_alive_interval(Duration::from_secs(30))
+            .keep_alive_timeout(Duration::from_secs(20));
+        let service = TowerToHyperService::new(service.with_user(user));
+        let connection = builder.serve_connection(TokioIo::new(tls), service);
+        if let Err(error) = watcher.watch(connection).await {
+            tracing::debug!(%error, "a connection broke");
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! The pipeline every request goes through, as a `tower::Service`.
+
+use std::{
+    convert::Infallible,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use futures::{FutureExt, future::BoxFuture};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use jiff::Timestamp;
+use skep_api::{
+    request::{RequestInfo, Verb},
+    status::StatusError,
+};
+use tokio_util::sync::CancellationToken;
+use tower::Service;
+use uuid::Uuid;
+
+use crate::{
+    authz::{self, Authorizer},
+    discovery::Discovery,
+    dispatch::{Call, Registries},
+    health::Health,
+    http::{
+        body::{Body, BodyError},
+        negotiate::accept_plain,
+        request_body::{self, RequestBody},
+        response,
+    },
+    kubelet_proxy::KubeletProxy,
+    limits::Limits,
+    metrics::{Counted, Metrics},
+    user::{ANONYMOUS, UserInfo},
+    version,
+};
+
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+
+/// What all requests share.
+pub(crate) struct Shared {
+    pub(crate) registries: Registries,
+    pub(crate) authorizer: Arc<dyn Authorizer>,
+    pub(crate) discovery: Discovery,
+    pub(crate) health: Health,
+    pub(crate) limits: Limits,
+    pub(crate) metrics: Metrics,
+    pub(crate) kubelet: KubeletProxy,
+    /// Ends watches and logs.
+    pub(crate) shutdown: CancellationToken,
+}
+
+/// The API server as a service: the same for connections from the network and for clients in the process.
+///
+/// A request acts as the [`UserInfo`] in its extensions, else as the one given to [`ApiService::with_user`], else as
+/// nobody. `kube::Client::new(service.with_user(..), "default")` makes a client of it.
+#[derive(Clone)]
+pub struct ApiService {
+    shared: Arc<Shared>,
+    user: Option<UserInfo>,
+}
+
+impl ApiService {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, user: None }
+    }
+
+    /// The same service, acting as `user` where a request does not say otherwise.
+    pub fn with_user(&self, user: UserInfo) -> Self {
+        Self { shared: Arc::clone(&self.shared), user: Some(user) }
+    }
+}
+
+impl<B> Service<Request<B>> for ApiService
+where
+    B: http_body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BodyError>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let shared = Arc::clone(&self.shared);
+        let user = self.user.clone();
+        let request = request.map(request_body::erase);
+        async move { Ok(shared.handle(request, user).await) }.boxed()
+    }
+}
+
+impl Shared {
+    async fn handle(&self, request: Request<RequestBody>, user: Option<UserInfo>) -> Response<Body> {
+        let started = Instant::now();
+        let (mut parts, body) = request.into_parts();
+        let audit_id = parts
+            .headers
+            .get(AUDIT_ID)
+            .cloned()
+            .or_else(|| HeaderValue::try_from(Uuid::new_v4().to_string()).ok());
+        let user = parts.extensions.remove::<UserInfo>().or(user).unwrap_or_else(UserInfo::anonymous);
+        let head = parts.method == Method::HEAD;
+        let mut counted = None;
+        let mut response = match RequestInfo::parse(&parts.method, &parts.uri) {
+            Ok(info) => {
+                counted = Some(Counted::new(&info, self.registries.find(&info).is_some()));
+                let answer = AssertUnwindSafe(self.answer(&info, &parts.headers, body, &user)).catch_unwind().await;
+                match answer {
+                    Ok(Ok(response)) => response,
+                    Ok(Err(error)) => {
+                        log(&info, &user, &error);
+                        response::status_error(&error)
+                    }
+                    Err(_) => {
+                        tracing::error!(verb = %info.verb, path = %info.path, "a request made the server panic");
+                        response::status_error(&StatusError::internal_error("the server panicked; this is a bug"))
+                    }
+                }
+            }
+            Err(error) => response::status_error(&error),
+        };
+        if let Some(audit_id) = audit_id {
+            response.headers_mut().insert(AUDIT_ID, audit_id);
+        }
+        if head {
+            *response.body_mut() = Body::empty();
+        }
+        if let Some(counted) = counted {
+            self.metrics.count(counted, response.status(), started.elapsed());
+        }
+        response
+    }
+
+    async fn answer(
+        &self,
+        info: &RequestInfo,
+        headers: &http::HeaderMap,
+        body: RequestBody,
+        user: &UserInfo,
+    ) -> Result<Response<Body>, StatusError> {
+        if user.name == ANONYMOUS && !authz::is_public(info) {
+            return Err(StatusError::unauthorized("Unauthorized"));
+        }
+        let long_running = info.verb == Verb::Watch || info.subresource.as_deref() == Some("log");
+        let _permit = if long_running { None } else { Some(self.limits.enter(info.verb.is_read_only())?) };
+        if !self.authorizer.allows(user, info) {
+            return Err(authz::forbidden(user, info));
+        }
+        if !info.is_resource_request {
+            return self.path(info, headers);
+        }
+        let call = Call {
+            request: info,
+            headers,
+            body,
+            user,
+            registries: &self.registries,
+            shutdown: &self.shutdown,
+            kubelet: &self.kubelet,
+            now: Timestamp::now(),
+        };
+        let response = call.answer().await?;
+        Ok(if long_running { self.count_stream(response) } else { response })
+    }
+
+    /// What is not a resource.
+    fn path(&self, info: &RequestInfo, headers: &http::HeaderMap) -> Result<Response<Body>, StatusError> {
+        if let Some(response) = self.health.respond(&info.path, &info.query) {
+            return Ok(response);
+        }
+        let reads = matches!(info.verb, Verb::Get | Verb::Head);
+        let path = info.path.trim_end_matches('/');
+        match path {
+            "/version" if reads => {
+                Ok(response::object(StatusCode::OK, &accept_plain(headers)?, &version::info()))
+            }
+            "/metrics" if reads => Ok(self.metrics.respond(&self.limits)),
+            _ if reads => match self.discovery.respond(path, headers) {
+                Some(answer) => answer,
+                None => Err(StatusError::generic_not_found()),
+            },
+            _ => Err(StatusError::generic_not_found()),
+        }
+    }
+
+    /// Counts a watch or log until its body ends, and ends it with the server.
+    fn count_stream(&self, response: Response<Body>) -> Response<Body> {
+        struct Running(prometheus_client::metrics::gauge::Gauge<i64, std::sync::atomic::AtomicI64>);
+        impl Drop for Running {
+            fn drop(&mut self) {
+                self.0.dec();
+            }
+        }
+        self.metrics.long_running.inc();
+        let running = Running(self.metrics.long_running.clone());
+        response.map(|body| body.guarded(running, self.shutdown.clone()))
+    }
+}
+
+/// Server faults are worth a line; what clients do wrong is not.
+fn log(info: &RequestInfo, user: &UserInfo, error: &StatusError) {
+    if error.code().is_server_error() {
+        tracing::warn!(
+            verb = %info.verb, path = %info.path, user = %user.name, code = error.code().as_u16(), %error,
+            "request failed"
+        );
+    } else {
+        tracing::debug!(verb = %info.verb, path = %info.path, user = %user.name, code = error.code().as_u16(), %error);
+    }
+}

@@ -1,0 +1,5 @@
+//! Subresources that are not the object itself. One file each.
+
+pub(crate) mod binding;
+pub(crate) mod log;
+pub(crate) mod scale;
