@@ -1,0 +1,60 @@
+//! The maps. User space pins each under its name and may change its capacity when it first creates it.
+//!
+//! `BPF_F_NO_PREALLOC` everywhere but in the LRU maps (which must preallocate): memory follows the number of entries,
+//! and an update publishes a whole new element instead of changing one under a reader.
+
+use aya_ebpf::{
+    Global,
+    bindings::BPF_F_NO_PREALLOC,
+    macros::map,
+    maps::{HashMap, LruHashMap, PerCpuHashMap},
+};
+use skep_ebpf_common::{
+    BackendValue, PeerKey, PeerValue, ServiceCounters, ServiceInfo, ServiceKey, ServiceValue, SlotKey, SlotValue,
+    StickyKey, StickyValue,
+};
+
+/// Service port -> live generation.
+#[map]
+pub(crate) static SERVICES: HashMap<ServiceKey, ServiceValue> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+
+/// Place in a generation -> backend id.
+#[map]
+pub(crate) static SLOTS: HashMap<SlotKey, SlotValue> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+
+/// Backend id -> where it is.
+#[map]
+pub(crate) static BACKENDS: HashMap<u32, BackendValue> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+
+/// Every known virtual address -> number of its ports. Tells "no such port of a Service" from "no Service".
+#[map]
+pub(crate) static VIPS: HashMap<u32, u32> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+
+/// Unconnected UDP socket and virtual address -> the backend it got.
+#[map]
+pub(crate) static STICKY: LruHashMap<StickyKey, StickyValue> = LruHashMap::with_max_entries(65_536, 0);
+
+/// UDP socket and backend -> the virtual address to show. Apart from TCP's, so that many connects cannot push it out.
+#[map]
+pub(crate) static UDP_PEERS: LruHashMap<PeerKey, PeerValue> = LruHashMap::with_max_entries(65_536, 0);
+
+/// TCP socket and backend -> the virtual address to show.
+#[map]
+pub(crate) static TCP_PEERS: LruHashMap<PeerKey, PeerValue> = LruHashMap::with_max_entries(65_536, 0);
+
+/// Service id -> counters.
+#[map]
+pub(crate) static SERVICE_STATS: PerCpuHashMap<u32, ServiceCounters> =
+    PerCpuHashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+
+/// Backend id -> how often it was chosen.
+#[map]
+pub(crate) static BACKEND_STATS: PerCpuHashMap<u32, u64> = PerCpuHashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+
+/// Service id -> names; only user space reads it. `#[used]` by being public in the object.
+#[map]
+pub(crate) static SERVICE_INFO: HashMap<u32, ServiceInfo> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+
+/// 1 where the kernel has `bpf_set_retval` (5.18). Set before loading; the verifier then drops the other branch.
+#[unsafe(no_mangle)]
+pub(crate) static HAS_SET_RETVAL: Global<u8> = Global::new(0);
