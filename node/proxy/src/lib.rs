@@ -1,1 +1,38 @@
+//! Service networking of a node: ClusterIP traffic is translated in the kernel, at the socket.
 //!
+//! ```text
+//! API -> watch -> tracker (Services + EndpointSlices -> service ports) -> Programmer -> pinned maps <- kernel programs
+//!                                                                                            ^
+//!                                                                             maps::Reader (skepctl)
+//! ```
+//!
+//! - [`Proxy::load`] loads or takes over the kernel programs, [`Proxy::run`] follows the API, [`Proxy::cleanup`] removes
+//!   everything. A daemon that dies leaves everything serving.
+//! - [`Programmer`] writes service ports into the maps; [`bench`] measures it without a cluster.
+//! - [`maps::Reader`] shows what the kernel serves. Names of services live in a pinned map beside the others: that survives
+//!   the daemon, cannot disagree with the maps after a crash or a reboot, and goes with them.
+#![deny(unsafe_code)]
+
+pub mod bench;
+mod bpffs;
+mod cgroup;
+mod config;
+mod error;
+mod kernel;
+mod log;
+pub mod maps;
+pub mod metrics;
+mod object;
+pub mod programmer;
+mod proxy;
+pub mod service;
+mod sys;
+mod tracker;
+
+pub use config::{Config, MapSizes};
+pub use error::{Error, Result};
+pub use metrics::Metrics;
+pub use object::Attachment;
+pub use programmer::Programmer;
+pub use proxy::Proxy;
+pub use service::{Frontend, Protocol, Service, ServicePortName, ServiceTable};

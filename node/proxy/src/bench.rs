@@ -1,0 +1,156 @@
+//! How fast services get into the kernel, measured on this kernel's maps without a cluster.
+
+use std::{
+    fmt,
+    net::{Ipv4Addr, SocketAddrV4},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    MapSizes, Programmer, Result, bpffs, kernel, object,
+    service::{Frontend, Protocol, Service, ServicePortName, ServiceTable},
+};
+
+/// How many single changes [`run`] averages over.
+const CHANGES: u32 = 1_000;
+
+/// What was measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Report {
+    /// Service ports.
+    pub services: usize,
+    /// Backends of each.
+    pub endpoints: usize,
+    /// From empty maps to all served.
+    pub bulk: Duration,
+    /// Map writes that took.
+    pub bulk_writes: u64,
+    /// As `bulk`, with one call per entry instead of batches.
+    pub bulk_unbatched: Duration,
+    /// Exchanging one endpoint of one service, on average, with everything else in the maps.
+    pub change: Duration,
+    /// Map writes of one such change.
+    pub change_writes: u64,
+    /// A new daemon reading the maps back.
+    pub recover: Duration,
+    /// Comparing everything when nothing changed.
+    pub resync: Duration,
+    /// Map writes of that comparison.
+    pub resync_writes: u64,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} services x {} endpoints", self.services, self.endpoints)?;
+        writeln!(f, "  from empty          {:>10.1?}  ({} map writes)", self.bulk, self.bulk_writes)?;
+        writeln!(f, "  from empty, single  {:>10.1?}", self.bulk_unbatched)?;
+        writeln!(f, "  one endpoint        {:>10.1?}  ({} map writes)", self.change, self.change_writes)?;
+        writeln!(f, "  read back           {:>10.1?}", self.recover)?;
+        write!(f, "  nothing changed     {:>10.1?}  ({} map writes)", self.resync, self.resync_writes)
+    }
+}
+
+/// Measures with maps of its own below `bpf_root`, which must not be in use; they are removed afterwards. Nothing is
+/// attached, so no traffic is touched.
+///
+/// # Errors
+/// As [`crate::Proxy::load`] and [`Programmer::sync`].
+pub fn run(bpf_root: &Path, services: usize, endpoints: usize) -> Result<Report> {
+    let result = measure(bpf_root, services, endpoints);
+    bpffs::cleanup(bpf_root)?;
+    result
+}
+
+/// `services` service ports, one Service each, with `endpoints` backends of their own.
+pub fn table(services: usize, endpoints: usize) -> ServiceTable {
+    (0..services)
+        .map(|n| {
+            let vip = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 96, 0, 0)) + n as u32);
+            let frontend = Frontend { vip, port: 80, protocol: Protocol::Tcp };
+            let name =
+                ServicePortName { namespace: "bench".into(), name: format!("service-{n}").into(), port: "http".into() };
+            (frontend, Service::new(name, (0..endpoints).map(|m| endpoint(n * endpoints + m)).collect()))
+        })
+        .collect()
+}
+
+fn endpoint(n: usize) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 128, 0, 0)) + n as u32), 8080)
+}
+
+fn measure(bpf_root: &Path, services: usize, endpoints: usize) -> Result<Report> {
+    kernel::check()?;
+    let paths = bpffs::prepare(bpf_root)?;
+    let _lock = bpffs::lock(bpf_root, &paths)?;
+    let room = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let sizes = MapSizes {
+        services: room(services.max(1024)),
+        backends: room((services * endpoints + endpoints + 1).max(1024)),
+        ..MapSizes::default()
+    };
+    let _ebpf = object::load(&paths, &sizes)?;
+    let table = table(services, endpoints);
+
+    let mut programmer = Programmer::open(&paths.maps)?;
+    programmer.set_batching(false);
+    let started = Instant::now();
+    programmer.sync(&table)?;
+    let bulk_unbatched = started.elapsed();
+
+    programmer.set_batching(true);
+    programmer.sync(&ServiceTable::new())?;
+    let before = programmer.writes();
+    let started = Instant::now();
+    programmer.sync(&table)?;
+    let bulk = started.elapsed();
+    let bulk_writes = programmer.writes().updates - before.updates;
+
+    // One endpoint leaves and another comes: what a rolling update does to a service.
+    let changed: Vec<(Frontend, Service, Service)> = table
+        .iter()
+        .take(CHANGES as usize)
+        .map(|(frontend, service)| {
+            let mut backends = service.backends().to_vec();
+            if let Some(last) = backends.last_mut() {
+                *last = endpoint(services * endpoints);
+            }
+            (*frontend, service.clone(), Service::new(service.name().clone(), backends))
+        })
+        .collect();
+    let before = programmer.writes();
+    let started = Instant::now();
+    for (frontend, _, other) in &changed {
+        programmer.apply(frontend, other)?;
+    }
+    let number = u32::try_from(changed.len()).unwrap_or(1).max(1);
+    let change = started.elapsed() / number;
+    let after = programmer.writes();
+    let change_writes = (after.updates + after.deletes - before.updates - before.deletes) / u64::from(number);
+    for (frontend, service, _) in &changed {
+        programmer.apply(frontend, service)?;
+    }
+    drop(programmer);
+
+    let started = Instant::now();
+    let mut programmer = Programmer::open(&paths.maps)?;
+    let recover = started.elapsed();
+    let before = programmer.writes();
+    let started = Instant::now();
+    programmer.sync(&table)?;
+    let resync = started.elapsed();
+    let after = programmer.writes();
+    let resync_writes = after.updates + after.deletes - before.updates - before.deletes;
+    Ok(Report {
+        services,
+        endpoints,
+        bulk,
+        bulk_writes,
+        bulk_unbatched,
+        change,
+        change_writes,
+        recover,
+        resync,
+        resync_writes,
+    })
+}

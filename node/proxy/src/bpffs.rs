@@ -1,0 +1,222 @@
+//! The place of the pins: a BPF file system, mounted if need be, and taken down again by [`cleanup`].
+//!
+//! ```text
+//! <bpf root>/mounted-by-skep/   there if we mounted the file system (a BPF file system holds no plain files)
+//! <bpf root>/v1/maps/SERVICES ...
+//! <bpf root>/v1/links/connect4-<program tag>-<cgroup id> ...
+//! <bpf root>/v1/programs/connect4-<program tag>-<cgroup id> ...
+//! ```
+
+use std::{
+    ffi::OsString,
+    fs::{self, File, TryLockError},
+    io,
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+};
+use skep_ebpf_common::LAYOUT_VERSION;
+
+use crate::{Error, Result, cgroup::unescape};
+
+/// Where BPF file systems are mounted by custom. Nothing can be created beside it, so it is mounted as a whole.
+const SYSTEM: &str = "/sys/fs/bpf";
+
+const MARKER: &str = "mounted-by-skep";
+
+/// Folders of the pins.
+#[derive(Clone, Debug)]
+pub(crate) struct Paths {
+    pub(crate) version: PathBuf,
+    pub(crate) maps: PathBuf,
+    pub(crate) links: PathBuf,
+    pub(crate) programs: PathBuf,
+}
+
+impl Paths {
+    pub(crate) fn new(bpf_root: &Path) -> Self {
+        let version = bpf_root.join(format!("v{LAYOUT_VERSION}"));
+        Self { maps: version.join("maps"), links: version.join("links"), programs: version.join("programs"), version }
+    }
+
+    fn all(&self) -> [&Path; 3] {
+        [&self.maps, &self.links, &self.programs]
+    }
+}
+
+/// Makes sure the folders exist on a BPF file system.
+pub(crate) fn prepare(bpf_root: &Path) -> Result<Paths> {
+    let mounted = if is_bpffs(&existing(bpf_root)) { false } else { mount_for(bpf_root)? };
+    let paths = Paths::new(bpf_root);
+    for path in paths.all() {
+        fs::create_dir_all(path).map_err(Error::io(format!("create {}", path.display())))?;
+    }
+    if mounted {
+        let marker = bpf_root.join(MARKER);
+        fs::create_dir_all(&marker).map_err(Error::io(format!("create {}", marker.display())))?;
+    }
+    Ok(paths)
+}
+
+/// Takes the lock that keeps a second daemon off these maps. It is gone with the process that holds it.
+pub(crate) fn lock(bpf_root: &Path, paths: &Paths) -> Result<File> {
+    let what = || format!("lock {}", paths.version.display());
+    let folder = File::open(&paths.version).map_err(Error::io(what()))?;
+    match folder.try_lock() {
+        Ok(()) => Ok(folder),
+        Err(TryLockError::WouldBlock) => Err(Error::Busy(bpf_root.to_owned())),
+        Err(TryLockError::Error(source)) => Err(Error::io(what())(source)),
+    }
+}
+
+/// Removes every pin below `bpf_root`, and the mount if [`prepare`] made it. Programs detach and maps vanish with their
+/// pins, unless a process still holds them. Nothing there is no error.
+///
+/// # Errors
+/// When another process holds the lock, or a file operation fails.
+pub(crate) fn cleanup(bpf_root: &Path) -> Result<()> {
+    if !bpf_root.exists() || !is_bpffs(bpf_root) {
+        return Ok(());
+    }
+    let paths = Paths::new(bpf_root);
+    let lock = if paths.version.exists() { Some(lock(bpf_root, &paths)?) } else { None };
+    let mounted = bpf_root.join(MARKER).exists();
+    for entry in fs::read_dir(bpf_root).map_err(Error::io(format!("read {}", bpf_root.display())))? {
+        let entry = entry.map_err(Error::io(format!("read {}", bpf_root.display())))?;
+        if is_layout(&entry.path()) {
+            remove_layout(&entry.path())?;
+        }
+    }
+    // An open folder would keep the file system busy.
+    drop(lock);
+    if mounted {
+        let marker = bpf_root.join(MARKER);
+        fs::remove_dir(&marker).map_err(Error::io(format!("remove {}", marker.display())))?;
+    }
+    let point = mount_point(bpf_root);
+    if point != bpf_root {
+        // Someone else's pins in it keep it.
+        let _ = fs::remove_dir(bpf_root);
+    }
+    // The kernel's own `maps.debug` and `progs.debug` are no pins: those have no dot in their names.
+    let is_pin = |name: OsString| !name.as_encoded_bytes().contains(&b'.');
+    let empty = fs::read_dir(&point).is_ok_and(|entries| !entries.flatten().any(|entry| is_pin(entry.file_name())));
+    if mounted && empty {
+        umount2(&point, MntFlags::empty())
+            .map_err(|errno| Error::io(format!("unmount {}", point.display()))(errno.into()))?;
+    }
+    Ok(())
+}
+
+/// Removes pins of other layout versions; called once this version's programs are attached.
+pub(crate) fn remove_other_versions(bpf_root: &Path, paths: &Paths) -> Result<()> {
+    for entry in fs::read_dir(bpf_root).map_err(Error::io(format!("read {}", bpf_root.display())))?.flatten() {
+        let path = entry.path();
+        if path != paths.version && is_layout(&path) {
+            tracing::info!(path = %path.display(), "removing the pins of another version");
+            remove_layout(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// The files pinned in a folder; none if it is not there.
+pub(crate) fn pins(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::io(format!("read {}", folder.display()))(error)),
+    };
+    let mut pins: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    pins.sort();
+    Ok(pins)
+}
+
+/// Removes one pin; one that is gone already is no error.
+pub(crate) fn unpin(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io(format!("remove {}", path.display()))(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// `v<number>`, and nothing else, is ours to remove.
+fn is_layout(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix('v'));
+    name.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Links first: nothing must run on maps that are half gone.
+fn remove_layout(version: &Path) -> Result<()> {
+    for folder in ["links", "programs", "maps"] {
+        let folder = version.join(folder);
+        for pin in pins(&folder)? {
+            unpin(&pin)?;
+        }
+        if folder.exists() {
+            fs::remove_dir(&folder).map_err(Error::io(format!("remove {}", folder.display())))?;
+        }
+    }
+    fs::remove_dir(version).map_err(Error::io(format!("remove {}", version.display())))
+}
+
+/// Mounts a BPF file system such that `bpf_root` lies in it.
+fn mount_for(bpf_root: &Path) -> Result<bool> {
+    let point = if bpf_root.starts_with(SYSTEM) { Path::new(SYSTEM) } else { bpf_root };
+    if point != Path::new(SYSTEM) {
+        fs::create_dir_all(point).map_err(Error::io(format!("create {}", point.display())))?;
+    }
+    tracing::info!(path = %point.display(), "mounting a BPF file system");
+    mount(
+        Some("bpf"),
+        point,
+        Some("bpf"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+        Some("mode=0700"),
+    )
+    .map_err(|errno| {
+        let what = format!("mount a BPF file system on {} (needs CAP_SYS_ADMIN)", point.display());
+        Error::io(what)(errno.into())
+    })?;
+    Ok(true)
+}
+
+fn is_bpffs(path: &Path) -> bool {
+    statfs(path).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC)
+}
+
+/// The nearest ancestor that exists.
+fn existing(path: &Path) -> PathBuf {
+    path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/")).to_owned()
+}
+
+/// The mount point `path` lies below.
+fn mount_point(path: &Path) -> PathBuf {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(|point| PathBuf::from(unescape(point)))
+        .filter(|point| path.starts_with(point))
+        .max_by_key(|point| point.as_os_str().len())
+        .unwrap_or_else(|| PathBuf::from("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_numbered_versions_are_ours_to_remove() {
+        assert!(is_layout(Path::new("/x/v1")));
+        assert!(is_layout(Path::new("/x/v12")));
+        for other in ["/x/v", "/x/vip", "/x/1", "/x/mounted-by-skep", "/x/v1x"] {
+            assert!(!is_layout(Path::new(other)), "{other}");
+        }
+    }
+}

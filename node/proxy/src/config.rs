@@ -1,0 +1,52 @@
+//! What can be chosen.
+
+use std::path::PathBuf;
+
+/// Configuration of the service data plane.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Folder, on a BPF file system, below which maps and links are pinned. Default `/sys/fs/bpf/skep`.
+    pub bpf_root: PathBuf,
+    /// The cgroup whose processes are served. Default: the root of the mounted cgroup2 file system.
+    pub cgroup_root: Option<PathBuf>,
+    /// This node's name; decides which endpoints are local for `internalTrafficPolicy: Local`.
+    pub node_name: Option<String>,
+    /// Capacities of the maps.
+    pub maps: MapSizes,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            bpf_root: PathBuf::from("/sys/fs/bpf/skep"),
+            cgroup_root: None,
+            node_name: None,
+            maps: MapSizes::default(),
+        }
+    }
+}
+
+/// Capacities, in entries. They count when a map is first created; pinned maps keep theirs.
+///
+/// Memory of the defaults: about 15 MiB of hash buckets (16 bytes per entry, rounded up to a power of two) plus 16 MiB of
+/// preallocated LRU entries. All other entries are allocated as they come: about 0.5 KiB per service port (most of
+/// it names) and 0.2 KiB per backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapSizes {
+    /// Ports of Services.
+    pub services: u32,
+    /// Endpoints of all service ports together, plus once more those of the service that is being changed.
+    pub backends: u32,
+    /// (unconnected UDP socket, virtual address) pairs whose choice is remembered.
+    pub sticky: u32,
+    /// (UDP socket, backend) pairs that see the virtual address.
+    pub udp_peers: u32,
+    /// TCP sockets that see the virtual address with getpeername.
+    pub tcp_peers: u32,
+}
+
+impl Default for MapSizes {
+    fn default() -> Self {
+        Self { services: 65_536, backends: 262_144, sticky: 65_536, udp_peers: 65_536, tcp_peers: 65_536 }
+    }
+}

@@ -1,0 +1,92 @@
+//! The pinned maps, from user space.
+
+pub mod reader;
+mod table;
+
+use std::{fmt, path::Path};
+
+use aya::maps::{Map, MapData, PerCpuHashMap};
+use skep_ebpf_common::{
+    BackendValue, PeerKey, PeerValue, ServiceCounters, ServiceInfo, ServiceKey, ServiceValue, SlotKey, SlotValue,
+    StickyKey, StickyValue,
+};
+
+pub use reader::Reader;
+pub(crate) use table::Table;
+
+use crate::{Error, MapSizes, Result};
+
+/// Name of the log ring; pinned too, so that a new daemon reads what running programs say.
+pub(crate) const LOGS: &str = "AYA_LOGS";
+
+/// Every map that is pinned, with its configured capacity (`None`: the object's own).
+pub(crate) fn pinned(sizes: &MapSizes) -> [(&'static str, Option<u32>); 11] {
+    [
+        ("SERVICES", Some(sizes.services)),
+        ("SLOTS", Some(sizes.backends)),
+        ("BACKENDS", Some(sizes.backends)),
+        ("VIPS", Some(sizes.services)),
+        ("SERVICE_INFO", Some(sizes.services)),
+        ("SERVICE_STATS", Some(sizes.services)),
+        ("BACKEND_STATS", Some(sizes.backends)),
+        ("STICKY", Some(sizes.sticky)),
+        ("UDP_PEERS", Some(sizes.udp_peers)),
+        ("TCP_PEERS", Some(sizes.tcp_peers)),
+        (LOGS, None),
+    ]
+}
+
+/// The maps that say what is served.
+pub(crate) struct ServiceMaps {
+    pub(crate) services: Table<ServiceKey, ServiceValue>,
+    pub(crate) slots: Table<SlotKey, SlotValue>,
+    pub(crate) backends: Table<u32, BackendValue>,
+    pub(crate) vips: Table<u32, u32>,
+    pub(crate) info: Table<u32, ServiceInfo>,
+    pub(crate) service_stats: PerCpuHashMap<MapData, u32, ServiceCounters>,
+    pub(crate) backend_stats: PerCpuHashMap<MapData, u32, u64>,
+}
+
+impl fmt::Debug for ServiceMaps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServiceMaps").field("services", &self.services).finish_non_exhaustive()
+    }
+}
+
+impl ServiceMaps {
+    /// Opens the maps pinned in `folder`.
+    pub(crate) fn open(folder: &Path) -> Result<Self> {
+        Ok(Self {
+            services: Table::open(folder, "SERVICES")?,
+            slots: Table::open(folder, "SLOTS")?,
+            backends: Table::open(folder, "BACKENDS")?,
+            vips: Table::open(folder, "VIPS")?,
+            info: Table::open(folder, "SERVICE_INFO")?,
+            service_stats: per_cpu(folder, "SERVICE_STATS")?,
+            backend_stats: per_cpu(folder, "BACKEND_STATS")?,
+        })
+    }
+}
+
+/// The maps programs write by themselves.
+#[derive(Debug)]
+pub(crate) struct FlowMaps {
+    pub(crate) sticky: Table<StickyKey, StickyValue>,
+    pub(crate) udp_peers: Table<PeerKey, PeerValue>,
+    pub(crate) tcp_peers: Table<PeerKey, PeerValue>,
+}
+
+impl FlowMaps {
+    pub(crate) fn open(folder: &Path) -> Result<Self> {
+        Ok(Self {
+            sticky: Table::open(folder, "STICKY")?,
+            udp_peers: Table::open(folder, "UDP_PEERS")?,
+            tcp_peers: Table::open(folder, "TCP_PEERS")?,
+        })
+    }
+}
+
+fn per_cpu<V: aya::Pod>(folder: &Path, name: &'static str) -> Result<PerCpuHashMap<MapData, u32, V>> {
+    let data = MapData::from_pin(folder.join(name)).map_err(Error::map(name))?;
+    Map::from_map_data(data).map_err(Error::map(name))?.try_into().map_err(Error::map(name))
+}

@@ -1,0 +1,249 @@
+//! A read-only view of the pinned maps, for tools. It takes no lock and disturbs nobody.
+
+use std::{
+    collections::HashMap,
+    net::{Ipv4Addr, SocketAddrV4},
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Pod,
+    maps::{MapData, PerCpuHashMap, PerCpuValues},
+    programs::ProgramInfo,
+};
+use serde::Serialize;
+use skep_ebpf_common::{BackendValue, LAYOUT_VERSION, ServiceCounters, SlotKey, host_port, octets};
+
+use crate::{
+    Error, Result,
+    bpffs::{self, Paths},
+    kernel,
+    maps::{FlowMaps, ServiceMaps, Table},
+    object::{Link, PROGRAMS},
+    service::{Frontend, Protocol},
+};
+
+/// One service port as the kernel serves it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceRecord {
+    /// Namespace of the Service.
+    pub namespace: String,
+    /// Name of the Service.
+    pub name: String,
+    /// Name of the port; may be empty.
+    pub port_name: String,
+    /// Virtual address.
+    pub vip: Ipv4Addr,
+    /// Port.
+    pub port: u16,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Number in the maps.
+    pub id: u32,
+    /// Live generation.
+    pub generation: u32,
+    /// Choices of a backend.
+    pub connections: u64,
+    /// Attempts refused for want of a backend.
+    pub refused: u64,
+    /// Backends in slot order.
+    pub backends: Vec<BackendRecord>,
+}
+
+/// One backend of one service port.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackendRecord {
+    /// Number in the maps.
+    pub id: u32,
+    /// Where it is.
+    pub address: SocketAddrV4,
+    /// How often it was chosen.
+    pub connections: u64,
+}
+
+/// State of the data plane on this node.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// Kernel release.
+    pub kernel: String,
+    /// Folder of the pins.
+    pub bpf_root: PathBuf,
+    /// Version of the pinned layout.
+    pub layout: u32,
+    /// The programs and where they are attached.
+    pub programs: Vec<ProgramRecord>,
+    /// The maps and how full they are.
+    pub maps: Vec<MapRecord>,
+}
+
+/// One program.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProgramRecord {
+    /// Name, which is that of its hook.
+    pub name: String,
+    /// Is it attached to a living cgroup?
+    pub attached: bool,
+    /// The kernel's number of it.
+    pub id: Option<u32>,
+    /// Checksum of its instructions.
+    pub tag: Option<String>,
+    /// The cgroup's number: the inode of its folder.
+    pub cgroup_id: Option<u64>,
+    /// Size of its machine code in bytes.
+    pub jited_bytes: Option<u32>,
+}
+
+/// One map.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MapRecord {
+    /// Name.
+    pub name: String,
+    /// Entries in it.
+    pub entries: usize,
+    /// Entries it can hold.
+    pub capacity: usize,
+}
+
+/// The pinned maps of a node, opened for reading.
+#[derive(Debug)]
+pub struct Reader {
+    bpf_root: PathBuf,
+    paths: Paths,
+    maps: ServiceMaps,
+    flows: FlowMaps,
+}
+
+impl Reader {
+    /// Opens the maps pinned under `bpf_root`.
+    ///
+    /// # Errors
+    /// [`Error::NotLoaded`] if nothing is pinned there, [`Error::Privilege`] if the process may not look.
+    pub fn open(bpf_root: &Path) -> Result<Self> {
+        kernel::check_reader()?;
+        let paths = Paths::new(bpf_root);
+        if !paths.maps.join("SERVICES").exists() {
+            return Err(Error::NotLoaded(bpf_root.to_owned()));
+        }
+        let maps = ServiceMaps::open(&paths.maps)?;
+        let flows = FlowMaps::open(&paths.maps)?;
+        Ok(Self { bpf_root: bpf_root.to_owned(), paths, maps, flows })
+    }
+
+    /// Every service port with its backends, sorted by namespace, name and port.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn services(&self) -> Result<Vec<ServiceRecord>> {
+        let slots: HashMap<SlotKey, u32> =
+            self.maps.slots.entries()?.into_iter().map(|(key, value)| (key, value.backend)).collect();
+        let backends: HashMap<u32, BackendValue> = self.maps.backends.entries()?.into_iter().collect();
+        let infos: HashMap<u32, _> = self.maps.info.entries()?.into_iter().collect();
+        let mut records = Vec::new();
+        for (key, value) in self.maps.services.entries()? {
+            let Some(frontend) = Frontend::from_key(&key) else { continue };
+            let names = infos.get(&value.id).map(|info| info.names()).unwrap_or_default();
+            let counters = sum(&self.maps.service_stats, value.id, |total: &mut ServiceCounters, cpu| {
+                total.connections += cpu.connections;
+                total.refused += cpu.refused;
+            });
+            let backends = (0..value.count)
+                .filter_map(|slot| {
+                    let id = *slots.get(&SlotKey { service: value.id, generation: value.generation, slot })?;
+                    let backend = backends.get(&id)?;
+                    Some(BackendRecord {
+                        id,
+                        address: SocketAddrV4::new(octets(backend.address).into(), host_port(backend.port)),
+                        connections: sum(&self.maps.backend_stats, id, |total: &mut u64, cpu| *total += cpu),
+                    })
+                })
+                .collect();
+            records.push(ServiceRecord {
+                namespace: names.0.into(),
+                name: names.1.into(),
+                port_name: names.2.into(),
+                vip: frontend.vip,
+                port: frontend.port,
+                protocol: frontend.protocol,
+                id: value.id,
+                generation: value.generation,
+                connections: counters.connections,
+                refused: counters.refused,
+                backends,
+            });
+        }
+        records.sort_by(|a, b| {
+            (&a.namespace, &a.name, a.vip, a.port, a.protocol).cmp(&(&b.namespace, &b.name, b.vip, b.port, b.protocol))
+        });
+        Ok(records)
+    }
+
+    /// Programs, attach points, and the fill of every map.
+    ///
+    /// # Errors
+    /// When a map or the folder of links cannot be read.
+    pub fn status(&self) -> Result<Status> {
+        let links = bpffs::pins(&self.paths.links)?;
+        let programs = PROGRAMS
+            .iter()
+            .map(|name| {
+                let prefix = format!("{name}-");
+                let path = links.iter().find(|path| {
+                    path.file_name().and_then(|name| name.to_str()).is_some_and(|n| n.starts_with(&prefix))
+                });
+                let link = path.and_then(|path| Link::read(path));
+                let pin = path.and_then(|path| path.file_name()).map(|name| self.paths.programs.join(name));
+                ProgramRecord {
+                    name: (*name).into(),
+                    // The link of a cgroup that is gone stays, but leads nowhere.
+                    attached: link.is_some_and(|link| link.cgroup_id != 0),
+                    id: link.map(|link| link.program_id),
+                    tag: link.map(|link| format!("{:016x}", link.tag)),
+                    cgroup_id: link.map(|link| link.cgroup_id),
+                    jited_bytes: pin.and_then(|pin| ProgramInfo::from_pin(pin).ok()).map(|info| info.size_jitted()),
+                }
+            })
+            .collect();
+        let maps = vec![
+            record(&self.maps.services)?,
+            record(&self.maps.slots)?,
+            record(&self.maps.backends)?,
+            record(&self.maps.vips)?,
+            record(&self.maps.info)?,
+            record(&self.flows.sticky)?,
+            record(&self.flows.udp_peers)?,
+            record(&self.flows.tcp_peers)?,
+            counted("SERVICE_STATS", &self.maps.service_stats, self.maps.services.capacity()),
+            counted("BACKEND_STATS", &self.maps.backend_stats, self.maps.backends.capacity()),
+        ];
+        Ok(Status {
+            kernel: kernel::release(),
+            bpf_root: self.bpf_root.clone(),
+            layout: LAYOUT_VERSION,
+            programs,
+            maps,
+        })
+    }
+}
+
+fn record<K: Pod, V: Pod>(table: &Table<K, V>) -> Result<MapRecord> {
+    Ok(MapRecord { name: table.name().into(), entries: table.entries()?.len(), capacity: table.capacity() })
+}
+
+fn counted<V: Pod>(name: &str, map: &PerCpuHashMap<MapData, u32, V>, capacity: usize) -> MapRecord {
+    MapRecord { name: name.into(), entries: map.keys().flatten().count(), capacity }
+}
+
+/// One entry's sum over all CPUs; an absent entry was never counted.
+fn sum<V: Pod, T: Default>(map: &PerCpuHashMap<MapData, u32, V>, id: u32, add: impl Fn(&mut T, V)) -> T {
+    let values: Option<PerCpuValues<V>> = map.get(&id, 0).ok();
+    let mut total = T::default();
+    for value in values.iter().flat_map(|values| values.iter()) {
+        add(&mut total, *value);
+    }
+    total
+}

@@ -1,0 +1,166 @@
+//! Metrics, under kube-proxy's names where it has them.
+
+use std::{
+    sync::atomic::{AtomicI64, AtomicU64},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets, linear_buckets},
+    },
+    registry::{Registry, Unit},
+};
+
+use crate::programmer::Fill;
+
+/// Label of the map gauges.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct MapLabel {
+    /// Name of the map.
+    pub map: &'static str,
+}
+
+/// Metrics of the service data plane. Cheap to clone; clones share their values.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    pub(crate) sync: Histogram,
+    pub(crate) change: Histogram,
+    pub(crate) latency: Histogram,
+    pub(crate) endpoint_changes: Counter,
+    pub(crate) service_changes: Counter,
+    pub(crate) endpoint_changes_pending: Gauge,
+    pub(crate) service_changes_pending: Gauge,
+    pub(crate) last_sync: Gauge<f64, AtomicU64>,
+    pub(crate) failures: Counter,
+    pub(crate) updates: Counter,
+    pub(crate) deletes: Counter,
+    entries: Family<MapLabel, Gauge<i64, AtomicI64>>,
+    capacity: Family<MapLabel, Gauge<i64, AtomicI64>>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            // kube-proxy's buckets, so that its dashboards fit.
+            sync: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
+            // A change takes microseconds here: finer ones beside them.
+            change: Histogram::new(exponential_buckets(0.000_002, 2.0, 16)),
+            latency: Histogram::new(
+                linear_buckets(0.25, 0.25, 2)
+                    .chain(linear_buckets(1.0, 1.0, 59))
+                    .chain(linear_buckets(60.0, 5.0, 12))
+                    .chain(linear_buckets(120.0, 30.0, 7)),
+            ),
+            endpoint_changes: Counter::default(),
+            service_changes: Counter::default(),
+            endpoint_changes_pending: Gauge::default(),
+            service_changes_pending: Gauge::default(),
+            last_sync: Gauge::default(),
+            failures: Counter::default(),
+            updates: Counter::default(),
+            deletes: Counter::default(),
+            entries: Family::default(),
+            capacity: Family::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// Adds the metrics to a registry.
+    pub fn register(&self, registry: &mut Registry) {
+        let proxy = registry.sub_registry_with_prefix("kubeproxy");
+        proxy.register_with_unit(
+            "sync_proxy_rules_duration",
+            "Time from a change seen to the change served",
+            Unit::Seconds,
+            self.sync.clone(),
+        );
+        proxy.register_with_unit(
+            "network_programming_duration",
+            "Time from the change of a pod or Service to the change served on this node",
+            Unit::Seconds,
+            self.latency.clone(),
+        );
+        proxy.register(
+            "sync_proxy_rules_endpoint_changes",
+            "Changes of EndpointSlices seen",
+            self.endpoint_changes.clone(),
+        );
+        proxy.register("sync_proxy_rules_service_changes", "Changes of Services seen", self.service_changes.clone());
+        proxy.register(
+            "sync_proxy_rules_endpoint_changes_pending",
+            "Changes of EndpointSlices seen and not yet served",
+            self.endpoint_changes_pending.clone(),
+        );
+        proxy.register(
+            "sync_proxy_rules_service_changes_pending",
+            "Changes of Services seen and not yet served",
+            self.service_changes_pending.clone(),
+        );
+        proxy.register_with_unit(
+            "sync_proxy_rules_last_timestamp",
+            "When the last change was served",
+            Unit::Seconds,
+            self.last_sync.clone(),
+        );
+        let own = registry.sub_registry_with_prefix("skep_proxy");
+        own.register_with_unit(
+            "change_duration",
+            "Time to write one change of one service into the maps",
+            Unit::Seconds,
+            self.change.clone(),
+        );
+        own.register("failures", "Changes that could not be written and are tried again", self.failures.clone());
+        own.register("map_updates", "Map entries written", self.updates.clone());
+        own.register("map_deletes", "Map entries removed", self.deletes.clone());
+        own.register("map_entries", "Entries in a map", self.entries.clone());
+        own.register("map_capacity", "Entries a map can hold", self.capacity.clone());
+    }
+
+    pub(crate) fn synced(&self, took: Duration) {
+        self.sync.observe(took.as_secs_f64());
+        self.last_sync.set(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+        self.endpoint_changes_pending.set(0);
+        self.service_changes_pending.set(0);
+    }
+
+    pub(crate) fn filled(&self, fill: &Fill) {
+        let label = MapLabel { map: fill.map };
+        self.entries.get_or_create(&label).set(fill.used as i64);
+        self.capacity.get_or_create(&label).set(fill.capacity as i64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn upstreams_names_appear_as_upstream_writes_them() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::default();
+        metrics.register(&mut registry);
+        metrics.synced(Duration::from_millis(1));
+        metrics.filled(&Fill { map: "SERVICES", used: 1, capacity: 2 });
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for name in [
+            "kubeproxy_sync_proxy_rules_duration_seconds_bucket",
+            "kubeproxy_network_programming_duration_seconds_bucket",
+            "kubeproxy_sync_proxy_rules_endpoint_changes_total",
+            "kubeproxy_sync_proxy_rules_service_changes_total",
+            "kubeproxy_sync_proxy_rules_endpoint_changes_pending",
+            "kubeproxy_sync_proxy_rules_service_changes_pending",
+            "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
+            "skep_proxy_map_entries{map=\"SERVICES\"} 1",
+            "skep_proxy_map_capacity{map=\"SERVICES\"} 2",
+        ] {
+            assert!(text.contains(name), "{name} is missing in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! The kernel object: loading it onto the pinned maps, attaching it, keeping what is attached already.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{MapData, MapInfo},
+    programs::{CgroupAttachMode, CgroupSockAddr, ProgramInfo, links::FdLink},
+};
+
+use crate::{
+    Error, MapSizes, Result,
+    bpffs::{self, Paths},
+    kernel, maps, sys,
+};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SKEP_EBPF_OBJECT"));
+
+/// The programs, each named after its hook.
+pub(crate) const PROGRAMS: [&str; 7] =
+    ["connect4", "sendmsg4", "recvmsg4", "getpeername4", "connect6", "recvmsg6", "getpeername6"];
+
+/// Loads the object; maps pinned below `paths` are reused, missing ones created and pinned.
+pub(crate) fn load(paths: &Paths, sizes: &MapSizes) -> Result<Ebpf> {
+    let mut loader = EbpfLoader::new();
+    let has_set_retval = u8::from(kernel::has_set_retval());
+    loader.override_global("HAS_SET_RETVAL", &has_set_retval, true);
+    for (name, capacity) in maps::pinned(sizes) {
+        let pin = paths.maps.join(name);
+        if let (Some(wanted), Ok(data)) = (capacity, MapData::from_pin(&pin)) {
+            let has = data.info().map_err(Error::map(name))?.max_entries();
+            if has != wanted {
+                tracing::warn!(
+                    map = name,
+                    has,
+                    wanted,
+                    "the pinned map keeps its capacity until the bpf root is removed"
+                );
+            }
+        }
+        loader.map_pin_path(name, pin);
+        if let Some(capacity) = capacity {
+            loader.map_max_entries(name, capacity);
+        }
+    }
+    Ok(loader.load(OBJECT)?)
+}
+
+/// What became of one program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attachment {
+    /// The same program was attached already and stays.
+    Kept,
+    /// It was attached, in place of an older one if there was one.
+    Attached,
+}
+
+/// Attaches every program to the cgroup, or keeps the one that runs if it is the same. The new one always runs before the
+/// old one goes: once the first has rewritten an address the second finds no Service behind it and does nothing.
+pub(crate) fn attach(ebpf: &mut Ebpf, paths: &Paths, cgroup: &Path) -> Result<Vec<(&'static str, Attachment)>> {
+    let cgroup_id = crate::cgroup::id(cgroup)?;
+    let folder = File::open(cgroup).map_err(Error::io(format!("open cgroup {}", cgroup.display())))?;
+    PROGRAMS
+        .into_iter()
+        .map(|name| {
+            let program: &mut CgroupSockAddr = ebpf
+                .program_mut(name)
+                .ok_or_else(|| Error::Object(format!("program {name}")))?
+                .try_into()
+                .map_err(|source| Error::Program { name, source })?;
+            attach_one(name, program, paths, &folder, cgroup_id).map(|attachment| (name, attachment))
+        })
+        .collect()
+}
+
+fn attach_one(
+    name: &'static str,
+    program: &mut CgroupSockAddr,
+    paths: &Paths,
+    cgroup: &File,
+    cgroup_id: u64,
+) -> Result<Attachment> {
+    let failed = |source| Error::Program { name, source };
+    program.load().map_err(failed)?;
+    let info = program.info().map_err(failed)?;
+    let pin = format!("{name}-{:016x}-{cgroup_id}", info.tag());
+    let others = |folder: &Path| -> Result<Vec<PathBuf>> {
+        let prefix = format!("{name}-");
+        let ours =
+            |path: &Path| path.file_name().and_then(|name| name.to_str()).is_some_and(|n| n.starts_with(&prefix));
+        Ok(bpffs::pins(folder)?.into_iter().filter(|path| ours(path)).collect())
+    };
+
+    let link = paths.links.join(&pin);
+    let runs = Link::read(&link).is_some_and(|link| link.tag == info.tag() && link.cgroup_id == cgroup_id)
+        && ProgramInfo::from_pin(paths.programs.join(&pin)).is_ok_and(|old| same_maps(&old, &info));
+    if !runs {
+        // A pin of that name leads to a program on other maps or to a cgroup that is gone; it must not bar the way, yet go
+        // only when the new one runs.
+        if link.exists() {
+            let aside = paths.links.join(format!("{name}-old"));
+            bpffs::unpin(&aside)?;
+            fs::rename(&link, &aside).map_err(Error::io(format!("rename {}", link.display())))?;
+        }
+        bpffs::unpin(&paths.programs.join(&pin))?;
+        // A link always allows others beside it; the kernel refuses to be told so.
+        let id = program.attach(cgroup, CgroupAttachMode::Single).map_err(failed)?;
+        let owned: FdLink = program.take_link(id).map_err(failed)?.try_into()?;
+        owned.pin(&link).map_err(|source| Error::Pin { what: format!("the link of {name}"), source })?;
+        program
+            .pin(paths.programs.join(&pin))
+            .map_err(|source| Error::Pin { what: format!("program {name}"), source })?;
+    }
+    for folder in [&paths.links, &paths.programs] {
+        for other in others(folder)?.iter().filter(|path| path.file_name().is_some_and(|name| name != pin.as_str())) {
+            bpffs::unpin(other)?;
+        }
+    }
+    Ok(if runs { Attachment::Kept } else { Attachment::Attached })
+}
+
+/// Do both programs work on the same maps? (Each has constants of its own besides.)
+fn same_maps(a: &ProgramInfo, b: &ProgramInfo) -> bool {
+    let maps = |program: &ProgramInfo| -> Option<BTreeSet<u32>> {
+        let ids = program.map_ids().ok()??;
+        Some(
+            ids.into_iter()
+                .filter(|id| !MapInfo::from_id(*id).is_ok_and(|map| map.name().starts_with(b".rodata")))
+                .collect(),
+        )
+    };
+    matches!((maps(a), maps(b)), (Some(a), Some(b)) if a == b)
+}
+
+/// What the kernel says about a pinned link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) program_id: u32,
+    pub(crate) tag: u64,
+    pub(crate) cgroup_id: u64,
+}
+
+impl Link {
+    /// `None` when nothing, or no link of a cgroup, is pinned there.
+    pub(crate) fn read(path: &Path) -> Option<Self> {
+        let fd = sys::open_pin(path).ok()?;
+        Self::parse(&fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?)
+    }
+
+    fn parse(fdinfo: &str) -> Option<Self> {
+        let field =
+            |name: &str| fdinfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(str::trim));
+        Some(Self {
+            program_id: field("prog_id")?.parse().ok()?,
+            tag: u64::from_str_radix(field("prog_tag")?, 16).ok()?,
+            cgroup_id: field("cgroup_id")?.parse().ok()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_word_about_a_link_is_understood() {
+        let text = "pos:\t0\nflags:\t02000000\nmnt_id:\t16\nino:\t1057\nlink_type:\tcgroup\nlink_id:\t4\nprog_tag:\t\
+                    00000000deadbeef\nprog_id:\t21\ncgroup_id:\t1\nattach_type:\t10\n";
+        assert_eq!(Link::parse(text), Some(Link { program_id: 21, tag: 0xdead_beef, cgroup_id: 1 }));
+        assert_eq!(Link::parse("link_type:\txdp\nprog_id:\t1\nprog_tag:\t00\n"), None);
+    }
+}

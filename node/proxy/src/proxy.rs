@@ -1,0 +1,99 @@
+//! The data plane as a whole: loaded, kept in step with the API, taken down.
+
+mod watch;
+
+use std::{fs::File, path::Path};
+
+use prometheus_client::registry::Registry;
+
+use crate::{
+    Attachment, Config, Metrics, Programmer, Result, bpffs, cgroup, kernel, log::KernelLog, object,
+    service::ServiceTable,
+};
+
+/// The service data plane of a node. Dropping it leaves everything serving; [`Proxy::cleanup`] takes it down.
+pub struct Proxy {
+    programmer: Programmer,
+    attachments: Vec<(&'static str, Attachment)>,
+    node_name: Option<String>,
+    metrics: Metrics,
+    log: KernelLog,
+    /// Keeps a second daemon away; see [`bpffs::lock`].
+    _lock: File,
+}
+
+impl std::fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Proxy").field("programmer", &self.programmer).finish_non_exhaustive()
+    }
+}
+
+impl Proxy {
+    /// Loads the programs, or takes over what runs: pinned maps are reused, programs that did not change stay attached,
+    /// changed ones are attached before the old ones are detached.
+    ///
+    /// # Errors
+    /// When privileges, kernel features or a cgroup2 file system lack, another process owns the maps, or the kernel
+    /// refuses something; each says what to do.
+    pub fn load(config: Config) -> Result<Self> {
+        kernel::check()?;
+        let cgroup = cgroup::root(config.cgroup_root.as_deref())?;
+        let paths = bpffs::prepare(&config.bpf_root)?;
+        let lock = bpffs::lock(&config.bpf_root, &paths)?;
+        let mut ebpf = object::load(&paths, &config.maps)?;
+        let programmer = Programmer::open(&paths.maps)?;
+        let attachments = object::attach(&mut ebpf, &paths, &cgroup)?;
+        bpffs::remove_other_versions(&config.bpf_root, &paths)?;
+        let log = KernelLog::open(&mut ebpf)?;
+        let kept = attachments.iter().filter(|(_, attachment)| *attachment == Attachment::Kept).count();
+        tracing::info!(
+            bpf_root = %config.bpf_root.display(),
+            cgroup = %cgroup.display(),
+            programs = attachments.len(),
+            kept,
+            services = programmer.frontends().count(),
+            "service load balancing is loaded"
+        );
+        let metrics = Metrics::default();
+        programmer.fill().iter().for_each(|fill| metrics.filled(fill));
+        // The pins hold maps and programs; the loaded object is not needed any more.
+        Ok(Self { programmer, attachments, node_name: config.node_name, metrics, log, _lock: lock })
+    }
+
+    /// Removes all programs, maps and pins below `bpf_root`, and the BPF file system if [`Proxy::load`] mounted it.
+    /// Nothing there is no error.
+    ///
+    /// # Errors
+    /// When a daemon still runs on them, or a file operation fails.
+    pub fn cleanup(bpf_root: &Path) -> Result<()> {
+        bpffs::cleanup(bpf_root)
+    }
+
+    /// Which programs were attached, and which were running already.
+    pub fn attachments(&self) -> &[(&'static str, Attachment)] {
+        &self.attachments
+    }
+
+    /// The owner of the maps, for those who know what to program without an API.
+    pub fn programmer(&mut self) -> &mut Programmer {
+        &mut self.programmer
+    }
+
+    /// Makes the maps equal to `table`; see [`Programmer::sync`].
+    ///
+    /// # Errors
+    /// As [`Programmer::sync`].
+    pub fn sync(&mut self, table: &ServiceTable) -> Result<()> {
+        self.programmer.sync(table)
+    }
+
+    /// The metrics, shared with this proxy.
+    pub fn metrics(&self) -> Metrics {
+        self.metrics.clone()
+    }
+
+    /// Adds the metrics to a registry.
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        self.metrics.register(registry);
+    }
+}

@@ -1,0 +1,165 @@
+//! The few BPF calls aya has no safe form for: batches of map elements, and opening a pin without knowing what it is.
+//!
+//! Audit: the only module of this crate with `unsafe`. Those that call `bpf(2)` pass pointers to buffers they borrow for the
+//! duration of the call, with lengths taken from those buffers.
+#![allow(unsafe_code)]
+
+use std::{
+    ffi::CString,
+    io,
+    mem::{MaybeUninit, size_of},
+    os::{
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+};
+
+use aya::Pod;
+use aya_log::EbpfLogger;
+use log::Log;
+use tokio::io::{Interest, unix::AsyncFd};
+
+const BPF_OBJ_GET: libc::c_int = 7;
+const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
+const BPF_MAP_UPDATE_BATCH: libc::c_int = 26;
+const BPF_MAP_DELETE_BATCH: libc::c_int = 27;
+
+/// `bpf_attr.batch`.
+#[repr(C)]
+#[derive(Default)]
+struct Batch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// `bpf_attr` of `BPF_OBJ_GET`.
+#[repr(C)]
+#[derive(Default)]
+struct ObjGet {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+fn bpf<T>(command: libc::c_int, attr: &mut T) -> io::Result<libc::c_long> {
+    // SAFETY: `attr` is a repr(C) prefix of `union bpf_attr` of the size passed along; the kernel reads the rest as zero.
+    // The pointers inside are checked by the callers below.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Writes all pairs. Minimum kernel: 5.6. On failure the first of them may have been written.
+pub(crate) fn update_batch<K: Pod, V: Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> io::Result<()> {
+    if keys.len() != values.len() || keys.len() > u32::MAX as usize {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    if keys.is_empty() {
+        return Ok(());
+    }
+    // The kernel only reads `count` elements of the map's key and value size from each; `Table` checked those sizes.
+    bpf(
+        BPF_MAP_UPDATE_BATCH,
+        &mut Batch {
+            keys: keys.as_ptr().addr() as u64,
+            values: values.as_ptr().addr() as u64,
+            count: keys.len() as u32,
+            map_fd: map.as_raw_fd() as u32,
+            ..Batch::default()
+        },
+    )
+    .map(drop)
+}
+
+/// Removes all keys. Minimum kernel: 5.6. On failure (a key is absent, say) the first of them may have been removed.
+pub(crate) fn delete_batch<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> io::Result<()> {
+    if keys.len() > u32::MAX as usize {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    if keys.is_empty() {
+        return Ok(());
+    }
+    // The kernel only reads `count` keys of the map's key size; `Table` checked that size.
+    bpf(
+        BPF_MAP_DELETE_BATCH,
+        &mut Batch {
+            keys: keys.as_ptr().addr() as u64,
+            count: keys.len() as u32,
+            map_fd: map.as_raw_fd() as u32,
+            ..Batch::default()
+        },
+    )
+    .map(drop)
+}
+
+/// Reads all pairs of a hash map. Minimum kernel: 5.6. Entries that change meanwhile may be missed or seen twice.
+pub(crate) fn lookup_all<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
+    let mut all = Vec::new();
+    // A batch never splits a bucket, so it must hold the fullest one; the kernel says ENOSPC when it does not.
+    let mut size = 1024;
+    let mut cursor: Option<u32> = None;
+    loop {
+        let mut keys: Vec<MaybeUninit<K>> = Vec::new();
+        let mut values: Vec<MaybeUninit<V>> = Vec::new();
+        keys.resize_with(size, MaybeUninit::uninit);
+        values.resize_with(size, MaybeUninit::uninit);
+        let mut next = 0_u32;
+        let mut attr = Batch {
+            in_batch: cursor.as_ref().map_or(0, |cursor| std::ptr::from_ref(cursor).addr() as u64),
+            out_batch: std::ptr::from_mut(&mut next).addr() as u64,
+            keys: keys.as_mut_ptr().addr() as u64,
+            values: values.as_mut_ptr().addr() as u64,
+            count: size as u32,
+            map_fd: map.as_raw_fd() as u32,
+            ..Batch::default()
+        };
+        let result = bpf(BPF_MAP_LOOKUP_BATCH, &mut attr);
+        let last = match &result {
+            Ok(_) => false,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && size < 1 << 20 => {
+                size *= 2;
+                continue;
+            }
+            Err(_) => return result.map(|_| all),
+        };
+        let count = (attr.count as usize).min(size);
+        all.reserve(count);
+        for (key, value) in keys.iter().zip(&values).take(count) {
+            // SAFETY: the kernel filled the first `count` elements of both buffers; any bytes are a value of a Pod.
+            all.push(unsafe { (key.assume_init_read(), value.assume_init_read()) });
+        }
+        if last {
+            return Ok(all);
+        }
+        cursor = Some(next);
+    }
+}
+
+/// Opens whatever is pinned at `path`.
+pub(crate) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let fd = bpf(BPF_OBJ_GET, &mut ObjGet { pathname: path.as_ptr().addr() as u64, ..ObjGet::default() })?;
+    // SAFETY: a successful BPF_OBJ_GET returns a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
+}
+
+/// Waits for a log ring to become readable. Must be called in a tokio runtime with I/O enabled.
+pub(crate) fn readable<L: Log>(ring: EbpfLogger<L>) -> io::Result<AsyncFd<EbpfLogger<L>>> {
+    // SAFETY: the logger owns its map's descriptor, always names that one, and closes it only when dropped; `AsyncFd`
+    // keeps the logger until it has deregistered.
+    unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }.map_err(io::Error::from)
+}
+
+/// Lifts the limit on locked memory, which kernels before 5.11 charge maps to. Best effort.
+pub(crate) fn lift_memlock_limit() {
+    let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: the pointer is to a live rlimit for the duration of the call.
+    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
+}

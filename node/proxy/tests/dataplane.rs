@@ -1,0 +1,15 @@
+//! The data plane on the real kernel: programs attached to a cgroup of the test, clients in that cgroup and in a network
+//! namespace of the test, backends in another one. Needs root; nothing leaves the namespaces.
+
+#[path = "dataplane/agent.rs"]
+mod agent;
+#[path = "dataplane/ground.rs"]
+mod ground;
+#[path = "dataplane/maps.rs"]
+mod maps;
+#[path = "dataplane/restart.rs"]
+mod restart;
+#[path = "dataplane/tcp.rs"]
+mod tcp;
+#[path = "dataplane/udp.rs"]
+mod udp;

@@ -1,0 +1,308 @@
+//! A process of its own that talks, or answers, on the test's behalf: cgroup and network namespace belong to processes. It
+//! is this very test binary, told by its environment to be an agent, and takes one request per line.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io::{self, BufRead, BufReader, Read, Write},
+    net::{Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream, UdpSocket},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use skep_proxy::{Config, Frontend, Protocol, Proxy, Service};
+
+/// Marks the agent's answers among whatever the test harness prints.
+const ANSWER: &str = "agent-answer:";
+
+/// How long an exchange on a test network may take before it counts as lost.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Request {
+    /// Answer TCP connects and UDP datagrams at this address with the address.
+    Serve(SocketAddrV4),
+    /// Connect so many times, each time asking who answers.
+    Tcp { to: SocketAddrV4, times: usize, mapped: bool },
+    /// Connect, and say who answers and what getpeername shows.
+    TcpPeer { to: SocketAddrV4, mapped: bool },
+    /// Connect for ever on so many threads.
+    StartTcp { to: SocketAddrV4, threads: usize },
+    /// End that, and say what came of it.
+    StopTcp,
+    /// Send one datagram from a connected socket.
+    UdpConnected { to: SocketAddrV4, mapped: bool },
+    /// Send one datagram from an unconnected socket of that name, which is kept.
+    UdpSend { socket: String, to: SocketAddrV4, mapped: bool },
+    /// Send one datagram from each of so many new sockets.
+    UdpFresh { to: SocketAddrV4, times: usize },
+    /// Load the data plane and serve one TCP port, as a daemon would.
+    Load { bpf_root: PathBuf, cgroup: PathBuf, vip: SocketAddrV4, backends: Vec<SocketAddrV4> },
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Answer {
+    /// Answers by who gave them.
+    pub(crate) from: BTreeMap<String, usize>,
+    /// Failures by their text.
+    pub(crate) failed: BTreeMap<String, usize>,
+    /// What getpeername showed.
+    pub(crate) peer: Option<String>,
+    /// What recvfrom showed.
+    pub(crate) source: Option<String>,
+}
+
+impl Answer {
+    fn count(&mut self, result: io::Result<String>) {
+        match result {
+            Ok(name) => *self.from.entry(name).or_default() += 1,
+            Err(error) => *self.failed.entry(text(&error)).or_default() += 1,
+        }
+    }
+
+    /// Everything went well.
+    pub(crate) fn expect_no_failure(&self) -> &Self {
+        assert_eq!(self.failed, BTreeMap::new());
+        self
+    }
+
+    /// All attempts failed that way.
+    pub(crate) fn expect_failures(&self, text: &str, times: usize) {
+        assert_eq!((&self.from, &self.failed), (&BTreeMap::new(), &BTreeMap::from([(text.to_owned(), times)])));
+    }
+}
+
+fn text(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::ECONNREFUSED) => "ECONNREFUSED".into(),
+        Some(libc::ENETUNREACH) => "ENETUNREACH".into(),
+        _ => format!("{error:?}"),
+    }
+}
+
+/// The test's end of an agent. Dropping it ends the process.
+pub(crate) struct Agent {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Agent {
+    /// Starts an agent in a network namespace and, if given, a cgroup.
+    pub(crate) fn start(netns: Option<&str>, cgroup: Option<&Path>) -> Self {
+        let exe = std::env::current_exe().unwrap();
+        let mut command = match netns {
+            Some(name) => {
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net=/run/netns/{name}")).arg(exe);
+                command
+            }
+            None => Command::new(exe),
+        };
+        let mut child = command
+            .args(["--ignored", "--exact", "agent::agent", "--nocapture"])
+            .env("SKEP_TEST_AGENT", "1")
+            .env_remove("NEXTEST_EXECUTION_MODE")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        if let Some(cgroup) = cgroup {
+            // It waits for the first request, so it opens no socket before.
+            std::fs::write(cgroup.join("cgroup.procs"), child.id().to_string()).unwrap();
+        }
+        let input = child.stdin.take().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        Self { child, input, output }
+    }
+
+    pub(crate) fn ask(&mut self, request: &Request) -> Answer {
+        writeln!(self.input, "{}", serde_json::to_string(request).unwrap()).unwrap();
+        self.input.flush().unwrap();
+        let mut line = String::new();
+        loop {
+            line.clear();
+            assert_ne!(self.output.read_line(&mut line).unwrap(), 0, "the agent died of {request:?}");
+            // The harness writes its own words without a newline first.
+            if let Some((_, answer)) = line.split_once(ANSWER) {
+                return serde_json::from_str(answer).unwrap();
+            }
+        }
+    }
+
+    pub(crate) fn tcp(&mut self, to: SocketAddrV4, times: usize) -> Answer {
+        self.ask(&Request::Tcp { to, times, mapped: false })
+    }
+
+    pub(crate) fn udp_send(&mut self, socket: &str, to: SocketAddrV4) -> Answer {
+        self.ask(&Request::UdpSend { socket: socket.into(), to, mapped: false })
+    }
+
+    /// SIGKILL, as the kernel's out-of-memory killer would.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+#[ignore = "no test: the body of the agents the others start"]
+fn agent() {
+    assert!(std::env::var_os("SKEP_TEST_AGENT").is_some(), "only the other tests start this one");
+    let mut state = State::default();
+    for line in io::stdin().lines() {
+        let request = serde_json::from_str(&line.unwrap()).unwrap();
+        let answer = state.handle(request);
+        println!("{ANSWER}{}", serde_json::to_string(&answer).unwrap());
+    }
+}
+
+#[derive(Default)]
+struct State {
+    sockets: HashMap<String, UdpSocket>,
+    load: Option<Load>,
+    proxy: Option<Proxy>,
+}
+
+struct Load {
+    stop: Arc<AtomicBool>,
+    answer: Arc<Mutex<Answer>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl State {
+    fn handle(&mut self, request: Request) -> Answer {
+        let mut answer = Answer::default();
+        match request {
+            Request::Serve(at) => serve(at),
+            Request::Tcp { to, times, mapped } => {
+                (0..times).for_each(|_| answer.count(connect(to, mapped).and_then(|stream| who(&stream))));
+            }
+            Request::TcpPeer { to, mapped } => match connect(to, mapped) {
+                Ok(stream) => {
+                    answer.peer = Some(stream.peer_addr().unwrap().to_string());
+                    answer.count(who(&stream));
+                }
+                Err(error) => answer.count(Err(error)),
+            },
+            Request::StartTcp { to, threads } => self.load = Some(Load::start(to, threads)),
+            Request::StopTcp => answer = self.load.take().unwrap().stop(),
+            Request::UdpConnected { to, mapped } => {
+                let socket = udp(mapped);
+                let sent = socket.connect(shape(to, mapped)).and_then(|()| socket.send(b"?"));
+                answer.peer = socket.peer_addr().ok().map(|peer| peer.to_string());
+                let result = sent.and_then(|_| receive(&socket, &mut answer.source));
+                answer.count(result);
+            }
+            Request::UdpSend { socket, to, mapped } => {
+                let socket = self.sockets.entry(socket).or_insert_with(|| udp(mapped));
+                let sent = socket.send_to(b"?", shape(to, mapped));
+                let result = sent.and_then(|_| receive(socket, &mut answer.source));
+                answer.count(result);
+            }
+            Request::UdpFresh { to, times } => {
+                for _ in 0..times {
+                    let socket = udp(false);
+                    let sent = socket.send_to(b"?", to);
+                    let result = sent.and_then(|_| receive(&socket, &mut answer.source));
+                    answer.count(result);
+                }
+            }
+            Request::Load { bpf_root, cgroup, vip, backends } => {
+                let config = Config { bpf_root, cgroup_root: Some(cgroup), ..Config::default() };
+                let mut proxy = Proxy::load(config).unwrap();
+                let frontend = Frontend { vip: *vip.ip(), port: vip.port(), protocol: Protocol::Tcp };
+                let name = "ns/daemon".parse().unwrap();
+                proxy.programmer().apply(&frontend, &Service::new(name, backends)).unwrap();
+                self.proxy = Some(proxy);
+            }
+        }
+        answer
+    }
+}
+
+impl Load {
+    fn start(to: SocketAddrV4, threads: usize) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let answer = Arc::new(Mutex::new(Answer::default()));
+        let threads = (0..threads)
+            .map(|_| {
+                let (stop, answer) = (stop.clone(), answer.clone());
+                thread::spawn(move || {
+                    while !stop.load(Ordering::Relaxed) {
+                        let result = connect(to, false).and_then(|stream| who(&stream));
+                        answer.lock().unwrap().count(result);
+                    }
+                })
+            })
+            .collect();
+        Self { stop, answer, threads }
+    }
+
+    fn stop(self) -> Answer {
+        self.stop.store(true, Ordering::Relaxed);
+        self.threads.into_iter().for_each(|thread| thread.join().unwrap());
+        self.answer.lock().unwrap().clone()
+    }
+}
+
+fn serve(at: SocketAddrV4) {
+    let tcp = TcpListener::bind(at).unwrap();
+    thread::spawn(move || {
+        for stream in tcp.incoming() {
+            // A client that is gone again is no matter.
+            let _ = stream.and_then(|mut stream| stream.write_all(at.to_string().as_bytes()));
+        }
+    });
+    let udp = UdpSocket::bind(at).unwrap();
+    thread::spawn(move || {
+        let mut buffer = [0; 64];
+        while let Ok((_, client)) = udp.recv_from(&mut buffer) {
+            let _ = udp.send_to(at.to_string().as_bytes(), client);
+        }
+    });
+}
+
+/// An IPv4 address, or the same as IPv6 sockets write it.
+fn shape(to: SocketAddrV4, mapped: bool) -> SocketAddr {
+    if mapped { SocketAddrV6::new(to.ip().to_ipv6_mapped(), to.port(), 0, 0).into() } else { to.into() }
+}
+
+fn connect(to: SocketAddrV4, mapped: bool) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(shape(to, mapped))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+fn who(mut stream: &TcpStream) -> io::Result<String> {
+    let mut name = String::new();
+    stream.read_to_string(&mut name)?;
+    Ok(name)
+}
+
+fn udp(mapped: bool) -> UdpSocket {
+    let socket = if mapped { UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)) } else { UdpSocket::bind("0.0.0.0:0") };
+    let socket = socket.unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
+fn receive(socket: &UdpSocket, source: &mut Option<String>) -> io::Result<String> {
+    let mut buffer = [0; 64];
+    let (length, from) = socket.recv_from(&mut buffer)?;
+    *source = Some(from.to_string());
+    Ok(String::from_utf8_lossy(&buffer[..length]).into())
+}

@@ -1,0 +1,222 @@
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddrV4},
+    path::Path,
+};
+
+use aya::maps::{HashMap, Map, MapData};
+use proptest::{prelude::*, test_runner::TestRunner};
+use skep_ebpf_common::{BackendValue, SlotKey, SlotValue, address, port};
+use skep_proxy::{Error, Frontend, MapSizes, Protocol, Proxy, Service, ServiceTable, programmer::Writes};
+
+use crate::ground::{Ground, service};
+
+fn at(n: u8) -> Frontend {
+    Frontend {
+        vip: Ipv4Addr::new(10, 97, 0, n / 4),
+        port: u16::from(80 + n % 2),
+        protocol: if n % 4 < 2 { Protocol::Tcp } else { Protocol::Udp },
+    }
+}
+
+/// What programs see: names and backends, whatever their numbers.
+fn seen(ground: &Ground) -> ServiceTable {
+    let records = ground.reader().services().unwrap();
+    records
+        .into_iter()
+        .map(|record| {
+            let name = format!("{}/{}:{}", record.namespace, record.name, record.port_name).parse().unwrap();
+            let backends: Vec<SocketAddrV4> = record.backends.iter().map(|backend| backend.address).collect();
+            let frontend = Frontend { vip: record.vip, port: record.port, protocol: record.protocol };
+            (frontend, Service::new(name, backends))
+        })
+        .collect()
+}
+
+/// Entries by map, as the kernel counts them.
+fn entries(ground: &Ground) -> BTreeMap<String, usize> {
+    ground.reader().status().unwrap().maps.into_iter().map(|map| (map.name, map.entries)).collect()
+}
+
+/// The maps hold `table` and nothing else.
+fn expect_exactly(ground: &Ground, table: &ServiceTable) {
+    assert_eq!(seen(ground), *table);
+    let backends: usize = table.values().map(|service| service.backends().len()).sum();
+    let vips: std::collections::BTreeSet<Ipv4Addr> = table.keys().map(|frontend| frontend.vip).collect();
+    let entries = entries(ground);
+    for (map, wanted) in [
+        ("SERVICES", table.len()),
+        ("SERVICE_INFO", table.len()),
+        ("SLOTS", backends),
+        ("BACKENDS", backends),
+        ("VIPS", vips.len()),
+    ] {
+        assert_eq!(entries[map], wanted, "{map}");
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Apply(u8, Vec<u8>),
+    Remove(u8),
+    Sync(BTreeMap<u8, Vec<u8>>),
+    Restart,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let backends = || prop::collection::vec(0..8_u8, 0..6);
+    let step = prop_oneof![
+        6 => (0..24_u8, backends()).prop_map(|(n, backends)| Step::Apply(n, backends)),
+        3 => (0..24_u8).prop_map(Step::Remove),
+        1 => prop::collection::btree_map(0..24_u8, backends(), 0..12).prop_map(Step::Sync),
+        1 => Just(Step::Restart),
+    ];
+    prop::collection::vec(step, 1..60)
+}
+
+#[test]
+fn any_sequence_of_changes_leaves_what_a_rebuild_would() {
+    let ground = Ground::new();
+    let mut runner = TestRunner::new(ProptestConfig { cases: 24, failure_persistence: None, ..Default::default() });
+    runner
+        .run(&steps(), |steps| {
+            let mut proxy = ground.load();
+            proxy.sync(&ServiceTable::new()).unwrap();
+            let mut table = ServiceTable::new();
+            for step in steps {
+                match step {
+                    Step::Apply(n, backends) => {
+                        let service = service(backends);
+                        let changed = proxy.programmer().apply(&at(n), &service).unwrap();
+                        assert_eq!(changed, table.insert(at(n), service.clone()) != Some(service));
+                    }
+                    Step::Remove(n) => {
+                        assert_eq!(proxy.programmer().remove(&at(n)).unwrap(), table.remove(&at(n)).is_some());
+                    }
+                    Step::Sync(new) => {
+                        table = new.into_iter().map(|(n, backends)| (at(n), service(backends))).collect();
+                        proxy.sync(&table).unwrap();
+                    }
+                    Step::Restart => {
+                        drop(proxy);
+                        proxy = ground.load();
+                        assert_eq!(proxy.programmer().writes(), Writes::default());
+                    }
+                }
+            }
+            expect_exactly(&ground, &table);
+            drop(proxy);
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn a_restart_writes_nothing_when_nothing_changed_and_only_the_difference_else() {
+    let ground = Ground::new();
+    let mut table: ServiceTable = (0..24).map(|n| (at(n), service(0..n % 8))).collect();
+    let mut proxy = ground.load();
+    proxy.sync(&table).unwrap();
+    let numbers = |ground: &Ground| -> Vec<_> {
+        let records = ground.reader().services().unwrap();
+        records.iter().map(|record| (record.vip, record.port, record.id, record.generation)).collect()
+    };
+    let before = numbers(&ground);
+    drop(proxy);
+
+    let mut proxy = ground.load();
+    proxy.sync(&table).unwrap();
+    assert_eq!(proxy.programmer().writes(), Writes::default());
+    assert_eq!(numbers(&ground), before);
+    drop(proxy);
+
+    // One endpoint more: one backend, three slots and the flip; the two old slots go.
+    table.insert(at(2), service(0..3));
+    let mut proxy = ground.load();
+    proxy.sync(&table).unwrap();
+    assert_eq!(proxy.programmer().writes(), Writes { updates: 5, deletes: 2 });
+    expect_exactly(&ground, &table);
+}
+
+#[test]
+fn leftovers_of_a_change_that_was_cut_short_are_removed_and_holes_are_filled() {
+    let ground = Ground::new();
+    let table: ServiceTable = (0..4).map(|n| (at(n), service(0..4))).collect();
+    let mut proxy = ground.load();
+    proxy.sync(&table).unwrap();
+    drop(proxy);
+    let whole = entries(&ground);
+
+    let mut slots: HashMap<MapData, SlotKey, SlotValue> = open(&ground.bpf_root(), "SLOTS");
+    let mut backends: HashMap<MapData, u32, BackendValue> = open(&ground.bpf_root(), "BACKENDS");
+    let mut vips: HashMap<MapData, u32, u32> = open(&ground.bpf_root(), "VIPS");
+    // Written before a flip that never came.
+    let key = SlotKey { service: 1, generation: 7, slot: 0 };
+    slots.insert(key, SlotValue::sealed(&key, 900), 0).unwrap();
+    backends.insert(900, BackendValue::sealed(900, 1, address([10, 0, 0, 1]), port(80)), 0).unwrap();
+    vips.insert(address([10, 97, 9, 9]), 1, 0).unwrap();
+    drop(ground.load());
+    assert_eq!(entries(&ground), whole);
+
+    // And damage: a slot is gone.
+    let victim = slots.keys().next().unwrap().unwrap();
+    slots.remove(&victim).unwrap();
+    let mut proxy = ground.load();
+    proxy.sync(&table).unwrap();
+    assert!(proxy.programmer().writes().updates > 0);
+    expect_exactly(&ground, &table);
+}
+
+#[test]
+fn a_full_map_is_an_error_that_says_so_and_what_was_served_stays() {
+    let ground = Ground::new();
+    let mut config = ground.config();
+    config.maps = MapSizes { services: 3, backends: 8, ..config.maps };
+    let mut proxy = Proxy::load(config).unwrap();
+    let programmer = proxy.programmer();
+    programmer.apply(&at(0), &service(0..5)).unwrap();
+    programmer.apply(&at(1), &service(0..1)).unwrap();
+    let error = programmer.apply(&at(2), &service(0..4)).unwrap_err();
+    assert!(matches!(error, Error::MapFull { map: "SLOTS", used: 6, capacity: 8, wanted: 4 }), "{error}");
+    let error = programmer.apply(&at(0), &service(0..4)).unwrap_err();
+    assert!(error.to_string().contains("SLOTS is full: 6 of 8 entries, 4 more"), "{error}");
+    programmer.apply(&at(2), &service([])).unwrap();
+    let error = programmer.apply(&at(4), &service([])).unwrap_err();
+    assert!(matches!(error, Error::MapFull { map: "SERVICES", .. }), "{error}");
+    let table = [(at(0), service(0..5)), (at(1), service(0..1)), (at(2), service([]))].into();
+    expect_exactly(&ground, &table);
+    // A removal makes room again.
+    programmer.remove(&at(0)).unwrap();
+    programmer.apply(&at(4), &service(0..4)).unwrap();
+}
+
+#[test]
+fn names_of_any_legal_length_are_kept() {
+    let ground = Ground::new();
+    let mut proxy = ground.load();
+    let name = format!("{}/{}:{}", "n".repeat(63), "s".repeat(63), "p".repeat(63));
+    let table: ServiceTable = [(at(0), Service::new(name.parse().unwrap(), Vec::new()))].into();
+    proxy.sync(&table).unwrap();
+    expect_exactly(&ground, &table);
+    // The same port under another name: only the name is written.
+    let before = proxy.programmer().writes();
+    assert!(proxy.programmer().apply(&at(0), &service([])).unwrap());
+    assert_eq!(proxy.programmer().writes().updates, before.updates + 1);
+    expect_exactly(&ground, &[(at(0), service([]))].into());
+}
+
+#[test]
+fn the_measurement_runs_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("bpf");
+    let report = skep_proxy::bench::run(&root, 100, 10).unwrap();
+    // 100 each of virtual address, name and flip, 1000 each of backend and slot.
+    assert_eq!(report.bulk_writes, 100 * 3 + 1000 * 2);
+    assert_eq!(report.resync_writes, 0);
+    assert_eq!(std::fs::read_dir(&root).unwrap().count(), 0);
+}
+
+fn open<K: aya::Pod, V: aya::Pod>(bpf_root: &Path, name: &str) -> HashMap<MapData, K, V> {
+    let data = MapData::from_pin(bpf_root.join("v1/maps").join(name)).unwrap();
+    Map::from_map_data(data).unwrap().try_into().unwrap()
+}

@@ -1,0 +1,113 @@
+use std::fs;
+
+use skep_proxy::{Attachment, Error, Protocol::Tcp, Proxy, maps::Reader};
+
+use crate::{
+    agent::{Agent, Request},
+    ground::{Ground, Network, VIP, backend, frontend, service},
+};
+
+fn all(proxy: &Proxy, wanted: Attachment) -> bool {
+    proxy.attachments().iter().all(|(_, attachment)| *attachment == wanted)
+}
+
+#[test]
+fn a_killed_daemon_leaves_everything_serving_and_its_successor_takes_over() {
+    let mut network = Network::new(2);
+    let ground = &network.ground;
+    let mut daemon = Agent::start(None, None);
+    let request = Request::Load {
+        bpf_root: ground.bpf_root(),
+        cgroup: ground.cgroup.clone(),
+        vip: VIP,
+        backends: vec![backend(0), backend(1)],
+    };
+    // The daemon's mount lives in this mount namespace, which it shares with the test.
+    daemon.ask(&request);
+    assert!(matches!(Proxy::load(ground.config()), Err(Error::Busy(_))));
+    network.client.ask(&Request::StartTcp { to: VIP, threads: 1 });
+    daemon.kill();
+    network.client.tcp(VIP, 100).expect_no_failure();
+
+    let mut successor = network.ground.load();
+    assert!(all(&successor, Attachment::Kept));
+    let name = "ns/daemon".parse().unwrap();
+    let same = skep_proxy::Service::new(name, vec![backend(1), backend(0)]);
+    assert!(!successor.programmer().apply(&frontend(VIP, Tcp), &same).unwrap());
+    network.client.tcp(VIP, 100).expect_no_failure();
+    network.client.ask(&Request::StopTcp).expect_no_failure();
+}
+
+#[test]
+fn restarts_and_exchanged_programs_lose_no_connection() {
+    let mut network = Network::new(2);
+    let mut proxy = network.ground.load();
+    proxy.programmer().apply(&frontend(VIP, Tcp), &service(0..2)).unwrap();
+    network.client.ask(&Request::StartTcp { to: VIP, threads: 2 });
+    for n in 0..20 {
+        drop(proxy);
+        if n % 2 == 1 {
+            // What runs cannot be told to be the same any more, as after an upgrade: all programs are exchanged.
+            let pins = network.ground.bpf_root().join("v1/programs");
+            fs::read_dir(pins).unwrap().for_each(|pin| fs::remove_file(pin.unwrap().path()).unwrap());
+        }
+        proxy = network.ground.load();
+        assert!(all(&proxy, if n % 2 == 1 { Attachment::Attached } else { Attachment::Kept }), "{n}");
+        assert!(!proxy.programmer().apply(&frontend(VIP, Tcp), &service(0..2)).unwrap());
+    }
+    let answer = network.client.ask(&Request::StopTcp);
+    let connects: usize = answer.expect_no_failure().from.values().sum();
+    assert!(connects > 20, "only {connects} connects met the restarts");
+    // One link each, none left behind.
+    assert_eq!(fs::read_dir(network.ground.bpf_root().join("v1/links")).unwrap().count(), 7);
+    assert_eq!(fs::read_dir(network.ground.bpf_root().join("v1/programs")).unwrap().count(), 7);
+}
+
+#[test]
+fn another_cgroup_gets_programs_of_its_own() {
+    let first = Ground::new();
+    let second = Ground::new();
+    drop(first.load());
+    let mut config = first.config();
+    config.cgroup_root = Some(second.cgroup.clone());
+    let proxy = Proxy::load(config).unwrap();
+    assert!(all(&proxy, Attachment::Attached));
+    let status = first.reader().status().unwrap();
+    let inode = std::os::unix::fs::MetadataExt::ino(&fs::metadata(&second.cgroup).unwrap());
+    assert!(status.programs.iter().all(|program| program.cgroup_id == Some(inode)), "{status:?}");
+    drop(proxy);
+}
+
+#[test]
+fn cleanup_leaves_nothing_and_may_be_repeated() {
+    let ground = Ground::new();
+    let root = ground.bpf_root();
+    let proxy = ground.load();
+    assert!(matches!(Proxy::cleanup(&root), Err(Error::Busy(_))));
+    drop(proxy);
+    Proxy::cleanup(&root).unwrap();
+    assert_eq!(fs::read_dir(&root).unwrap().count(), 0);
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(root.to_str().unwrap()));
+    Proxy::cleanup(&root).unwrap();
+    assert!(matches!(Reader::open(&root), Err(Error::NotLoaded(_))));
+}
+
+#[test]
+fn status_names_every_program_and_map() {
+    let ground = Ground::new();
+    let _proxy = ground.load();
+    let status = ground.reader().status().unwrap();
+    assert_eq!(status.programs.len(), 7);
+    assert!(status.programs.iter().all(|program| program.attached && program.id.is_some()), "{status:?}");
+    assert!(status.maps.iter().all(|map| map.entries == 0 && map.capacity > 0), "{status:?}");
+}
+
+#[test]
+fn a_folder_that_is_no_cgroup_is_refused_with_its_name() {
+    let ground = Ground::new();
+    let mut config = ground.config();
+    config.cgroup_root = Some("/tmp".into());
+    let error = Proxy::load(config).unwrap_err();
+    assert_eq!(error.to_string(), "/tmp is not a cgroup of a cgroup2 file system");
+}

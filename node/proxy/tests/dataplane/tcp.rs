@@ -1,0 +1,122 @@
+use skep_proxy::Protocol::Tcp;
+
+use crate::{
+    agent::{Answer, Request},
+    ground::{Network, VIP, backend, frontend, service},
+};
+
+/// Every backend of `backends` got its share of the answers: within six standard deviations of even.
+pub(crate) fn expect_even(answer: &Answer, backends: u8) {
+    let total: usize = answer.from.values().sum();
+    let share = total as f64 / f64::from(backends);
+    let deviation = (share * (1.0 - 1.0 / f64::from(backends))).sqrt();
+    assert_eq!(answer.from.len(), usize::from(backends), "{answer:?}");
+    for n in 0..backends {
+        let got = answer.from[&backend(n).to_string()] as f64;
+        assert!((got - share).abs() < 6.0 * deviation, "{got} of {total} went to backend {n}: {answer:?}");
+    }
+}
+
+#[test]
+fn connects_to_a_virtual_address_spread_evenly_over_the_backends() {
+    let mut network = Network::new(4);
+    let mut proxy = network.ground.load();
+    proxy.programmer().apply(&frontend(VIP, Tcp), &service(0..4)).unwrap();
+    let answer = network.client.tcp(VIP, 2000);
+    expect_even(answer.expect_no_failure(), 4);
+
+    let records = network.ground.reader().services().unwrap();
+    assert_eq!(records[0].connections, 2000);
+    assert_eq!(records[0].backends.iter().map(|backend| backend.connections).sum::<u64>(), 2000);
+}
+
+#[test]
+fn getpeername_shows_the_virtual_address() {
+    let mut network = Network::new(2);
+    let mut proxy = network.ground.load();
+    proxy.programmer().apply(&frontend(VIP, Tcp), &service(0..2)).unwrap();
+    let answer = network.client.ask(&Request::TcpPeer { to: VIP, mapped: false });
+    assert_eq!(answer.expect_no_failure().peer, Some(VIP.to_string()));
+    // A backend asked by its own name keeps it.
+    let answer = network.client.ask(&Request::TcpPeer { to: backend(1), mapped: false });
+    assert_eq!(answer.expect_no_failure().peer, Some(backend(1).to_string()));
+}
+
+#[test]
+fn ipv6_sockets_reach_ipv4_services_by_mapped_addresses() {
+    let mut network = Network::new(2);
+    let mut proxy = network.ground.load();
+    proxy.programmer().apply(&frontend(VIP, Tcp), &service(0..2)).unwrap();
+    let answer = network.client.ask(&Request::Tcp { to: VIP, times: 200, mapped: true });
+    expect_even(answer.expect_no_failure(), 2);
+    let answer = network.client.ask(&Request::TcpPeer { to: VIP, mapped: true });
+    assert_eq!(answer.expect_no_failure().peer, Some(format!("[::ffff:{}]:{}", VIP.ip(), VIP.port())));
+}
+
+#[test]
+fn a_service_without_backends_refuses_at_once() {
+    let mut network = Network::new(1);
+    let mut proxy = network.ground.load();
+    proxy.programmer().apply(&frontend(VIP, Tcp), &service([])).unwrap();
+    network.client.tcp(VIP, 3).expect_failures("ECONNREFUSED", 3);
+    network.client.ask(&Request::Tcp { to: VIP, times: 1, mapped: true }).expect_failures("ECONNREFUSED", 1);
+    assert_eq!(network.ground.reader().services().unwrap()[0].refused, 4);
+
+    // It answers as soon as there is a backend, and refuses again when that is gone.
+    proxy.programmer().apply(&frontend(VIP, Tcp), &service([0])).unwrap();
+    network.client.tcp(VIP, 3).expect_no_failure();
+    proxy.programmer().apply(&frontend(VIP, Tcp), &service([])).unwrap();
+    network.client.tcp(VIP, 3).expect_failures("ECONNREFUSED", 3);
+}
+
+#[test]
+fn a_port_that_is_no_port_of_the_service_is_refused_and_an_unknown_address_is_left_alone() {
+    let mut network = Network::new(1);
+    let mut proxy = network.ground.load();
+    proxy.programmer().apply(&frontend(VIP, Tcp), &service([0])).unwrap();
+    let mut other = VIP;
+    other.set_port(81);
+    network.client.tcp(other, 1).expect_failures("ECONNREFUSED", 1);
+    // The namespace has no route to it.
+    other.set_ip([10, 97, 0, 2].into());
+    network.client.tcp(other, 1).expect_failures("ENETUNREACH", 1);
+    proxy.programmer().remove(&frontend(VIP, Tcp)).unwrap();
+    network.client.tcp(VIP, 1).expect_failures("ENETUNREACH", 1);
+}
+
+#[test]
+fn processes_outside_the_cgroup_are_left_alone() {
+    let mut network = Network::new(1);
+    let mut proxy = network.ground.load();
+    proxy.programmer().apply(&frontend(VIP, Tcp), &service([0])).unwrap();
+    network.client.tcp(VIP, 1).expect_no_failure();
+    network.outsider().tcp(VIP, 1).expect_failures("ENETUNREACH", 1);
+}
+
+#[test]
+fn no_connect_fails_while_a_service_changes_thousands_of_times() {
+    let mut network = Network::new(8);
+    let mut proxy = network.ground.load();
+    let frontend = frontend(VIP, Tcp);
+    proxy.programmer().apply(&frontend, &service(0..4)).unwrap();
+    network.client.ask(&Request::StartTcp { to: VIP, threads: 2 });
+    for n in 0..5000_u32 {
+        // Sets of one to four backends, all of which answer, that have nothing in common from one to the next.
+        let start = if n % 2 == 0 { 0 } else { 4 };
+        let service = service(start..=start + (n / 2 % 4) as u8);
+        assert!(proxy.programmer().apply(&frontend, &service).unwrap());
+        // A neighbour in the same maps comes and goes.
+        let mut other = frontend;
+        other.port = 1000 + (n % 64) as u16;
+        proxy.programmer().apply(&other, &service).unwrap();
+        if n % 3 == 0 {
+            proxy.programmer().remove(&other).unwrap();
+        }
+        if n % 50 == 0 {
+            std::thread::yield_now();
+        }
+    }
+    let answer = network.client.ask(&Request::StopTcp);
+    let connects: usize = answer.expect_no_failure().from.values().sum();
+    assert!(connects > 100, "only {connects} connects met the changes");
+}
