@@ -20,4 +20,7 @@ pub use dir::{Entry, Pki, apiserver_sans, list, renew};
 pub use error::{Error, Result};
 pub use files::{write_private, write_public};
 pub use kubeconfig::{Credentials, Kubeconfig};
-pub use tls::{ReloadableIdentity, certificates_from_pem, client_config, private_key_from_pem, server_config};
+pub use tls::{
+    ReloadableIdentity, certificates_from_pem, client_config, private_key_from_pem, server_config,
+    unverified_client_config,
+};

@@ -4,12 +4,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use rustls::crypto::CryptoProvider;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 use crate::{Error, Identity, Result};
 
@@ -136,10 +137,68 @@ pub fn client_config(ca: &str, identity: Option<&Identity>) -> Result<ClientConf
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots("certificate authority", ca)?);
     match identity {
-        Some(identity) => Ok(builder.with_client_auth_cert(
-            certificates_from_pem("client certificate", &identity.certificate)?,
-            private_key_from_pem("client key", &identity.key)?,
-        )?),
+        Some(identity) => Ok(builder.with_client_auth_cert(chain(identity)?, key(identity)?)?),
         None => Ok(builder.with_no_client_auth()),
+    }
+}
+
+/// A client configuration that presents `identity` and takes the server for whom it says it is: what upstream's API server
+/// does with kubelets, which sign their own certificates, unless `--kubelet-certificate-authority` is given.
+///
+/// # Errors
+/// When the PEM does not parse or certificate and key do not belong together.
+pub fn unverified_client_config(identity: &Identity) -> Result<ClientConfig> {
+    let provider = provider();
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyServer(provider)));
+    Ok(builder.with_client_auth_cert(chain(identity)?, key(identity)?)?)
+}
+
+fn chain(identity: &Identity) -> Result<Vec<CertificateDer<'static>>> {
+    certificates_from_pem("client certificate", &identity.certificate)
+}
+
+fn key(identity: &Identity) -> Result<PrivateKeyDer<'static>> {
+    private_key_from_pem("client key", &identity.key)
+}
+
+/// Accepts every certificate whose holder has its key.
+#[derive(Debug)]
+struct AnyServer(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

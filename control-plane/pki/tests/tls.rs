@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustls::{ClientConnection, ServerConnection};
 use skep_pki::{
     Authority, CertRequest, CertificateInfo, Identity, Kubeconfig, LEAF_VALIDITY, ReloadableIdentity, client_config,
-    server_config,
+    server_config, unverified_client_config,
 };
 
 fn authority() -> Authority {
@@ -89,6 +89,16 @@ fn a_client_refuses_a_name_the_server_certificate_lacks() {
         handshake(Arc::clone(&server), client_config(ca.certificate(), None).unwrap(), name).unwrap();
     }
     handshake(server, client_config(ca.certificate(), None).unwrap(), "10.0.0.2").expect_err("not its name");
+}
+
+#[test]
+fn an_unverified_server_still_learns_who_calls() {
+    let (ca, own) = (authority(), authority());
+    let client = ca.issue(&CertRequest::client("kube-apiserver-kubelet-client", ["system:masters"])).unwrap();
+    let server = Arc::new(server_config(served(&own, &["node"]), Some(ca.certificate())).unwrap());
+    let seen = handshake(server, unverified_client_config(&client).unwrap(), "10.0.0.7").unwrap().unwrap();
+    let info = CertificateInfo::from_der("client", &seen).unwrap();
+    assert_eq!(info.common_name, "kube-apiserver-kubelet-client");
 }
 
 #[test]
