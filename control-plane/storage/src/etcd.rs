@@ -168,7 +168,9 @@ async fn options(config: &EtcdConfig) -> Result<ConnectOptions> {
         }
         (None, None) => {}
         _ => {
-            return Err(Error::Invalid("an etcd client certificate needs both the certificate and the key file".into()));
+            return Err(Error::Invalid(
+                "an etcd client certificate needs both the certificate and the key file".into(),
+            ));
         }
     }
     if let Some(tls) = tls {

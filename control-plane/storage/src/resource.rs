@@ -201,6 +201,31 @@ impl Resource {
         Snapshot { revision: state.revision(progress), map: state.map.clone() }
     }
 
+    /// All objects as they were at an earlier revision, for exact-revision lists and the pages after the first.
+    /// Undoes the history since, so it costs as much as there were changes; nothing is kept for it.
+    ///
+    /// `Expired` when the history does not reach back that far, `TooLargeRevision` when the cache is not there yet.
+    pub fn snapshot_at(&self, revision: i64) -> Result<Snapshot> {
+        let progress = self.0.progress.applied();
+        let state = self.0.state.read();
+        let current = state.revision(progress);
+        if revision > current {
+            return Err(Error::TooLargeRevision { requested: revision, current });
+        }
+        let since = state.history.after(revision).and_then(|since| Some(state.history.from(since)?.cloned().collect()));
+        let Some(events): Option<Vec<_>> = since else { return Err(state.expired(revision)) };
+        let mut map = state.map.clone();
+        drop(state);
+        for event in events.iter().rev() {
+            let key = event.object.key();
+            match &event.previous {
+                Some(previous) => map.insert(key.clone(), previous.clone()),
+                None => map.remove(key),
+            };
+        }
+        Ok(Snapshot { revision, map })
+    }
+
     /// Follows changes *after* `from_revision` of keys that start with `scope`
     /// (the resource's prefix, a namespace's with its slash, or a whole key).
     ///

@@ -5,8 +5,11 @@
 //! - Should one be left over all the same, the next start ends it before it starts its own: it is known by a file with
 //!   its process id and start time, beside the data directory.
 //! - Only one supervisor at a time works on a data directory (an advisory lock beside it).
+//! - A data directory whose very first start was cut short is unusable (etcd waits for a leader for ever): it is set up
+//!   anew, as long as that etcd has never answered.
 //! - etcd acknowledges a write only after it is on disk, so killing it loses nothing that was acknowledged.
 
+mod bootstrap;
 mod leftover;
 mod process;
 
@@ -20,13 +23,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tracing::info;
 
-/// How often a start is tried on other ports when etcd ends before it answers.
+/// How often a start is tried when etcd ends before it answers.
 const START_ATTEMPTS: usize = 3;
 
 /// How to run etcd.
 #[derive(Clone, Debug)]
 pub struct SupervisorConfig {
-    /// etcd's data directory; created if missing. Its siblings `<name>.pid`, `.lock` and `.log` are used as well.
+    /// etcd's data directory; created if missing. Its siblings `<name>.pid`, `.lock`, `.log` and `.bootstrap` are used as well.
     pub data_dir: PathBuf,
     /// The program; a bare name is looked for on PATH.
     pub program: PathBuf,
@@ -79,6 +82,7 @@ impl Supervisor {
         let mut attempt = 0;
         loop {
             attempt += 1;
+            let bootstrap = bootstrap::begin(&data_dir, beside(&data_dir, "bootstrap"))?;
             let client_port = choose_port(config.client_port)?;
             let peer_port = choose_port(config.peer_port)?;
             let launch = Launch {
@@ -91,11 +95,12 @@ impl Supervisor {
             let endpoint = format!("http://127.0.0.1:{client_port}");
             match wait_until_healthy(&keeper, &endpoint, deadline).await {
                 Ok(()) => {
+                    bootstrap.complete()?;
                     info!(pid = keeper.pid(), endpoint, data_dir = %data_dir.display(), "etcd runs");
                     return Ok(Self { keeper, endpoint, _lock: lock });
                 }
-                // Somebody else may have taken a port between its choice and its use.
-                Err(_) if keeper.deaths() > 0 && attempt < START_ATTEMPTS && config.client_port == 0 => {
+                // Somebody else may have taken a port between its choice and its use, or it died while it set itself up.
+                Err(_) if keeper.deaths() > 0 && attempt < START_ATTEMPTS => {
                     keeper.stop(Duration::ZERO).await;
                 }
                 Err(reason) => {

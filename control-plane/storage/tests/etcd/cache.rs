@@ -99,6 +99,44 @@ async fn a_snapshot_does_not_change_while_writes_go_on() {
 }
 
 #[tokio::test]
+async fn every_revision_in_the_history_can_be_read_exactly() {
+    let etcd = Etcd::start().await;
+    let tuning = Tuning { history_min: 40, history_max: 40, ..Tuning::default() };
+    let storage = Storage::connect(etcd.config_with(tuning), schemas()).await.unwrap();
+    let mut now = std::collections::BTreeMap::new();
+    let mut then = vec![(storage.revision(), now.clone())];
+    for n in 0..60 {
+        let name = format!("p{}", n % 7);
+        let key = pod_key(&name);
+        let txn = match now.remove(&key) {
+            None => Txn::new().create(&key, pod(&name, n)),
+            Some(at) if n % 3 == 0 => Txn::new().delete(&key, at),
+            Some(at) => Txn::new().update(&key, at, pod(&name, n)),
+        };
+        let deletes = matches!(txn.ops[0], skep_storage::Op::Delete { .. });
+        let revision = storage.commit(txn).await.unwrap().revision;
+        if !deletes {
+            now.insert(key, revision);
+        }
+        then.push((revision, now.clone()));
+    }
+    storage.wait_for(then[60].0).await.unwrap();
+    for (age, (revision, want)) in then.iter().rev().enumerate() {
+        let snapshot = pods(&storage).snapshot_at(*revision);
+        if age > 40 {
+            assert!(matches!(snapshot, Err(Error::Expired { .. })), "{age}");
+            continue;
+        }
+        let snapshot = snapshot.unwrap();
+        let got: std::collections::BTreeMap<_, _> =
+            snapshot.iter().map(|o| (o.key().to_string(), o.mod_revision())).collect();
+        assert_eq!((snapshot.revision(), &got), (*revision, want));
+    }
+    let error = pods(&storage).snapshot_at(then[60].0 + 1).unwrap_err();
+    assert!(matches!(error, Error::TooLargeRevision { .. }), "{error}");
+}
+
+#[tokio::test]
 async fn a_watcher_that_falls_off_the_history_or_starts_before_it_gets_expired() {
     let etcd = Etcd::start().await;
     let tuning = Tuning { history_min: 8, history_max: 8, ..Tuning::default() };

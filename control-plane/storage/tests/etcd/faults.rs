@@ -167,6 +167,41 @@ async fn connecting_to_nothing_fails_with_a_reason() {
     assert!(matches!(error, Error::Invalid(_)), "{error}");
 }
 
+#[tokio::test]
+async fn etcd_is_reached_over_mutual_tls_and_not_without() {
+    let etcd = Etcd::start_with_tls().await;
+    let file = |name: &str| Some(etcd.dir().join(name));
+    let with_certificate = skep_storage::EtcdConfig {
+        endpoints: vec![format!("https://127.0.0.1:{}", etcd.port())],
+        ca_file: file("ca.crt"),
+        cert_file: file("client.crt"),
+        key_file: file("client.key"),
+        ..skep_storage::EtcdConfig::default()
+    };
+    let storage = soon(async {
+        loop {
+            match Storage::connect(with_certificate.clone(), schemas()).await {
+                Ok(storage) => break storage,
+                Err(Error::Unavailable(_) | Error::Timeout { .. }) => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+    })
+    .await;
+    let revision = storage.commit(Txn::new().create(pod_key("a"), pod("a", 1))).await.unwrap().revision;
+    storage.wait_for(revision).await.unwrap();
+
+    let without = skep_storage::EtcdConfig { cert_file: None, key_file: None, ..with_certificate.clone() };
+    let error = soon(Storage::connect(without, schemas())).await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable(_)), "{error}");
+    let half = skep_storage::EtcdConfig { key_file: None, ..with_certificate.clone() };
+    assert!(matches!(Storage::connect(half, schemas()).await, Err(Error::Invalid(_))));
+    let missing = skep_storage::EtcdConfig { ca_file: file("none"), ..with_certificate };
+    assert!(matches!(Storage::connect(missing, schemas()).await, Err(Error::Invalid(_))));
+}
+
 /// A TCP relay that can be cut, mended, or made to swallow answers.
 struct Relay {
     port: u16,

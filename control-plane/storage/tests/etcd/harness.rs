@@ -2,14 +2,15 @@
 
 use skep_storage::{EtcdConfig, FieldExtractor, Resource, ResourceSchema, SelectableField, Storage, Tuning};
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
 
-pub const PODS: &str = "/registry/pods/";
-pub const NODES: &str = "/registry/minions/";
+pub(crate) const PODS: &str = "/registry/pods/";
+pub(crate) const NODES: &str = "/registry/minions/";
 
-pub struct Etcd {
+pub(crate) struct Etcd {
     child: Option<Child>,
     dir: TempDir,
     client: u16,
@@ -18,34 +19,43 @@ pub struct Etcd {
 
 impl Etcd {
     /// Starts an etcd; fails the test if there is none.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let (client, peer) = (free_port(), free_port());
         let mut etcd = Self { child: None, dir: tempfile::tempdir().unwrap(), client, peer };
         etcd.run().await;
         etcd
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.client)
     }
 
+    /// One that speaks TLS only, and only to holders of a certificate of its authority. The files' names: `ca.crt`,
+    /// `client.crt`, `client.key` in [`Etcd::dir`].
+    pub(crate) async fn start_with_tls() -> Self {
+        let (client, peer) = (free_port(), free_port());
+        let mut etcd = Self { child: None, dir: tempfile::tempdir().unwrap(), client, peer };
+        write_certificates(etcd.dir());
+        let file = |name: &str| etcd.dir().join(name).display().to_string();
+        let mut command = etcd.command("https");
+        command.args([format!("--cert-file={}", file("server.crt")), format!("--key-file={}", file("server.key"))]);
+        command.args([format!("--trusted-ca-file={}", file("ca.crt")), "--client-cert-auth".into()]);
+        let child = command.spawn().expect("these tests need etcd on PATH");
+        etcd.child = Some(child);
+        etcd
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.client
+    }
+
     /// Starts it on the same data and ports.
-    pub async fn run(&mut self) {
-        let (client, peer) = (self.url(), format!("http://127.0.0.1:{}", self.peer));
-        let child = Command::new("etcd")
-            .arg(format!("--data-dir={}", self.dir.path().join("data").display()))
-            .arg(format!("--listen-client-urls={client}"))
-            .arg(format!("--advertise-client-urls={client}"))
-            .arg(format!("--listen-peer-urls={peer}"))
-            .arg(format!("--initial-advertise-peer-urls={peer}"))
-            .arg(format!("--initial-cluster=default={peer}"))
-            // The tests are about order, not about disks.
-            .arg("--unsafe-no-fsync")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("these tests need etcd on PATH");
+    pub(crate) async fn run(&mut self) {
+        let child = self.command("http").spawn().expect("these tests need etcd on PATH");
         self.child = Some(child);
         let mut raw = self.raw().await;
         for _ in 0..500 {
@@ -57,8 +67,27 @@ impl Etcd {
         panic!("etcd does not answer");
     }
 
+    fn command(&self, scheme: &str) -> Command {
+        let client = format!("{scheme}://127.0.0.1:{}", self.client);
+        let peer = format!("http://127.0.0.1:{}", self.peer);
+        let mut command = Command::new("etcd");
+        command
+            .arg(format!("--data-dir={}", self.dir.path().join("data").display()))
+            .arg(format!("--listen-client-urls={client}"))
+            .arg(format!("--advertise-client-urls={client}"))
+            .arg(format!("--listen-peer-urls={peer}"))
+            .arg(format!("--initial-advertise-peer-urls={peer}"))
+            .arg(format!("--initial-cluster=default={peer}"))
+            // The tests are about order, not about disks.
+            .arg("--unsafe-no-fsync")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command
+    }
+
     /// kill -9.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
             child.wait().unwrap();
@@ -66,19 +95,19 @@ impl Etcd {
     }
 
     /// A plain client, past the code under test.
-    pub async fn raw(&self) -> etcd_client::Client {
+    pub(crate) async fn raw(&self) -> etcd_client::Client {
         etcd_client::Client::connect([self.url()], None).await.unwrap()
     }
 
-    pub fn config(&self) -> EtcdConfig {
+    pub(crate) fn config(&self) -> EtcdConfig {
         self.config_with(Tuning::default())
     }
 
-    pub fn config_with(&self, tuning: Tuning) -> EtcdConfig {
+    pub(crate) fn config_with(&self, tuning: Tuning) -> EtcdConfig {
         EtcdConfig { endpoints: vec![self.url()], tuning, ..EtcdConfig::default() }
     }
 
-    pub async fn storage(&self) -> Storage {
+    pub(crate) async fn storage(&self) -> Storage {
         Storage::connect(self.config(), schemas()).await.unwrap()
     }
 }
@@ -89,7 +118,7 @@ impl Drop for Etcd {
     }
 }
 
-pub fn schemas() -> Vec<ResourceSchema> {
+pub(crate) fn schemas() -> Vec<ResourceSchema> {
     vec![
         ResourceSchema {
             prefix: PODS.into(),
@@ -99,31 +128,46 @@ pub fn schemas() -> Vec<ResourceSchema> {
     ]
 }
 
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-pub fn pods(storage: &Storage) -> Resource {
+pub(crate) fn pods(storage: &Storage) -> Resource {
     storage.resource(PODS).unwrap()
 }
 
-pub fn pod_key(name: &str) -> String {
+pub(crate) fn pod_key(name: &str) -> String {
     format!("{PODS}default/{name}")
 }
 
-pub fn pod(name: &str, n: i64) -> String {
+pub(crate) fn pod(name: &str, n: i64) -> String {
     format!(
         r#"{{"kind":"Pod","apiVersion":"v1","metadata":{{"name":"{name}","namespace":"default","labels":{{"n":"{n}"}}}},"spec":{{"nodeName":"n{n}"}}}}"#
     )
 }
 
+fn write_certificates(dir: &Path) {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    let ca_key = KeyPair::generate().unwrap();
+    let mut ca = CertificateParams::new(Vec::new()).unwrap();
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    std::fs::write(dir.join("ca.crt"), ca.self_signed(&ca_key).unwrap().pem()).unwrap();
+    let issuer = Issuer::new(ca, ca_key);
+    for name in ["server", "client"] {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        std::fs::write(dir.join(format!("{name}.crt")), params.signed_by(&key, &issuer).unwrap().pem()).unwrap();
+        std::fs::write(dir.join(format!("{name}.key")), key.serialize_pem()).unwrap();
+    }
+}
+
 /// Fails the test instead of hanging it.
-pub async fn soon<T>(future: impl Future<Output = T>) -> T {
+pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(30), future).await.expect("this should have happened by now")
 }
 
 /// Waits until something is so.
-pub async fn eventually(what: &str, mut so: impl FnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut so: impl FnMut() -> bool) {
     for _ in 0..1500 {
         if so() {
             return;

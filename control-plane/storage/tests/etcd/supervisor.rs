@@ -94,6 +94,24 @@ async fn a_missing_or_broken_etcd_is_a_clear_error() {
     assert!(error.contains("exit status: 3") && error.contains("the disk is on fire"), "{error}");
 }
 
+#[tokio::test]
+async fn a_first_start_that_was_cut_short_is_made_anew_and_data_never_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = SupervisorConfig::new(dir.path().join("etcd"));
+    // What a kill in the first moments leaves: files, but no cluster.
+    std::fs::create_dir_all(dir.path().join("etcd/member/wal")).unwrap();
+    std::fs::write(dir.path().join("etcd/member/wal/0000000000000000-0000000000000000.wal"), "").unwrap();
+    std::fs::write(dir.path().join("etcd.bootstrap"), "").unwrap();
+    let supervisor = Supervisor::start(config.clone()).await.unwrap();
+    assert!(!dir.path().join("etcd.bootstrap").exists());
+    let storage = Storage::connect(supervisor.etcd_config(), schemas()).await.unwrap();
+    storage.commit(Txn::new().create(pod_key("a"), pod("a", 1))).await.unwrap();
+    drop(supervisor);
+    let supervisor = Supervisor::start(config).await.unwrap();
+    let storage = Storage::connect(supervisor.etcd_config(), schemas()).await.unwrap();
+    assert!(pods(&storage).get(&pod_key("a")).is_some());
+}
+
 /// The test binary calls itself: the inner process supervises an etcd and is killed by SIGKILL.
 #[tokio::test]
 async fn etcd_dies_with_a_supervisor_that_is_killed() {
