@@ -1,0 +1,135 @@
+//! What every pod worker shares.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodStatus, Secret};
+use kube::{Api, Client};
+use parking_lot::{Mutex, RwLock};
+use skep_client::Recorder;
+use skep_cri::Cri;
+
+use crate::cgroups::Cgroups;
+use crate::downward::Facts;
+use crate::error::is_not_found;
+use crate::podext::PodExt;
+use crate::services::Services;
+use crate::view::PodView;
+use crate::{Config, Error};
+
+/// Handles and facts, shared by all workers.
+pub(crate) struct Context {
+    pub(crate) client: Client,
+    pub(crate) cri: Cri,
+    pub(crate) config: Config,
+    pub(crate) recorder: Recorder,
+    pub(crate) cgroups: Cgroups,
+    pub(crate) services: Services,
+    pub(crate) memory_capacity: i64,
+    pub(crate) cpus: i64,
+    /// Which pod a sandbox or container belongs to: the runtime's events name only the latter.
+    owners: Mutex<HashMap<String, String>>,
+    /// What the workers last knew, for the node server, by uid.
+    snapshots: RwLock<HashMap<String, Arc<Snapshot>>>,
+}
+
+/// A pod as its worker last saw it.
+pub(crate) struct Snapshot {
+    pub(crate) pod: Arc<Pod>,
+    pub(crate) status: Arc<PodStatus>,
+    pub(crate) view: PodView,
+}
+
+impl Context {
+    pub(crate) fn new(
+        client: Client,
+        cri: Cri,
+        config: Config,
+        cgroups: Cgroups,
+        services: Services,
+        (cpus, memory_capacity): (i64, i64),
+    ) -> Arc<Self> {
+        let recorder = Recorder::new(client.clone(), "kubelet", &config.node_name);
+        let (owners, snapshots) = Default::default();
+        Arc::new(Self { client, cri, config, recorder, cgroups, services, memory_capacity, cpus, owners, snapshots })
+    }
+
+    /// Remembers whose `id` is.
+    pub(crate) fn own(&self, id: &str, uid: &str) {
+        self.owners.lock().insert(id.to_owned(), uid.to_owned());
+    }
+
+    /// Whose `id` is.
+    pub(crate) fn owner(&self, id: &str) -> Option<String> {
+        self.owners.lock().get(id).cloned()
+    }
+
+    /// Forgets a removed `id`.
+    pub(crate) fn disown(&self, id: &str) {
+        self.owners.lock().remove(id);
+    }
+
+    /// Publishes what a worker knows.
+    pub(crate) fn publish(&self, uid: &str, snapshot: Snapshot) {
+        self.snapshots.write().insert(uid.to_owned(), Arc::new(snapshot));
+    }
+
+    /// Forgets a pod that is gone.
+    pub(crate) fn withdraw(&self, uid: &str) {
+        self.snapshots.write().remove(uid);
+        self.owners.lock().retain(|_, owner| owner != uid);
+    }
+
+    /// All pods of this node.
+    pub(crate) fn snapshots(&self) -> Vec<Arc<Snapshot>> {
+        self.snapshots.read().values().cloned().collect()
+    }
+
+    /// The pod of a name; of several with that name, the one that is not being deleted.
+    pub(crate) fn snapshot(&self, namespace: &str, name: &str) -> Option<Arc<Snapshot>> {
+        let snapshots = self.snapshots.read();
+        let of_name = snapshots.values().filter(|known| known.pod.ns() == namespace && known.pod.pod_name() == name);
+        of_name.min_by_key(|known| known.pod.deleting().is_some()).cloned()
+    }
+
+    /// What a pod with these addresses may learn about itself.
+    pub(crate) fn facts(&self, pod: &Pod, pod_ips: &[String]) -> Facts {
+        let host_ips = self.host_ips();
+        let pod_ips = if pod.host_network() { host_ips.clone() } else { pod_ips.to_vec() };
+        Facts { host_ips, pod_ips, allocatable: (self.cpus * 1000, self.memory_capacity) }
+    }
+
+    /// The node's addresses as text.
+    pub(crate) fn host_ips(&self) -> Vec<String> {
+        self.config.node_ips.iter().map(ToString::to_string).collect()
+    }
+
+    /// The pod's directory: volumes, hosts file, termination messages.
+    pub(crate) fn pod_dir(&self, uid: &str) -> PathBuf {
+        self.config.data_dir.join("pods").join(uid)
+    }
+
+    /// The pod's log directory.
+    pub(crate) fn log_dir(&self, pod: &Pod) -> PathBuf {
+        self.config.pod_logs_dir.join(format!("{}_{}_{}", pod.ns(), pod.pod_name(), pod.uid()))
+    }
+
+    /// A ConfigMap; `None` when it does not exist.
+    pub(crate) async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<ConfigMap>, Error> {
+        absent_is_none(Api::namespaced(self.client.clone(), namespace).get(name).await)
+    }
+
+    /// A Secret; `None` when it does not exist.
+    pub(crate) async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Secret>, Error> {
+        absent_is_none(Api::namespaced(self.client.clone(), namespace).get(name).await)
+    }
+}
+
+fn absent_is_none<T>(result: Result<T, kube::Error>) -> Result<Option<T>, Error> {
+    match result {
+        Ok(object) => Ok(Some(object)),
+        Err(error) if is_not_found(&error) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
