@@ -24,12 +24,14 @@ fn slice(name: &str, numbers: impl IntoIterator<Item = usize>) -> Arc<EndpointSl
 
 fn apply(existing: &[Arc<EndpointSlice>], changes: &[Change]) -> Vec<Arc<EndpointSlice>> {
     let mut slices = existing.to_vec();
-    for (number, change) in changes.iter().enumerate() {
+    for change in changes {
         match change {
             Change::Create(new) => {
                 let mut new = new.clone();
-                new.metadata.uid = Some(format!("new-{number}"));
-                new.metadata.name = new.metadata.uid.clone();
+                // Every slice ever made has another uid.
+                let number = (0..).find(|n| slices.iter().all(|s| s.metadata.uid != Some(format!("new-{n}"))));
+                new.metadata.uid = number.map(|n| format!("new-{n}"));
+                new.metadata.name.clone_from(&new.metadata.uid);
                 slices.push(Arc::new(new));
             }
             Change::Update(new) => {
