@@ -33,6 +33,7 @@ pub(crate) struct Accepted {
 
 impl Accepted {
     /// Plain JSON.
+    #[cfg(test)]
     pub(crate) const JSON: Self = Self { format: Format::Json, view: View::Whole };
 
     /// The value of `Content-Type`.

@@ -7,7 +7,7 @@ use skep_api::{meta::ApiObject, resource::ResourceInfo};
 use super::strategy::Strategy;
 
 /// Objects of type `O` with upstream's rules for metadata and no others.
-pub struct Basic<O> {
+pub(crate) struct Basic<O> {
     info: &'static ResourceInfo,
     prefix: &'static str,
     object: PhantomData<fn() -> O>,
@@ -15,7 +15,7 @@ pub struct Basic<O> {
 
 impl<O> Basic<O> {
     /// The strategy of the resource `info`, stored below `prefix`.
-    pub fn new(info: &'static ResourceInfo, prefix: &'static str) -> Self {
+    pub(crate) fn new(info: &'static ResourceInfo, prefix: &'static str) -> Self {
         Self { info, prefix, object: PhantomData }
     }
 }

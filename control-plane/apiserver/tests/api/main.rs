@@ -1,0 +1,5 @@
+//! The API server against a real etcd: in-process through kube::Client and raw requests, and over TLS.
+
+mod bad_input;
+mod crud;
+mod support;
