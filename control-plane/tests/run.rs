@@ -1,0 +1,281 @@
+//! The real `skep-server` with its real etcd, driven by the real kubectl. Needs `etcd` and `kubectl` on PATH.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+/// The longest anything here waits; reached only when something is broken.
+const PATIENCE: Duration = Duration::from_secs(60);
+const SERVER: &str = env!("CARGO_BIN_EXE_skep-server");
+
+/// A port nobody has at the moment.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+#[expect(clippy::disallowed_methods, reason = "no runtime here: each test has a thread to itself")]
+fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A server on loopback, ended when dropped.
+struct Server {
+    child: Child,
+    data: PathBuf,
+}
+
+impl Server {
+    fn spawn(data: &Path, port: u16, arguments: &[&str]) -> Self {
+        let log = fs::OpenOptions::new().create(true).append(true).open(data.with_extension("log")).unwrap();
+        let child = Command::new(SERVER)
+            .arg("run")
+            .arg("--data-dir")
+            .arg(data)
+            .args(["--bind-address", "127.0.0.1", "--secure-port", &port.to_string()])
+            .env("RUST_BACKTRACE", "1")
+            .args(["--service-cluster-ip-range", "10.96.0.0/16", "--cluster-cidr", "10.244.0.0/16"])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        Self { child, data: data.to_owned() }
+    }
+
+    fn start(data: &Path, port: u16, arguments: &[&str]) -> Self {
+        let mut server = Self::spawn(data, port, arguments);
+        wait_for("/readyz", || {
+            if let Some(status) = server.child.try_wait().unwrap() {
+                panic!("skep-server ended with {status}:\n{}", server.log());
+            }
+            let output = server.kubectl(&["get", "--raw", "/readyz"]);
+            output.status.success() && output.stdout == b"ok"
+        });
+        server
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.data.with_extension("log")).unwrap_or_default()
+    }
+
+    fn kubectl(&self, arguments: &[&str]) -> Output {
+        kubectl(&self.data.join("admin.conf"), arguments)
+    }
+
+    /// What kubectl says, when all is well.
+    fn said(&self, arguments: &[&str]) -> String {
+        said(self.kubectl(arguments))
+    }
+
+    /// Creates an object without a namespace, or in the default one.
+    fn create(&self, kind: &str, name: &str) {
+        let manifest = self.data.with_extension(format!("{name}.yaml"));
+        fs::write(&manifest, format!("apiVersion: v1\nkind: {kind}\nmetadata: {{name: {name}}}\n")).unwrap();
+        // What the server checks is not the matter here, nor what it publishes for clients to check.
+        self.said(&["create", "--validate=false", "--filename", manifest.to_str().unwrap()]);
+    }
+
+    fn etcd_pid(&self) -> i32 {
+        // The first number of the file the supervisor keeps.
+        let text = fs::read_to_string(self.data.join("etcd.pid")).expect("etcd.pid");
+        text.split(|c: char| !c.is_ascii_digit()).find(|word| !word.is_empty()).unwrap().parse().unwrap()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.child.try_wait().unwrap().is_none() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("log of skep-server:\n{}", self.log());
+        }
+    }
+}
+
+fn kubectl(kubeconfig: &Path, arguments: &[&str]) -> Output {
+    Command::new("kubectl")
+        .arg("--kubeconfig")
+        .arg(kubeconfig)
+        .args(arguments)
+        // Its cache of discovery must not outlive this test's server.
+        .arg("--cache-dir")
+        .arg(kubeconfig.with_extension("cache"))
+        .output()
+        .expect("these tests need kubectl")
+}
+
+fn said(output: Output) -> String {
+    assert!(output.status.success(), "kubectl: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn data_dir() -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    (dir, data)
+}
+
+fn is_alive(pid: i32) -> bool {
+    // Signal 0 asks only; a zombie is dead for our purposes.
+    kill(Pid::from_raw(pid), None).is_ok()
+        && fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+#[test]
+fn everything_is_still_there_after_a_kill_and_a_clean_stop_leaves_no_etcd() {
+    let (_dir, data) = data_dir();
+    let port = free_port();
+    let mut server = Server::start(&data, port, &[]);
+    let namespaces = server.said(&["get", "namespaces", "--output", "name"]);
+    for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
+        assert!(namespaces.contains(&format!("namespace/{name}\n")), "{namespaces}");
+    }
+    server.create("ConfigMap", "kept");
+    let uid = server.said(&["get", "configmap", "kept", "--output", "jsonpath={.metadata.uid}"]);
+    let certificate = fs::read(data.join("pki/apiserver.crt")).unwrap();
+
+    server.signal(Signal::SIGKILL);
+    server.child.wait().unwrap();
+    let mut server = Server::start(&data, port, &[]);
+    assert_eq!(server.said(&["get", "configmap", "kept", "--output", "jsonpath={.metadata.uid}"]), uid);
+    assert_eq!(fs::read(data.join("pki/apiserver.crt")).unwrap(), certificate);
+
+    let etcd = server.etcd_pid();
+    assert!(is_alive(etcd));
+    server.signal(Signal::SIGTERM);
+    let status = server.child.wait().unwrap();
+    assert!(status.success(), "{status}:\n{}", server.log());
+    wait_for("etcd to be gone", || !is_alive(etcd));
+}
+
+#[test]
+fn two_servers_share_a_machine_but_not_a_port_or_a_data_directory() {
+    let ((_one, first), (_two, second)) = (data_dir(), data_dir());
+    let (port, other_port) = (free_port(), free_port());
+    let one = Server::start(&first, port, &[]);
+    let two = Server::start(&second, other_port, &[]);
+    one.create("Namespace", "only-in-one");
+    assert!(!two.said(&["get", "namespaces", "--output", "name"]).contains("only-in-one"));
+
+    let (_three, third) = data_dir();
+    let mut clash = Server::spawn(&third, port, &[]);
+    assert!(!clash.child.wait().unwrap().success());
+    let log = clash.log();
+    assert!(log.contains(&format!("cannot listen on 127.0.0.1:{port}")) && log.contains("--secure-port"), "{log}");
+
+    // The log is beside the data directory, so the refusal is in the first server's.
+    let mut clash = Server::spawn(&first, free_port(), &[]);
+    assert!(!clash.child.wait().unwrap().success());
+    let log = one.log();
+    assert!(log.contains("another skep-server uses the data directory"), "{log}");
+    assert_eq!(one.said(&["get", "--raw", "/readyz"]), "ok", "the first is not disturbed");
+}
+
+#[test]
+fn what_a_person_can_mend_is_said_so() {
+    let (dir, data) = data_dir();
+    let run = |arguments: &[&str], path: &str| {
+        let output = Command::new(SERVER)
+            .arg("run")
+            .args(arguments)
+            .args(["--bind-address", "127.0.0.1", "--secure-port", &free_port().to_string()])
+            .env("PATH", path)
+            .output()
+            .unwrap();
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let data = data.to_str().unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let no_etcd = run(&["--data-dir", data], dir.path().to_str().unwrap());
+    assert!(no_etcd.contains("error: ") && no_etcd.contains("etcd"), "{no_etcd}");
+
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    let not_a_dir = run(&["--data-dir", file.join("data").to_str().unwrap()], &path);
+    assert!(not_a_dir.contains("cannot create the data directory") && not_a_dir.contains("--data-dir"), "{not_a_dir}");
+
+    fs::create_dir_all(Path::new(data).join("pki")).unwrap();
+    fs::write(Path::new(data).join("pki/ca.crt"), "nonsense").unwrap();
+    fs::write(Path::new(data).join("pki/ca.key"), "nonsense").unwrap();
+    let broken = run(&["--data-dir", data], &path);
+    assert!(broken.contains("pki/ca.") && broken.contains("not a "), "{broken}");
+}
+
+#[test]
+fn kubeconfigs_name_the_user_and_certificates_are_listed_and_renewed() {
+    let (dir, data) = data_dir();
+    let server = Server::start(&data, free_port(), &[]);
+    let skep = |arguments: &[&str]| {
+        let output = Command::new(SERVER).args(arguments).arg("--data-dir").arg(&data).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let jane = dir.path().join("jane.conf");
+    skep(&["kubeconfig", "--user", "jane", "--group", "system:masters,developers", "--out", jane.to_str().unwrap()]);
+    assert!(said(kubectl(&jane, &["get", "namespaces"])).contains("kube-system"));
+    // A node by its own name, which may not do what an administrator may.
+    let node = dir.path().join("node.conf");
+    fs::write(&node, skep(&["kubeconfig", "--user", "system:node:n1", "--group", "system:nodes"])).unwrap();
+    let refused = kubectl(&node, &["delete", "namespace", "kube-public"]);
+    assert!(!refused.status.success());
+    let refused = String::from_utf8(refused.stderr).unwrap();
+    assert!(refused.contains("User \"system:node:n1\" cannot delete resource"), "{refused}");
+
+    let before = skep(&["certs", "list"]);
+    for name in ["ca ", "apiserver ", "apiserver-kubelet-client ", "front-proxy-ca ", "front-proxy-client "] {
+        assert!(before.lines().any(|line| line.starts_with(name)), "{before}");
+    }
+    assert_eq!(skep(&["certs", "renew", "apiserver"]), "renewed apiserver\n");
+    assert_eq!(server.said(&["get", "--raw", "/livez"]), "ok");
+}
+
+#[test]
+fn components_can_run_apart_from_the_api_server() {
+    let (dir, data) = data_dir();
+    let server = Server::start(&data, free_port(), &["--components", "apiserver"]);
+    let kubeconfig = data.join("scheduler.conf");
+    let apart = dir.path().join("apart");
+    let mut scheduler = Command::new(SERVER)
+        .args(["run", "--components", "scheduler", "--data-dir"])
+        .arg(&apart)
+        .arg("--kubeconfig")
+        .arg(&kubeconfig)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let lease =
+        &["get", "lease", "kube-scheduler", "--namespace", "kube-system", "--ignore-not-found", "--output", "name"];
+    wait_for("the scheduler to lead", || server.said(lease).contains("kube-scheduler"));
+    assert!(!apart.join("pki").exists(), "a process without an API server makes no authority of its own");
+    kill(Pid::from_raw(scheduler.id() as i32), Signal::SIGTERM).unwrap();
+    assert!(scheduler.wait().unwrap().success());
+}
+
+#[test]
+fn a_second_signal_hurries_and_still_leaves_no_etcd() {
+    let (_dir, data) = data_dir();
+    let mut server = Server::start(&data, free_port(), &[]);
+    let etcd = server.etcd_pid();
+    server.signal(Signal::SIGINT);
+    server.signal(Signal::SIGTERM);
+    assert!(server.child.wait().unwrap().success(), "{}", server.log());
+    wait_for("etcd to be gone", || !is_alive(etcd));
+}
