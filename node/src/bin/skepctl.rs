@@ -1,1 +1,64 @@
-fn main() {}
+//! `skepctl`: what the service data plane of this node does, read from the pinned maps.
+#![forbid(unsafe_code)]
+
+#[path = "../skepctl/cli.rs"]
+mod cli;
+#[path = "../skepctl/output.rs"]
+mod output;
+#[path = "../skepctl/query.rs"]
+mod query;
+
+use std::{
+    io::{self, BufWriter, ErrorKind, Write},
+    process::ExitCode,
+};
+
+use anyhow::Result;
+use clap::Parser;
+use skep_proxy::maps::Reader;
+
+use cli::{BackendCommand, Cli, Command, ServiceCommand};
+
+fn main() -> ExitCode {
+    let mut out = BufWriter::new(io::stdout().lock());
+    match run(&Cli::parse(), &mut out).and_then(|()| Ok(out.flush()?)) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads has seen enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            // With nobody to read it, the exit code says it all.
+            let _ = writeln!(io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli, out: &mut impl Write) -> Result<()> {
+    let reader = Reader::open(&cli.bpf_root)?;
+    match &cli.command {
+        Command::Service { command: ServiceCommand::List { namespace } } => {
+            let mut services = reader.services()?;
+            services.retain(|service| namespace.as_ref().is_none_or(|namespace| *namespace == service.namespace));
+            output::services(cli.output, &services, out)
+        }
+        Command::Service { command: ServiceCommand::Get { service } } => {
+            output::service(cli.output, &query::find(service, reader.services()?)?, out)
+        }
+        Command::Backend { command: BackendCommand::List { service } } => {
+            let services = match service {
+                Some(service) => query::find(service, reader.services()?)?,
+                None => reader.services()?,
+            };
+            output::backends(cli.output, &services, out)
+        }
+        Command::Status => output::status(cli.output, &reader.status()?, out),
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        let json = cause.downcast_ref::<serde_json::Error>().and_then(serde_json::Error::io_error_kind);
+        kind.or(json) == Some(ErrorKind::BrokenPipe)
+    })
+}

@@ -1,0 +1,87 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::query::Query;
+
+/// Shows what the service data plane of this node does.
+#[derive(Debug, Parser)]
+#[command(name = "skepctl", version)]
+pub(crate) struct Cli {
+    /// Folder below which skep-node pins its maps.
+    #[arg(long, global = true, value_name = "DIR", default_value = "/sys/fs/bpf/skep")]
+    pub(crate) bpf_root: PathBuf,
+    /// Output format.
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Table,
+    Json,
+    Yaml,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Services as the kernel serves them.
+    Service {
+        #[command(subcommand)]
+        command: ServiceCommand,
+    },
+    /// Backends as the kernel chooses among them.
+    Backend {
+        #[command(subcommand)]
+        command: BackendCommand,
+    },
+    /// Programs, attach points, and how full the maps are.
+    Status,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ServiceCommand {
+    /// Every port of every Service.
+    List {
+        /// Only this namespace.
+        #[arg(short, long)]
+        namespace: Option<String>,
+    },
+    /// The ports of one Service, with their backends.
+    Get {
+        /// NAMESPACE/NAME[:PORT-NAME] or ADDRESS:PORT[/PROTOCOL].
+        service: Query,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BackendCommand {
+    /// Every backend, or those of one Service.
+    List {
+        /// NAMESPACE/NAME[:PORT-NAME] or ADDRESS:PORT[/PROTOCOL].
+        service: Option<Query>,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_flags_may_stand_anywhere() {
+        let cli = Cli::try_parse_from(["skepctl", "service", "list", "-o", "json", "--bpf-root", "/x"]).unwrap();
+        assert_eq!((cli.output, cli.bpf_root), (Format::Json, "/x".into()));
+    }
+}

@@ -1,0 +1,172 @@
+//! Printing.
+
+use std::io::Write;
+
+use anyhow::Result;
+use comfy_table::{Table, presets};
+use serde::Serialize;
+use skep_proxy::maps::reader::{ServiceRecord, Status};
+
+use crate::cli::Format;
+
+/// Service ports, a line each.
+pub(crate) fn services(format: Format, services: &[ServiceRecord], out: &mut impl Write) -> Result<()> {
+    if let Some(text) = structured(format, services)? {
+        return Ok(out.write_all(text.as_bytes())?);
+    }
+    let mut table = table(["NAMESPACE", "NAME", "PORT", "FRONTEND", "BACKENDS", "CONNECTIONS", "REFUSED"]);
+    for service in services {
+        table.add_row([
+            service.namespace.clone(),
+            service.name.clone(),
+            or_dash(&service.port_name),
+            frontend(service),
+            service.backends.len().to_string(),
+            service.connections.to_string(),
+            service.refused.to_string(),
+        ]);
+    }
+    print(&table, out)
+}
+
+/// Service ports with their backends.
+pub(crate) fn service(format: Format, services: &[ServiceRecord], out: &mut impl Write) -> Result<()> {
+    if let Some(text) = structured(format, services)? {
+        return Ok(out.write_all(text.as_bytes())?);
+    }
+    for (n, service) in services.iter().enumerate() {
+        if n > 0 {
+            writeln!(out)?;
+        }
+        writeln!(out, "Service:      {}/{}", service.namespace, service.name)?;
+        writeln!(out, "Port:         {}", or_dash(&service.port_name))?;
+        writeln!(out, "Frontend:     {}", frontend(service))?;
+        writeln!(out, "Id:           {} (generation {})", service.id, service.generation)?;
+        writeln!(out, "Connections:  {}, refused {}", service.connections, service.refused)?;
+        if service.backends.is_empty() {
+            writeln!(out, "Backends:     none, connections are refused")?;
+            continue;
+        }
+        writeln!(out, "Backends:")?;
+        let mut table = table(["  ADDRESS", "CONNECTIONS", "ID"]);
+        for backend in &service.backends {
+            table.add_row([format!("  {}", backend.address), backend.connections.to_string(), backend.id.to_string()]);
+        }
+        print(&table, out)?;
+    }
+    Ok(())
+}
+
+/// One backend with the service port it belongs to.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Backend<'a> {
+    id: u32,
+    address: std::net::SocketAddrV4,
+    namespace: &'a str,
+    service: &'a str,
+    port_name: &'a str,
+    frontend: String,
+    connections: u64,
+}
+
+/// Backends, a line each.
+pub(crate) fn backends(format: Format, services: &[ServiceRecord], out: &mut impl Write) -> Result<()> {
+    let backends: Vec<Backend<'_>> = services
+        .iter()
+        .flat_map(|service| {
+            service.backends.iter().map(|backend| Backend {
+                id: backend.id,
+                address: backend.address,
+                namespace: &service.namespace,
+                service: &service.name,
+                port_name: &service.port_name,
+                frontend: frontend(service),
+                connections: backend.connections,
+            })
+        })
+        .collect();
+    if let Some(text) = structured(format, &backends)? {
+        return Ok(out.write_all(text.as_bytes())?);
+    }
+    let mut table = table(["ADDRESS", "NAMESPACE", "SERVICE", "PORT", "FRONTEND", "CONNECTIONS", "ID"]);
+    for backend in backends {
+        table.add_row([
+            backend.address.to_string(),
+            backend.namespace.into(),
+            backend.service.into(),
+            or_dash(backend.port_name),
+            backend.frontend,
+            backend.connections.to_string(),
+            backend.id.to_string(),
+        ]);
+    }
+    print(&table, out)
+}
+
+/// State of the data plane.
+pub(crate) fn status(format: Format, status: &Status, out: &mut impl Write) -> Result<()> {
+    if let Some(text) = structured(format, status)? {
+        return Ok(out.write_all(text.as_bytes())?);
+    }
+    writeln!(out, "Kernel:    {}", status.kernel)?;
+    writeln!(out, "BPF root:  {} (layout {})", status.bpf_root.display(), status.layout)?;
+    writeln!(out)?;
+    let mut programs = table(["PROGRAM", "ATTACHED", "CGROUP", "ID", "TAG", "BYTES"]);
+    for program in &status.programs {
+        programs.add_row([
+            program.name.clone(),
+            if program.attached { "yes" } else { "NO" }.into(),
+            shown(program.cgroup_id),
+            shown(program.id),
+            shown(program.tag.as_ref()),
+            shown(program.jited_bytes),
+        ]);
+    }
+    print(&programs, out)?;
+    writeln!(out)?;
+    let mut maps = table(["MAP", "ENTRIES", "CAPACITY", "FULL"]);
+    for map in &status.maps {
+        let percent = map.entries as f64 * 100.0 / map.capacity.max(1) as f64;
+        maps.add_row([map.name.clone(), map.entries.to_string(), map.capacity.to_string(), format!("{percent:.1}%")]);
+    }
+    print(&maps, out)
+}
+
+/// JSON or YAML; `None` for a table.
+fn structured<T: Serialize + ?Sized>(format: Format, value: &T) -> Result<Option<String>> {
+    Ok(match format {
+        Format::Table => None,
+        Format::Json => Some(serde_json::to_string_pretty(value)? + "\n"),
+        Format::Yaml => Some(serde_yaml_ng::to_string(value)?),
+    })
+}
+
+/// Columns as kubectl sets them: three spaces apart, no lines.
+fn table<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 3));
+    }
+    table
+}
+
+fn print(table: &Table, out: &mut impl Write) -> Result<()> {
+    for line in table.lines() {
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+fn frontend(service: &ServiceRecord) -> String {
+    format!("{}:{}/{}", service.vip, service.port, service.protocol)
+}
+
+fn or_dash(text: &str) -> String {
+    if text.is_empty() { "-".into() } else { text.into() }
+}
+
+fn shown<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(|| "-".into(), |value| value.to_string())
+}
