@@ -1,0 +1,34 @@
+//! `skep-node cleanup`: removes what this node made, so that nothing is left of it but its Node object.
+
+use anyhow::Context as _;
+use skep_cri::Cri;
+use skep_network::Network;
+use skep_proxy::Proxy;
+
+use crate::run::{network_config, pod_cidr_file};
+use crate::settings::Settings;
+
+/// Pods first, then their network, then the service data plane. Goes on after a failure and tells the first.
+pub(crate) async fn cleanup(settings: Settings) -> anyhow::Result<()> {
+    let pods = remove_pods(&settings).await.context("removing pods");
+    let network = remove_network(&settings).context("removing the pod network");
+    let proxy = Proxy::cleanup(&settings.bpf_root).context("removing the service data plane");
+    pods.and(network).and(proxy)
+}
+
+async fn remove_pods(settings: &Settings) -> anyhow::Result<()> {
+    let cri = Cri::connect(&settings.containerd).await?;
+    let config = skep_kubelet::Config {
+        cgroup_root: settings.cgroup_root.clone(),
+        ..skep_kubelet::Config::new(&settings.node_name, [127, 0, 0, 1].into(), &settings.data_dir)
+    };
+    Ok(skep_kubelet::cleanup(&config, &cri).await?)
+}
+
+fn remove_network(settings: &Settings) -> anyhow::Result<()> {
+    // Without a pod CIDR there never was a pod network.
+    let Ok(pod_cidr) = std::fs::read_to_string(pod_cidr_file(settings)) else { return Ok(()) };
+    let pod_cidr = pod_cidr.trim().parse().with_context(|| format!("the pod CIDR noted at start: {pod_cidr:?}"))?;
+    Network::setup(network_config(settings, pod_cidr, None))?.teardown()?;
+    Ok(())
+}

@@ -1,0 +1,223 @@
+//! Wiring: the API, containerd, the kubelet, the pod network once the node has its pod CIDR, the service data plane.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::Node;
+use kube::Api;
+use kube::runtime::wait::await_condition;
+use skep_cri::Cri;
+use skep_network::Network;
+use skep_proxy::Proxy;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster;
+use crate::host;
+use crate::settings::Settings;
+
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+const LAST_RETRY: Duration = Duration::from_secs(5);
+const RECONCILE_NETWORK: Duration = Duration::from_secs(60);
+
+/// Runs the node until a signal; its pods and Services outlive it.
+pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
+    let shutdown = CancellationToken::new();
+    let cluster = cluster::access(&settings.access).await?;
+    let mut node_ips = settings.node_ips.clone();
+    if node_ips.is_empty() {
+        node_ips.push(host::address_towards(&cluster.url)?);
+    }
+    let node_ip = node_ips.first().copied();
+    let client_ca = match &settings.client_ca_file {
+        Some(path) => Some(std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?),
+        None => cluster.ca.clone(),
+    };
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let Some(cri) = shutdown_or(&mut terminate, &mut interrupt, containerd(&settings.containerd)).await else {
+        return Ok(());
+    };
+    // Before any pod: an address of a Service that nobody serves must never leave the node.
+    let proxy = Proxy::load(skep_proxy::Config {
+        bpf_root: settings.bpf_root.clone(),
+        cgroup_root: service_cgroup(&settings.cgroup_root)?,
+        node_name: Some(settings.node_name.clone()),
+        ..Default::default()
+    })
+    .context("the service data plane")?;
+
+    let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
+    let client = cluster.client.clone();
+    let stop = shutdown.clone();
+    tasks.spawn(async move { proxy.run(client, stop).await.context("the service data plane") });
+    let kubelet = kubelet_config(&settings, node_ips, client_ca);
+    let (client, stop) = (cluster.client.clone(), shutdown.clone());
+    tasks.spawn(async move { skep_kubelet::run(client, kubelet, cri, stop).await.context("the kubelet") });
+    let (client, stop) = (cluster.client, shutdown.clone());
+    tasks.spawn(async move {
+        stop.run_until_cancelled(pod_network(client, &settings, node_ip))
+            .await
+            .unwrap_or(Ok(()))
+            .context("the pod network")
+    });
+
+    let mut result = Ok(());
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: stopping, pods keep running"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: stopping, pods keep running"),
+        ended = ended(&mut tasks) => result = ended,
+    }
+    shutdown.cancel();
+    while let Some(ended) = tasks.join_next().await {
+        let ended = ended.unwrap_or_else(|error| Err(error.into()));
+        result = result.and(ended);
+    }
+    result
+}
+
+/// The first part that ends with an error, or panics.
+async fn ended(tasks: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
+    while let Some(ended) = tasks.join_next().await {
+        ended??;
+    }
+    Ok(())
+}
+
+async fn shutdown_or<T>(
+    terminate: &mut tokio::signal::unix::Signal,
+    interrupt: &mut tokio::signal::unix::Signal,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        done = work => Some(done),
+    }
+}
+
+/// Connects and puts the pause image in place; containerd may start after us.
+async fn containerd(address: &str) -> Cri {
+    let mut pause = FIRST_RETRY;
+    loop {
+        match try_containerd(address).await {
+            Ok(cri) => return cri,
+            Err(error) => tracing::warn!("{error:#}; trying again"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LAST_RETRY);
+    }
+}
+
+async fn try_containerd(address: &str) -> anyhow::Result<Cri> {
+    let cri = Cri::connect(address).await?;
+    cri.import_pause().await.context("importing the pause image")?;
+    let used = cri.sandbox_image().await?.unwrap_or_default();
+    let ours = skep_cri::pause::IMAGE;
+    if used != ours && cri.image_status(&used).await?.is_none() {
+        tracing::warn!(
+            "containerd starts pods from {used:?}, which is not on this node and has to be pulled; \
+             to need no registry, set sandbox_image = {ours:?} below [plugins.\"io.containerd.grpc.v1.cri\"] in its configuration"
+        );
+    }
+    Ok(cri)
+}
+
+fn kubelet_config(settings: &Settings, node_ips: Vec<IpAddr>, client_ca: Option<String>) -> skep_kubelet::Config {
+    let primary = node_ips.first().copied().unwrap_or(IpAddr::from([127, 0, 0, 1]));
+    skep_kubelet::Config {
+        hostname: settings.hostname.clone(),
+        node_ips,
+        pod_logs_dir: settings.pod_logs_dir.clone(),
+        cgroup_root: settings.cgroup_root.clone(),
+        register_node: settings.register_node,
+        register_with_taints: settings.taints.clone(),
+        node_labels: settings.labels.clone(),
+        cloud_provider: settings.cloud_provider.clone(),
+        cluster_dns: settings.cluster_dns.clone(),
+        cluster_domain: settings.cluster_domain.clone(),
+        resolv_conf: settings.resolv_conf.clone(),
+        bind_address: settings.address,
+        port: settings.port,
+        client_ca,
+        max_pods: settings.max_pods,
+        node_status_update_frequency: settings.node_status_update_frequency,
+        ..skep_kubelet::Config::new(&settings.node_name, primary, &settings.data_dir)
+    }
+}
+
+/// The folder of the cgroup whose processes see Services; `None` is the root, which the proxy finds.
+fn service_cgroup(root: &Path) -> anyhow::Result<Option<PathBuf>> {
+    let below = root.strip_prefix("/").context("--cgroup-root must begin with /")?;
+    if below.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?;
+    let unified = mounts.lines().find_map(|line| {
+        let (mount, source) = line.split_once(" - ")?;
+        source.starts_with("cgroup2 ").then(|| mount.split(' ').nth(4))?
+    });
+    let dir = Path::new(unified.context("cgroup2 is not mounted; mount it on /sys/fs/cgroup")?).join(below);
+    std::fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+    Ok(Some(dir))
+}
+
+/// Waits for the node's pod CIDR, sets the pod network up, and repairs it from time to time.
+async fn pod_network(client: kube::Client, settings: &Settings, node_ip: Option<IpAddr>) -> anyhow::Result<()> {
+    let pod_cidr = pod_cidr(client, &settings.node_name).await;
+    // `cleanup` must know it when nobody answers any more.
+    let note = pod_cidr_file(settings);
+    std::fs::create_dir_all(&settings.data_dir).with_context(|| format!("creating {}", settings.data_dir.display()))?;
+    std::fs::write(&note, format!("{pod_cidr}\n")).with_context(|| format!("writing {}", note.display()))?;
+    let config = network_config(settings, pod_cidr, node_ip);
+    let network = std::sync::Arc::new(tokio::task::spawn_blocking(move || Network::setup(config)).await??);
+    loop {
+        let worker = network.clone();
+        match tokio::task::spawn_blocking(move || worker.reconcile()).await? {
+            Ok(done) => tracing::debug!(?done, "pod network is as it should be"),
+            Err(error) => tracing::warn!(%error, "could not put the pod network right"),
+        }
+        tokio::time::sleep(RECONCILE_NETWORK).await;
+    }
+}
+
+/// The settings of the pod network for a pod CIDR.
+pub(crate) fn network_config(settings: &Settings, pod_cidr: IpNet, node_ip: Option<IpAddr>) -> skep_network::Config {
+    skep_network::Config {
+        pod_cidr,
+        service_cidr: Some(settings.service_cidr),
+        node_ip,
+        mtu: None,
+        cni_bin_dir: settings.cni_bin_dir.clone(),
+        cni_conf_dir: settings.cni_conf_dir.clone(),
+        data_dir: settings.data_dir.join("network"),
+        plugin: None,
+    }
+}
+
+/// Where the node's pod CIDR is noted.
+pub(crate) fn pod_cidr_file(settings: &Settings) -> PathBuf {
+    settings.data_dir.join("pod-cidr")
+}
+
+async fn pod_cidr(client: kube::Client, node: &str) -> IpNet {
+    let nodes: Api<Node> = Api::all(client);
+    let given = |node: Option<&Node>| -> Option<IpNet> { node?.spec.as_ref()?.pod_cidr.as_deref()?.parse().ok() };
+    loop {
+        match await_condition(nodes.clone(), node, |node: Option<&Node>| given(node).is_some()).await {
+            Ok(found) => {
+                if let Some(cidr) = given(found.as_ref()) {
+                    return cidr;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "waiting for the node's pod CIDR");
+                tokio::time::sleep(FIRST_RETRY).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,358 @@
+//! What the node runs with: options as a person gave them, and settings with every default filled in.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, ensure};
+use clap::Args;
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::Taint;
+use serde::Deserialize;
+
+use crate::host;
+
+/// The flags of `run`; a configuration file has the same names.
+#[derive(Debug, Default, Args, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub(crate) struct Options {
+    /// Kubeconfig with the node's credentials (user system:node:NAME, group system:nodes)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["server", "token"])]
+    kubeconfig: Option<PathBuf>,
+    /// API server, with --token instead of a kubeconfig
+    #[arg(long, value_name = "URL", requires = "token")]
+    server: Option<String>,
+    /// Bearer token for --server
+    #[arg(long, value_name = "T", env = "SKEP_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Certificate authority of --server
+    #[arg(long, value_name = "FILE")]
+    certificate_authority: Option<PathBuf>,
+    /// Name of the Node object [default: the host name]
+    #[arg(long, value_name = "N")]
+    node_name: Option<String>,
+    /// Host name to show [default: the node's name]
+    #[arg(long, value_name = "N")]
+    hostname_override: Option<String>,
+    /// The node's address; two, separated by a comma, for dual stack [default: the one that leads to the API server]
+    #[arg(long, value_name = "IP", value_delimiter = ',')]
+    #[serde(deserialize_with = "list")]
+    node_ip: Option<Vec<String>>,
+    /// Directory for everything the node keeps [default: /var/lib/skep-node]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// containerd's socket [default: /run/containerd/containerd.sock]
+    #[arg(long, value_name = "ADDRESS")]
+    containerd: Option<String>,
+    /// Create the Node object [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    register_node: Option<bool>,
+    /// Taints of the new Node: KEY[=VALUE]:EFFECT,..
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    #[serde(deserialize_with = "list")]
+    register_with_taints: Option<Vec<String>>,
+    /// Labels of the Node: KEY=VALUE,..
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    #[serde(deserialize_with = "list")]
+    node_labels: Option<Vec<String>>,
+    /// `external`: wait for a cloud controller to initialize the node
+    #[arg(long, value_name = "NAME")]
+    cloud_provider: Option<String>,
+    /// How often the node's status is computed [default: 10s]
+    #[arg(long, value_name = "D")]
+    node_status_update_frequency: Option<String>,
+    /// Directory of static pods (not supported yet)
+    #[arg(long, value_name = "DIR")]
+    pod_manifest_path: Option<PathBuf>,
+    /// Cgroup below which pods live and whose processes see Services [default: /]
+    #[arg(long, value_name = "DIR")]
+    cgroup_root: Option<PathBuf>,
+    /// Where BPF maps and links are pinned [default: /sys/fs/bpf/skep]
+    #[arg(long, value_name = "DIR")]
+    bpf_root: Option<PathBuf>,
+    /// Where containerd looks for CNI plugins [default: /opt/cni/bin]
+    #[arg(long, value_name = "DIR")]
+    cni_bin_dir: Option<PathBuf>,
+    /// Where containerd looks for CNI configurations [default: /etc/cni/net.d]
+    #[arg(long, value_name = "DIR")]
+    cni_conf_dir: Option<PathBuf>,
+    /// Addresses of Services, which must never leave the node [default: 10.96.0.0/12]
+    #[arg(long, value_name = "CIDR")]
+    service_cluster_ip_range: Option<IpNet>,
+    /// DNS servers of pods: IP,.. [default: the tenth Service address]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    #[serde(deserialize_with = "list")]
+    cluster_dns: Option<Vec<String>>,
+    /// DNS domain of the cluster [default: cluster.local]
+    #[arg(long, value_name = "DOMAIN")]
+    cluster_domain: Option<String>,
+    /// The node's resolver configuration [default: /etc/resolv.conf]
+    #[arg(long, value_name = "FILE")]
+    resolv_conf: Option<PathBuf>,
+    /// Address of the node server [default: 0.0.0.0]
+    #[arg(long, value_name = "IP")]
+    address: Option<IpAddr>,
+    /// Port of the node server [default: 10250]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    port: Option<u16>,
+    /// Certificate authority of the node server's clients [default: the API server's, from the kubeconfig]
+    #[arg(long, value_name = "FILE")]
+    client_ca_file: Option<PathBuf>,
+    /// Directory of container logs [default: /var/log/pods]
+    #[arg(long, value_name = "DIR")]
+    pod_logs_dir: Option<PathBuf>,
+    /// Highest number of pods [default: 110]
+    #[arg(long, value_name = "N")]
+    max_pods: Option<u32>,
+}
+
+/// A list in YAML is a sequence, or text with commas as on the command line.
+fn list<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Text(String),
+        Sequence(Vec<String>),
+    }
+    Ok(Option::<Either>::deserialize(deserializer)?.map(|either| match either {
+        Either::Text(text) => text.split(',').map(|word| word.trim().to_owned()).collect(),
+        Either::Sequence(words) => words,
+    }))
+}
+
+/// The command line of a subcommand.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// YAML file with any of these options; the command line wins
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// How to reach the API server.
+#[derive(Clone)]
+pub(crate) enum Access {
+    /// A kubeconfig file.
+    Kubeconfig(PathBuf),
+    /// A URL, a bearer token and the server's authority.
+    Token { server: String, token: String, ca: Option<PathBuf> },
+    /// Nothing was said; only `cleanup` can do without.
+    None,
+}
+
+/// Everything decided.
+pub(crate) struct Settings {
+    pub(crate) access: Access,
+    pub(crate) node_name: String,
+    pub(crate) hostname: String,
+    /// Empty: the address that leads to the API server.
+    pub(crate) node_ips: Vec<IpAddr>,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) containerd: String,
+    pub(crate) register_node: bool,
+    pub(crate) taints: Vec<Taint>,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) cloud_provider: Option<String>,
+    pub(crate) node_status_update_frequency: Duration,
+    pub(crate) cgroup_root: PathBuf,
+    pub(crate) bpf_root: PathBuf,
+    pub(crate) cni_bin_dir: PathBuf,
+    pub(crate) cni_conf_dir: PathBuf,
+    pub(crate) service_cidr: IpNet,
+    pub(crate) cluster_dns: Vec<IpAddr>,
+    pub(crate) cluster_domain: String,
+    pub(crate) resolv_conf: PathBuf,
+    pub(crate) address: IpAddr,
+    pub(crate) port: u16,
+    pub(crate) client_ca_file: Option<PathBuf>,
+    pub(crate) pod_logs_dir: PathBuf,
+    pub(crate) max_pods: u32,
+}
+
+impl Arguments {
+    /// Reads the file, if any, and fills in the defaults.
+    pub(crate) fn settings(self) -> anyhow::Result<Settings> {
+        let from_file = match &self.config {
+            Some(path) => {
+                let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+                // A file of comments only is the document `null`.
+                let parsed: Option<Options> =
+                    serde_yaml_ng::from_str(&text).with_context(|| format!("in {}", path.display()))?;
+                parsed.unwrap_or_default()
+            }
+            None => Options::default(),
+        };
+        self.options.over(from_file).decide()
+    }
+}
+
+impl Options {
+    /// These options, and `other`'s where there are none.
+    fn over(self, other: Self) -> Self {
+        macro_rules! first {
+            ($($field:ident),* $(,)?) => { Self { $($field: self.$field.or(other.$field)),* } };
+        }
+        first!(
+            kubeconfig,
+            server,
+            token,
+            certificate_authority,
+            node_name,
+            hostname_override,
+            node_ip,
+            data_dir,
+            containerd,
+            register_node,
+            register_with_taints,
+            node_labels,
+            cloud_provider,
+            node_status_update_frequency,
+            pod_manifest_path,
+            cgroup_root,
+            bpf_root,
+            cni_bin_dir,
+            cni_conf_dir,
+            service_cluster_ip_range,
+            cluster_dns,
+            cluster_domain,
+            resolv_conf,
+            address,
+            port,
+            client_ca_file,
+            pod_logs_dir,
+            max_pods,
+        )
+    }
+
+    fn decide(self) -> anyhow::Result<Settings> {
+        ensure!(self.pod_manifest_path.is_none(), "--pod-manifest-path: static pods are not supported yet");
+        let access = match (self.kubeconfig, self.server, self.token) {
+            (Some(path), ..) => Access::Kubeconfig(path),
+            (None, Some(server), Some(token)) => Access::Token { server, token, ca: self.certificate_authority },
+            _ => Access::None,
+        };
+        let node_name = match self.node_name.or(self.hostname_override.clone()) {
+            Some(name) => name,
+            None => host::name()?,
+        };
+        let node_name = node_name.trim().to_lowercase();
+        ensure!(is_node_name(&node_name), "{node_name:?} is not a node name: lower case letters, digits, '-' and '.'");
+        let service_cidr = match self.service_cluster_ip_range {
+            Some(cidr) => cidr,
+            None => "10.96.0.0/12".parse().context("the default Service range")?,
+        };
+        let cluster_dns = match self.cluster_dns {
+            Some(list) => addresses("--cluster-dns", &list)?,
+            None => service_cidr.hosts().nth(9).into_iter().collect(),
+        };
+        let frequency = self.node_status_update_frequency.as_deref().unwrap_or("10s");
+        let data_dir = self.data_dir.unwrap_or_else(|| "/var/lib/skep-node".into());
+        let data_dir = std::path::absolute(&data_dir).with_context(|| format!("--data-dir {}", data_dir.display()))?;
+        Ok(Settings {
+            access,
+            hostname: self.hostname_override.unwrap_or_else(|| node_name.clone()),
+            node_name,
+            node_ips: addresses("--node-ip", &self.node_ip.unwrap_or_default())?,
+            data_dir,
+            containerd: self.containerd.unwrap_or_else(|| "/run/containerd/containerd.sock".to_owned()),
+            register_node: self.register_node.unwrap_or(true),
+            taints: self.register_with_taints.iter().flatten().map(|text| taint(text)).collect::<Result<_, _>>()?,
+            labels: self.node_labels.iter().flatten().map(|text| label(text)).collect::<Result<_, _>>()?,
+            cloud_provider: self.cloud_provider.filter(|name| !name.is_empty()),
+            node_status_update_frequency: duration(frequency).ok_or_else(|| {
+                anyhow!("--node-status-update-frequency: {frequency:?} is not a duration such as 10s")
+            })?,
+            cgroup_root: self.cgroup_root.unwrap_or_else(|| "/".into()),
+            bpf_root: self.bpf_root.unwrap_or_else(|| "/sys/fs/bpf/skep".into()),
+            cni_bin_dir: self.cni_bin_dir.unwrap_or_else(|| "/opt/cni/bin".into()),
+            cni_conf_dir: self.cni_conf_dir.unwrap_or_else(|| "/etc/cni/net.d".into()),
+            service_cidr,
+            cluster_dns,
+            cluster_domain: self.cluster_domain.unwrap_or_else(|| "cluster.local".to_owned()),
+            resolv_conf: self.resolv_conf.unwrap_or_else(|| "/etc/resolv.conf".into()),
+            address: self.address.unwrap_or(IpAddr::from([0, 0, 0, 0])),
+            port: self.port.unwrap_or(10250),
+            client_ca_file: self.client_ca_file,
+            pod_logs_dir: self.pod_logs_dir.unwrap_or_else(|| "/var/log/pods".into()),
+            max_pods: self.max_pods.unwrap_or(110),
+        })
+    }
+}
+
+fn is_node_name(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    (1..=253).contains(&name.len())
+        && name.chars().all(|c| plain(c) || matches!(c, '-' | '.'))
+        && name.starts_with(plain)
+        && name.ends_with(plain)
+}
+
+fn addresses(flag: &str, list: &[String]) -> anyhow::Result<Vec<IpAddr>> {
+    list.iter().map(|text| text.parse().with_context(|| format!("{flag}: {text:?} is not an IP address"))).collect()
+}
+
+/// `KEY[=VALUE]:EFFECT`.
+fn taint(text: &str) -> anyhow::Result<Taint> {
+    let wrong = || anyhow!("--register-with-taints: {text:?} is not KEY[=VALUE]:EFFECT");
+    let (left, effect) = text.rsplit_once(':').ok_or_else(wrong)?;
+    ensure!(matches!(effect, "NoSchedule" | "PreferNoSchedule" | "NoExecute"), wrong());
+    let (key, value) = left.split_once('=').map_or((left, None), |(key, value)| (key, Some(value.to_owned())));
+    ensure!(!key.is_empty(), wrong());
+    Ok(Taint { key: key.to_owned(), value, effect: effect.to_owned(), time_added: None })
+}
+
+fn label(text: &str) -> anyhow::Result<(String, String)> {
+    let (key, value) = text.split_once('=').unwrap_or((text, ""));
+    ensure!(!key.is_empty(), "--node-labels: {text:?} is not KEY=VALUE");
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// Go's notation, one unit: `500ms`, `10s`, `5m`, `1h`.
+fn duration(text: &str) -> Option<Duration> {
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+    let (number, unit) = text.split_at(split);
+    let number: f64 = number.parse().ok()?;
+    let seconds = match unit {
+        "ms" => number / 1000.0,
+        "s" => number,
+        "m" => number * 60.0,
+        "h" => number * 3600.0,
+        _ => return None,
+    };
+    Duration::try_from_secs_f64(seconds).ok().filter(|duration| !duration.is_zero())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_wins_over_the_file() {
+        let file: Options = serde_yaml_ng::from_str("node-name: from-file\nport: 1\nnode-ip: [192.0.2.1]").unwrap();
+        let options = Options { node_name: Some("From-Flag".into()), ..Default::default() };
+        let settings = options.over(file).decide().unwrap();
+        assert_eq!((settings.node_name.as_str(), settings.port), ("from-flag", 1));
+        assert_eq!(settings.node_ips, [IpAddr::from([192, 0, 2, 1])]);
+        assert_eq!(settings.cluster_dns, [IpAddr::from([10, 96, 0, 10])]);
+    }
+
+    #[test]
+    fn unknown_keys_are_refused() {
+        let error = serde_yaml_ng::from_str::<Options>("node-nam: x").unwrap_err().to_string();
+        assert!(error.contains("node-nam"), "{error}");
+    }
+
+    #[test]
+    fn taints_and_durations_are_read() {
+        let taint = taint("a/b=c:NoSchedule").unwrap();
+        assert_eq!(
+            (taint.key.as_str(), taint.value.as_deref(), taint.effect.as_str()),
+            ("a/b", Some("c"), "NoSchedule")
+        );
+        assert!(super::taint("a:Never").is_err());
+        assert_eq!(duration("1.5s"), Some(Duration::from_millis(1500)));
+        assert_eq!([duration("0s"), duration("x"), duration("10")], [None; 3]);
+    }
+}
