@@ -1,3 +1,5 @@
+use aya::maps::{HashMap, Map, MapData, RingBuf};
+use skep_ebpf_common::{ServiceKey, ServiceValue};
 use skep_proxy::Protocol::Tcp;
 
 use crate::{
@@ -119,4 +121,24 @@ fn no_connect_fails_while_a_service_changes_thousands_of_times() {
     let answer = network.client.ask(&Request::StopTcp);
     let connects: usize = answer.expect_no_failure().from.values().sum();
     assert!(connects > 100, "only {connects} connects met the changes");
+}
+
+#[test]
+fn a_damaged_service_is_refused_and_the_kernels_log_says_so_to_a_later_daemon() {
+    let mut network = Network::new(1);
+    let mut proxy = network.ground.load();
+    proxy.programmer().apply(&frontend(VIP, Tcp), &service([0])).unwrap();
+    let maps = network.ground.bpf_root().join("v1/maps");
+    let open = |name: &str| Map::from_map_data(MapData::from_pin(maps.join(name)).unwrap()).unwrap();
+    let mut services: HashMap<MapData, ServiceKey, ServiceValue> = open("SERVICES").try_into().unwrap();
+    let key = frontend(VIP, Tcp).key();
+    services.insert(key, ServiceValue::sealed(&key, 1, 99, 3), 0).unwrap();
+    network.client.tcp(VIP, 1).expect_failures("ECONNREFUSED", 1);
+
+    drop(proxy);
+    let _proxy = network.ground.load();
+    let mut ring: RingBuf<MapData> = RingBuf::try_from(open("AYA_LOGS")).unwrap();
+    let record = ring.next().unwrap();
+    let text = String::from_utf8_lossy(&record);
+    assert!(text.contains("no consistent view of service"), "{text}");
 }

@@ -1,0 +1,189 @@
+//! Events as the API's watches deliver them, against maps on the real kernel. Needs root.
+
+use std::{fs, path::PathBuf};
+
+use kube::runtime::watcher::Event;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{Config, MapSizes, maps::Reader};
+
+/// Maps, and programs attached to an empty cgroup, that go with the test.
+struct Ground {
+    dir: tempfile::TempDir,
+    cgroup: PathBuf,
+}
+
+impl Ground {
+    fn new() -> Self {
+        assert!(nix::unistd::geteuid().is_root(), "this test loads programs into the kernel: run it as root");
+        let dir = tempfile::tempdir().unwrap();
+        let name = dir.path().file_name().unwrap().to_str().unwrap().trim_start_matches('.');
+        let cgroup = crate::cgroup::root(None).unwrap().join(format!("skep-watch-{name}"));
+        fs::create_dir(&cgroup).unwrap();
+        Self { dir, cgroup }
+    }
+
+    fn keeper(&self) -> Keeper {
+        self.keeper_with(16)
+    }
+
+    fn keeper_with(&self, services: u32) -> Keeper {
+        let proxy = Proxy::load(Config {
+            bpf_root: self.dir.path().join("bpf"),
+            cgroup_root: Some(self.cgroup.clone()),
+            maps: MapSizes { services, backends: 64, sticky: 64, udp_peers: 64, tcp_peers: 64 },
+            ..Config::default()
+        })
+        .unwrap();
+        Keeper::new(Tracker::new(None), proxy.programmer, proxy.metrics)
+    }
+
+    /// What the kernel serves, a line per service port.
+    fn served(&self) -> Vec<String> {
+        let services = Reader::open(&self.dir.path().join("bpf")).unwrap().services().unwrap();
+        let line = |service: crate::maps::reader::ServiceRecord| {
+            let mut backends: Vec<String> = service.backends.iter().map(|b| b.address.ip().to_string()).collect();
+            backends.sort();
+            format!("{} {}:{} {}", service.name, service.vip, service.port, backends.join(","))
+        };
+        services.into_iter().map(line).collect()
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        if let Err(error) = Proxy::cleanup(&self.dir.path().join("bpf")) {
+            eprintln!("cannot clean up {}: {error}", self.dir.path().display());
+        }
+        let _ = fs::remove_dir(&self.cgroup);
+    }
+}
+
+fn service(name: &str, vip: &str, ports: &[u16]) -> Service {
+    let ports: Vec<Value> = ports.iter().map(|port| json!({ "name": format!("p{port}"), "port": port })).collect();
+    serde_json::from_value(json!({
+        "metadata": { "namespace": "ns", "name": name },
+        "spec": { "clusterIP": vip, "clusterIPs": [vip], "ports": ports },
+    }))
+    .unwrap()
+}
+
+fn slice(service: &str, addresses: &[&str]) -> EndpointSlice {
+    let endpoints: Vec<Value> = addresses.iter().map(|address| json!({ "addresses": [address] })).collect();
+    serde_json::from_value(json!({
+        "metadata": { "namespace": "ns", "name": format!("{service}-x"),
+            "labels": { "kubernetes.io/service-name": service },
+            "annotations": { TRIGGER_TIME: "2026-01-01T00:00:00Z" } },
+        "addressType": "IPv4", "endpoints": endpoints,
+        "ports": [{ "name": "p80", "port": 8080 }, { "name": "p81", "port": 8081 }],
+    }))
+    .unwrap()
+}
+
+async fn list_services(keeper: &mut Keeper, services: impl IntoIterator<Item = Service>) {
+    keeper.service_event(Event::Init).await;
+    for service in services {
+        keeper.service_event(Event::InitApply(service)).await;
+    }
+    keeper.service_event(Event::InitDone).await;
+}
+
+async fn list_slices(keeper: &mut Keeper, slices: impl IntoIterator<Item = EndpointSlice>) {
+    keeper.slice_event(Event::Init).await;
+    for slice in slices {
+        keeper.slice_event(Event::InitApply(slice)).await;
+    }
+    keeper.slice_event(Event::InitDone).await;
+}
+
+#[tokio::test]
+async fn every_change_is_served_at_once() {
+    let ground = Ground::new();
+    let mut keeper = ground.keeper();
+    list_services(&mut keeper, [service("a", "10.97.0.1", &[80])]).await;
+    list_slices(&mut keeper, [slice("a", &["10.0.0.1"])]).await;
+    assert_eq!(ground.served(), ["a 10.97.0.1:80 10.0.0.1"]);
+
+    keeper.slice_event(Event::Apply(slice("a", &["10.0.0.1", "10.0.0.2"]))).await;
+    assert_eq!(ground.served(), ["a 10.97.0.1:80 10.0.0.1,10.0.0.2"]);
+    // A slice may come before its Service.
+    keeper.slice_event(Event::Apply(slice("b", &["10.0.0.3"]))).await;
+    keeper.service_event(Event::Apply(service("b", "10.97.0.2", &[80]))).await;
+    assert_eq!(ground.served(), ["a 10.97.0.1:80 10.0.0.1,10.0.0.2", "b 10.97.0.2:80 10.0.0.3"]);
+    // A port more, then another one instead.
+    keeper.service_event(Event::Apply(service("b", "10.97.0.2", &[80, 81]))).await;
+    keeper.service_event(Event::Apply(service("a", "10.97.0.1", &[81]))).await;
+    let wanted = ["a 10.97.0.1:81 10.0.0.1,10.0.0.2", "b 10.97.0.2:80 10.0.0.3", "b 10.97.0.2:81 10.0.0.3"];
+    assert_eq!(ground.served(), wanted);
+    keeper.service_event(Event::Delete(service("b", "10.97.0.2", &[80, 81]))).await;
+    keeper.slice_event(Event::Delete(slice("a", &[]))).await;
+    assert_eq!(ground.served(), ["a 10.97.0.1:81 "]);
+    assert_eq!(keeper.metrics.endpoint_changes.get(), 4);
+    assert_eq!(keeper.metrics.service_changes_pending.get(), 0);
+}
+
+#[tokio::test]
+async fn nothing_is_touched_before_both_lists_are_known() {
+    let ground = Ground::new();
+    let mut keeper = ground.keeper();
+    list_services(&mut keeper, [service("a", "10.97.0.1", &[80]), service("b", "10.97.0.2", &[80])]).await;
+    list_slices(&mut keeper, [slice("a", &["10.0.0.1"]), slice("b", &["10.0.0.2"])]).await;
+    let before = ground.served();
+    drop(keeper);
+
+    // A new daemon hears of the slices late; meanwhile b was deleted.
+    let mut keeper = ground.keeper();
+    list_services(&mut keeper, [service("a", "10.97.0.1", &[80])]).await;
+    keeper.slice_event(Event::Init).await;
+    assert_eq!(ground.served(), before);
+    assert_eq!(keeper.programmer.writes(), Default::default());
+    keeper.slice_event(Event::InitApply(slice("a", &["10.0.0.1"]))).await;
+    keeper.slice_event(Event::InitDone).await;
+    assert_eq!(ground.served(), before[..1]);
+    let writes = keeper.programmer.writes();
+    // Entry, address, names, slot and backend of b; a was not touched.
+    assert_eq!((writes.updates, writes.deletes), (0, 5));
+}
+
+#[tokio::test]
+async fn what_is_missing_from_a_new_list_goes() {
+    let ground = Ground::new();
+    let mut keeper = ground.keeper();
+    list_services(&mut keeper, [service("a", "10.97.0.1", &[80]), service("b", "10.97.0.2", &[80])]).await;
+    list_slices(&mut keeper, [slice("a", &["10.0.0.1"]), slice("b", &["10.0.0.2"])]).await;
+    // The watches broke, and came back with new lists.
+    list_slices(&mut keeper, [slice("b", &["10.0.0.2"])]).await;
+    assert_eq!(ground.served(), ["a 10.97.0.1:80 ", "b 10.97.0.2:80 10.0.0.2"]);
+    list_services(&mut keeper, [service("b", "10.97.0.2", &[80])]).await;
+    assert_eq!(ground.served(), ["b 10.97.0.2:80 10.0.0.2"]);
+}
+
+#[tokio::test]
+async fn an_address_that_changes_hands_is_served_for_its_new_owner() {
+    let ground = Ground::new();
+    let mut keeper = ground.keeper();
+    list_services(&mut keeper, [service("a", "10.97.0.1", &[80])]).await;
+    list_slices(&mut keeper, [slice("a", &["10.0.0.1"]), slice("b", &["10.0.0.2"])]).await;
+    // The new one is seen before the old one is gone.
+    keeper.service_event(Event::Apply(service("b", "10.97.0.1", &[80]))).await;
+    keeper.slice_event(Event::Apply(slice("b", &["10.0.0.3"]))).await;
+    keeper.service_event(Event::Delete(service("a", "10.97.0.1", &[80]))).await;
+    assert_eq!(ground.served(), ["b 10.97.0.1:80 10.0.0.3"]);
+}
+
+#[tokio::test]
+async fn a_full_map_is_counted_and_tried_again() {
+    let ground = Ground::new();
+    let mut keeper = ground.keeper_with(1);
+    list_services(&mut keeper, [service("a", "10.97.0.1", &[80])]).await;
+    list_slices(&mut keeper, []).await;
+    keeper.service_event(Event::Apply(service("b", "10.97.0.2", &[80]))).await;
+    assert_eq!((keeper.metrics.failures.get(), keeper.failed.len()), (1, 1));
+    assert!(keeper.nearly_full.contains("SERVICES"));
+    keeper.service_event(Event::Delete(service("a", "10.97.0.1", &[80]))).await;
+    let again = keeper.failed.iter().cloned().collect();
+    keeper.serve(again).await;
+    assert_eq!(ground.served(), ["b 10.97.0.2:80 "]);
+    assert!(keeper.failed.is_empty());
+}
