@@ -9,7 +9,10 @@ use crate::schema::{FieldExtractor, ResourceSchema};
 use etcd_client::{Client, GetOptions, GetResponse};
 use std::collections::HashMap;
 use std::sync::Arc;
-use tracing::warn;
+use tracing::{debug, warn};
+
+/// How many values that cannot be read are warned of.
+const LOGGED: u64 = 100;
 
 /// Loads every resource and publishes the revision; returns it. What has not changed keeps its object.
 pub(super) async fn load_all(pool: &Pool, cache: &Cache) -> Result<i64> {
@@ -136,9 +139,14 @@ pub(super) fn decode(
     match Object::parse(key.into(), shared.prefix().len(), value, revisions, fields) {
         Ok(object) => Some(Arc::new(object)),
         Err(error) => {
-            cache.metrics.undecodable.inc();
+            let before = cache.metrics.undecodable.inc();
             let protobuf = value.starts_with(b"k8s\0");
-            warn!(key, revision = revisions.0, protobuf, %error, "skipped a stored value");
+            // A registry full of them would drown the log; the metric goes on counting.
+            if before < LOGGED {
+                warn!(key, revision = revisions.0, protobuf, %error, "skipped a stored value");
+            } else {
+                debug!(key, revision = revisions.0, protobuf, %error, "skipped a stored value");
+            }
             None
         }
     }

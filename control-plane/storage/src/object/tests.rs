@@ -125,7 +125,7 @@ fn write(value: &Value, odd: &mut impl FnMut() -> u8, out: &mut String) {
     let string = |s: &str, odd: &mut dyn FnMut() -> u8, out: &mut String| {
         out.push('"');
         for c in s.chars() {
-            if odd() % 8 == 0 || c < ' ' || c == '"' || c == '\\' {
+            if odd().is_multiple_of(8) || c < ' ' || c == '"' || c == '\\' {
                 let mut units = [0; 2];
                 for unit in c.encode_utf16(&mut units) {
                     out.push_str(&format!("\\u{unit:04x}"));
