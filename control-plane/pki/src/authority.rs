@@ -7,7 +7,7 @@ use rcgen::{
     KeyUsagePurpose, PublicKeyData,
 };
 
-use crate::{Error, Result, certificate, subject, tls};
+use crate::{Error, Result, certificate, key, subject, tls};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long a certificate authority lives: ten years, as kubeadm's.
@@ -102,7 +102,7 @@ impl Authority {
     /// # Errors
     /// When the system's random source fails or the name cannot be written into a certificate.
     pub fn create(common_name: &str, validity: Duration) -> Result<Self> {
-        Self::create_for_key(common_name, validity, generate_key()?)
+        Self::create_for_key(common_name, validity, key::generate()?)
     }
 
     /// Makes a self-signed authority for a key that exists.
@@ -119,12 +119,12 @@ impl Authority {
         Self::assemble(common_name, certificate.pem(), certificate.der().to_vec(), key)
     }
 
-    /// Takes up an authority from its PEM certificate and PKCS#8 key. `name` is what errors call it.
+    /// Takes up an authority from its PEM certificate and private key. `name` is what errors call it.
     ///
     /// # Errors
     /// When either does not parse, the certificate is no authority's, or the two do not belong together.
     pub fn from_pem(name: &str, certificate_pem: &str, key_pem: &str) -> Result<Self> {
-        let key = parse_key(name, key_pem)?;
+        let key = key::parse(name, key_pem)?;
         let der = certificate::first(name, certificate_pem)?;
         Self::assemble(name, certificate_pem.to_owned(), der.to_vec(), key)
     }
@@ -160,7 +160,7 @@ impl Authority {
     /// # Errors
     /// [`Error::Issue`] when a name cannot be written into a certificate.
     pub fn issue(&self, request: &CertRequest) -> Result<Identity> {
-        self.issue_for_key(request, &generate_key()?)
+        self.issue_for_key(request, &key::generate()?)
     }
 
     /// Issues a certificate for a key that exists.
@@ -197,17 +197,6 @@ impl Authority {
         certificate::parse("certificate authority", &self.der)
             .is_ok_and(|own| certificate.verify_signature(Some(own.public_key())).is_ok())
     }
-}
-
-/// A new ECDSA P-256 key.
-pub(crate) fn generate_key() -> Result<KeyPair> {
-    KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(Error::GenerateKey)
-}
-
-pub(crate) fn parse_key(name: &str, pem: &str) -> Result<KeyPair> {
-    KeyPair::from_pem(pem).map_err(|error| {
-        Error::invalid(name, format!("not a private key in PKCS#8 PEM form (\"BEGIN PRIVATE KEY\"): {error}"))
-    })
 }
 
 fn params(common_name: &str, organization: Option<&String>, not_after: SystemTime) -> CertificateParams {

@@ -10,9 +10,8 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use rcgen::{KeyPair, PublicKeyData as _};
 
-use crate::authority::{generate_key, parse_key};
 use crate::files::{self, DirLock};
-use crate::{Authority, CA_VALIDITY, CertRequest, CertificateInfo, Error, Identity, Result, certificate};
+use crate::{Authority, CA_VALIDITY, CertRequest, CertificateInfo, Error, Identity, Result, certificate, key};
 
 /// An authority's file name (without ending) and common name.
 struct CaSpec {
@@ -203,11 +202,11 @@ fn key_path(dir: &Path, name: &str) -> PathBuf {
 }
 
 fn read_key(path: &Path) -> Result<Option<KeyPair>> {
-    files::read(path)?.map(|pem| parse_key(&path.display().to_string(), &pem)).transpose()
+    files::read(path)?.map(|pem| key::parse(&path.display().to_string(), &pem)).transpose()
 }
 
 fn new_key(path: &Path) -> Result<KeyPair> {
-    let key = generate_key()?;
+    let key = key::generate()?;
     files::write_private(path, &key.serialize_pem())?;
     Ok(key)
 }

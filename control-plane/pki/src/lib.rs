@@ -1,15 +1,17 @@
 //! The public key infrastructure of a skep cluster: certificate authorities, the certificates they issue, the directory
 //! they live in (upstream's file names), kubeconfigs, and the rustls configurations made of them.
 //!
-//! All keys this crate makes are ECDSA P-256. Nothing here needs a process-wide rustls provider: the configurations carry
+//! All keys this crate makes are ECDSA P-256; RSA and P-384 keys made by others, kubeadm for one, are taken up as well. Nothing here needs a process-wide rustls provider: the configurations carry
 //! their own (*ring*).
 #![forbid(unsafe_code)]
 
 mod authority;
 mod certificate;
+mod der;
 mod dir;
 mod error;
 mod files;
+mod key;
 mod kubeconfig;
 mod subject;
 mod tls;

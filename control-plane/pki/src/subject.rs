@@ -6,12 +6,9 @@
 use rcgen::{KeyPair, SigningKey};
 use x509_parser::certificate::X509Certificate;
 
+use crate::der::{BIT_STRING, OBJECT_IDENTIFIER, SEQUENCE, SET, UTF8_STRING, header_len, tlv};
 use crate::{Error, Result};
 
-const SEQUENCE: u8 = 0x30;
-const SET: u8 = 0x31;
-const UTF8_STRING: u8 = 0x0c;
-const BIT_STRING: u8 = 0x03;
 /// Object identifiers 2.5.4.10 and 2.5.4.3, encoded with tag and length.
 const OID_ORGANIZATION: &[u8] = &[0x06, 0x03, 0x55, 0x04, 0x0a];
 const OID_COMMON_NAME: &[u8] = &[0x06, 0x03, 0x55, 0x04, 0x03];
@@ -50,7 +47,7 @@ pub(crate) fn replace(
 /// The signature algorithm as the certificate spells it: the sequence inside the TBS before the issuer.
 fn algorithm(certificate: &X509Certificate<'_>) -> Result<Vec<u8>> {
     let algorithm = &certificate.signature_algorithm;
-    let mut content = tlv(0x06, algorithm.algorithm.as_bytes());
+    let mut content = tlv(OBJECT_IDENTIFIER, algorithm.algorithm.as_bytes());
     if let Some(parameters) = &algorithm.parameters {
         let class = parameters.header.tag().0;
         content.extend(tlv(
@@ -69,25 +66,4 @@ fn name(organizations: &[String], common_name: &str) -> Vec<u8> {
         organizations.iter().flat_map(|organization| attribute(OID_ORGANIZATION, organization)).collect();
     attributes.extend(attribute(OID_COMMON_NAME, common_name));
     tlv(SEQUENCE, &attributes)
-}
-
-fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
-    let mut der = vec![tag];
-    let len = content.len();
-    if len < 0x80 {
-        der.push(len as u8);
-    } else {
-        let bytes = len.to_be_bytes();
-        let significant = &bytes[bytes.iter().take_while(|byte| **byte == 0).count()..];
-        der.push(0x80 | significant.len() as u8);
-        der.extend(significant);
-    }
-    der.extend(content);
-    der
-}
-
-/// Length of a DER element's tag and length octets.
-fn header_len(der: &[u8]) -> Option<usize> {
-    let first = *der.get(1)?;
-    Some(if first < 0x80 { 2 } else { 2 + usize::from(first & 0x7f) })
 }

@@ -191,3 +191,18 @@ fn an_authority_cuts_what_it_issues_to_its_own_life() {
     assert_eq!(issued.not_after, own.not_after);
     assert!(own.is_ca && !issued.is_ca);
 }
+
+#[test]
+fn an_rsa_authority_in_kubeadms_key_form_issues_like_any_other() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("ca.key"), include_str!("keys/pkcs1.pem")).unwrap();
+    fs::write(dir.path().join("sa.key"), include_str!("keys/sec1.pem")).unwrap();
+    let first = create(dir.path());
+    assert_eq!(first.apiserver(), create(dir.path()).apiserver(), "its signatures verify");
+    assert!(first.service_account_key().starts_with("-----BEGIN PRIVATE KEY-----"));
+    let jane = first.ca().issue(&CertRequest::client("jane", ["a", "b", "c"])).unwrap();
+    let info = CertificateInfo::from_pem("jane", &jane.certificate).unwrap();
+    assert_eq!(info.organizations, ["a", "b", "c"]);
+    let server = skep_pki::ReloadableIdentity::new(first.apiserver()).unwrap();
+    skep_pki::server_config(server, Some(first.ca().certificate())).unwrap();
+}
