@@ -19,8 +19,6 @@ use tracing::warn;
 
 use crate::{framework::ClusterEvent, node_info::NodeFacts, pod_info::PodInfo, scheduler::Scheduler};
 
-/// Pods that have run to their end hold nothing on a node.
-const UNFINISHED: &str = "status.phase!=Succeeded,status.phase!=Failed";
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 /// Fires once pods and nodes have each been listed.
@@ -41,8 +39,7 @@ impl Synced {
 pub(crate) fn spawn(scheduler: &Arc<Scheduler>, stop: CancellationToken) -> Synced {
     let synced = Synced::default();
     let client = scheduler.client();
-    let pods =
-        watcher(Api::<Pod>::all(client.clone()), watcher::Config::default().fields(UNFINISHED)).default_backoff();
+    let pods = watcher(Api::<Pod>::all(client.clone()), watcher::Config::default()).default_backoff();
     let pods = follow(pods, Pods { scheduler: scheduler.clone(), known: HashMap::new() }, synced.pods.clone());
     let nodes = watcher(Api::<Node>::all(client.clone()), watcher::Config::default()).default_backoff();
     let nodes = follow(nodes, Nodes { scheduler: scheduler.clone(), known: HashMap::new() }, synced.nodes.clone());
@@ -118,6 +115,7 @@ struct Pods {
 impl Handler<Pod> for Pods {
     fn apply(&mut self, mut pod: Pod) -> String {
         let key = key(&pod);
+        // Pods that have run to their end hold nothing on a node.
         if matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed")) {
             self.delete(&key);
             return key;
