@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// Short, because a cluster has few API servers and all its consistent reads wait for this.
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 /// Something only the writer of the cache may do.
 pub(crate) enum Command {

@@ -151,6 +151,7 @@ async fn an_answer_that_is_lost_is_no_success_and_no_failure() {
     assert!(matches!(error, Error::OutcomeUnknown(_)), "{error}");
     assert_eq!(etcd.raw().await.get(pod_key("a"), None).await.unwrap().kvs().len(), 1);
     relay.cut();
+    eventually("the watch is down", || !storage.readiness().ready).await;
     relay.mend();
     eventually("it is seen after all", || pods(&storage).get(&pod_key("a")).is_some()).await;
 }
