@@ -18,6 +18,7 @@ pub mod http;
 mod kubelet_proxy;
 pub mod limits;
 mod metrics;
+mod openapi;
 pub mod registry;
 mod scan;
 mod server;

@@ -29,8 +29,9 @@ use crate::{
     kubelet_proxy::KubeletProxy,
     limits::Limits,
     metrics::Metrics,
+    openapi::OpenApi,
     registry::{
-        generic::{Registry, continuation::Snapshots},
+        generic::Registry,
         table,
     },
     service::{ApiService, Shared},
@@ -87,7 +88,6 @@ impl ApiServer {
                 strategy,
                 cache,
                 storage: storage.clone(),
-                snapshots: Snapshots::default(),
                 admission: Arc::clone(&admission),
             })
             .collect();
@@ -96,6 +96,7 @@ impl ApiServer {
             registries: Registries::new(registries),
             authorizer: Arc::clone(&config.authorizer),
             discovery: Discovery::new(&infos, &authority(&config)),
+            openapi: OpenApi::new(&infos),
             health: Health::new(storage.clone(), shutdown.clone()),
             limits: Limits::new(config.max_reads_in_flight, config.max_writes_in_flight),
             metrics: Metrics::new(storage),

@@ -33,6 +33,7 @@ use crate::{
     kubelet_proxy::KubeletProxy,
     limits::Limits,
     metrics::{Counted, Metrics},
+    openapi::OpenApi,
     user::{ANONYMOUS, UserInfo},
     version,
 };
@@ -44,6 +45,7 @@ pub(crate) struct Shared {
     pub(crate) registries: Registries,
     pub(crate) authorizer: Arc<dyn Authorizer>,
     pub(crate) discovery: Discovery,
+    pub(crate) openapi: OpenApi,
     pub(crate) health: Health,
     pub(crate) limits: Limits,
     pub(crate) metrics: Metrics,
@@ -181,6 +183,9 @@ impl Shared {
                 Ok(response::object(StatusCode::OK, &accept_plain(headers)?, &version::info()))
             }
             "/metrics" if reads => Ok(self.metrics.respond(&self.limits)),
+            _ if reads && path.starts_with("/openapi/") => {
+                self.openapi.respond(path).ok_or_else(StatusError::generic_not_found)
+            }
             _ if reads => match self.discovery.respond(path, headers) {
                 Some(answer) => answer,
                 None => Err(StatusError::generic_not_found()),

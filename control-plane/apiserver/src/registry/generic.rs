@@ -36,7 +36,6 @@ pub(crate) struct Registry {
     pub(crate) strategy: Box<dyn AnyStrategy>,
     pub(crate) cache: Resource,
     pub(crate) storage: Storage,
-    pub(crate) snapshots: continuation::Snapshots,
     pub(crate) admission: Arc<Admission>,
 }
 

@@ -1,21 +1,10 @@
-//! Lists in pages: continue tokens, and the snapshots they go on in.
-
-use std::{
-    collections::VecDeque,
-    time::{Duration, Instant},
-};
+//! Lists in pages: continue tokens.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use skep_api::status::StatusError;
-use skep_storage::Snapshot;
 
 const VERSION: &str = "meta.k8s.io/v1";
-/// As long as upstream's etcd keeps history before it compacts it.
-const KEPT_FOR: Duration = Duration::from_secs(300);
-/// A bound on what pages nobody asks for can hold in memory.
-const KEPT_AT_MOST: usize = 64;
 
 /// Where a list goes on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,7 +48,7 @@ impl Token {
     }
 }
 
-/// 410 for a token whose snapshot is gone, with a token to go on inconsistently.
+/// 410 for a token whose revision history has forgotten, with a token to go on inconsistently.
 pub(crate) fn expired(token: &Token) -> StatusError {
     let mut status = StatusError::expired(
         "The provided continue parameter is too old to display a consistent list result. You can start a new list \
@@ -70,31 +59,6 @@ pub(crate) fn expired(token: &Token) -> StatusError {
     .into_status();
     status.metadata.continue_ = Some(Token::new(-1, token.start.clone()).encode());
     status.into()
-}
-
-/// The snapshots of lists that are being read in pages.
-#[derive(Default)]
-pub(crate) struct Snapshots(Mutex<VecDeque<(Instant, Snapshot)>>);
-
-impl Snapshots {
-    /// Keeps `snapshot` for the next page.
-    pub(crate) fn keep(&self, snapshot: &Snapshot) {
-        let mut kept = self.0.lock();
-        let now = Instant::now();
-        kept.retain(|(since, old)| now - *since < KEPT_FOR && old.revision() != snapshot.revision());
-        if kept.len() == KEPT_AT_MOST {
-            kept.pop_front();
-        }
-        kept.push_back((now, snapshot.clone()));
-    }
-
-    /// The snapshot of exactly that revision, if it is kept.
-    pub(crate) fn at(&self, revision: i64) -> Option<Snapshot> {
-        let mut kept = self.0.lock();
-        let now = Instant::now();
-        kept.retain(|(since, _)| now - *since < KEPT_FOR);
-        kept.iter().find(|(_, snapshot)| snapshot.revision() == revision).map(|(_, snapshot)| snapshot.clone())
-    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::FutureExt as _;
 use http::{Response, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::json;
@@ -11,10 +10,12 @@ use skep_api::{
     options::{ListOptions, ResourceVersionMatch},
     status::StatusError,
 };
-use skep_storage::Snapshot;
+use skep_storage::{Error, Snapshot};
 
 use super::{
-    Registry, continuation,
+    Registry,
+    commit::storage_error,
+    continuation,
     continuation::Token,
     selection::Selection,
     view::Viewer,
@@ -48,64 +49,55 @@ impl Registry {
 
     /// The snapshot and the part of it that a list request asks for.
     pub(crate) async fn page(&self, selection: Selection, options: &ListOptions) -> Result<Page, StatusError> {
-        let (snapshot, start, shown) = self.snapshot_for(&selection, options).await?;
+        let (snapshot, start) = self.snapshot_for(&selection, options).await?;
         let mut page = Page { start, end: None, meta: json!({}), snapshot, selection };
         if options.limit > 0 {
             page.cut(usize::try_from(options.limit).unwrap_or(usize::MAX));
         }
-        page.meta["resourceVersion"] = shown.unwrap_or(page.snapshot.revision()).to_string().into();
+        page.meta["resourceVersion"] = page.snapshot.revision().to_string().into();
         if let Some(end) = &page.end {
             let rest = end.strip_prefix(&page.selection.scope).unwrap_or_default().to_owned();
             page.meta["continue"] = Token::new(page.snapshot.revision(), rest).encode().into();
             if page.selection.is_everything() {
                 page.meta["remainingItemCount"] = page.snapshot.range(&page.selection.scope, end).count().into();
             }
-            self.snapshots.keep(&page.snapshot);
         }
         Ok(page)
     }
 
-    /// The snapshot, the key to start from, and the revision to show if it is not the snapshot's.
+    /// The snapshot a list is read from, and the key to start with.
     async fn snapshot_for(
         &self,
         selection: &Selection,
         options: &ListOptions,
-    ) -> Result<(Snapshot, String, Option<i64>), StatusError> {
+    ) -> Result<(Snapshot, String), StatusError> {
         if let Some(text) = &options.continue_token {
             let token = Token::decode(text)?;
             let start = format!("{}{}", selection.scope, token.start);
             if token.revision > 0 {
-                let snapshot = self.snapshots.at(token.revision).ok_or_else(|| continuation::expired(&token))?;
-                return Ok((snapshot, start, None));
+                let snapshot = self.cache.snapshot_at(token.revision).map_err(|error| match error {
+                    Error::Expired { .. } => continuation::expired(&token),
+                    error => storage_error(error),
+                })?;
+                return Ok((snapshot, start));
             }
             self.refresh().await?;
-            return Ok((self.cache.snapshot(), start, None));
+            return Ok((self.cache.snapshot(), start));
         }
         self.await_version(options.resource_version).await?;
-        let snapshot = self.cache.snapshot();
-        if options.resource_version_match == Some(ResourceVersionMatch::Exact)
-            && let Some(version) = options.resource_version
-        {
-            let revision = i64::try_from(version).unwrap_or(i64::MAX);
-            if snapshot.revision() == revision {
-                return Ok((snapshot, String::new(), None));
+        let snapshot = match (options.resource_version, options.resource_version_match) {
+            (Some(version), Some(ResourceVersionMatch::Exact)) => {
+                let revision = i64::try_from(version).unwrap_or(i64::MAX);
+                self.cache.snapshot_at(revision).map_err(|error| match error {
+                    Error::Expired { .. } => {
+                        StatusError::expired("The resourceVersion for the provided list is too old.")
+                    }
+                    error => storage_error(error),
+                })?
             }
-            if revision < snapshot.revision() && self.unchanged_since(&selection.scope, revision) {
-                return Ok((snapshot, String::new(), Some(revision)));
-            }
-            let kept = self.snapshots.at(revision).ok_or_else(|| {
-                StatusError::expired("The resourceVersion for the provided list is too old.")
-            })?;
-            return Ok((kept, String::new(), None));
-        }
-        Ok((snapshot, String::new(), None))
-    }
-
-    /// Whether history shows that nothing in `scope` changed after `revision`.
-    fn unchanged_since(&self, scope: &str, revision: i64) -> bool {
-        let Ok(mut watcher) = self.cache.watch(scope, revision) else { return false };
-        let mut changes = Vec::new();
-        watcher.next_batch(&mut changes, 1).now_or_never().is_none()
+            _ => self.cache.snapshot(),
+        };
+        Ok((snapshot, String::new()))
     }
 }
 
