@@ -104,7 +104,10 @@ impl Config {
         for (net, mask) in &cidrs {
             let max = net.max_prefix_len();
             if *mask < net.prefix_len() || *mask > max {
-                return fail(format!("node CIDR mask /{mask} does not fit cluster CIDR {net} (valid: /{} to /{max})", net.prefix_len()));
+                return fail(format!(
+                    "node CIDR mask /{mask} does not fit cluster CIDR {net} (valid: /{} to /{max})",
+                    net.prefix_len()
+                ));
             }
             // Upstream keeps one bit per node CIDR and refuses more than 2^16 of them.
             if mask - net.prefix_len() > 16 {

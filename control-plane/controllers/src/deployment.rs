@@ -59,7 +59,9 @@ impl DeploymentController {
             for set in delta.both() {
                 let namespace = meta::namespace(&set.metadata);
                 match meta::controller_of(&set.metadata) {
-                    Some(owner) if owner.kind == "Deployment" => queue.add(ObjectKey::new(namespace, owner.name.as_str())),
+                    Some(owner) if owner.kind == "Deployment" => {
+                        queue.add(ObjectKey::new(namespace, owner.name.as_str()))
+                    }
                     Some(_) => {}
                     None if meta::is_deleting(&set.metadata) => {}
                     None => {
@@ -82,10 +84,15 @@ impl DeploymentController {
                 return;
             }
             let namespace = meta::namespace(&pod.metadata);
-            let Some(owner) = meta::controller_of(&pod.metadata).filter(|owner| owner.kind == "ReplicaSet") else { return };
+            let Some(owner) = meta::controller_of(&pod.metadata).filter(|owner| owner.kind == "ReplicaSet") else {
+                return;
+            };
             let Some(set) = sets.get(namespace, &owner.name) else { return };
-            let Some(owner) = meta::controller_of(&set.metadata).filter(|owner| owner.kind == "Deployment") else { return };
-            if deployments.get(namespace, &owner.name).is_some_and(|deployment| !rolling::is_rolling(spec(&deployment))) {
+            let Some(owner) = meta::controller_of(&set.metadata).filter(|owner| owner.kind == "Deployment") else {
+                return;
+            };
+            if deployments.get(namespace, &owner.name).is_some_and(|deployment| !rolling::is_rolling(spec(&deployment)))
+            {
                 queue.add(ObjectKey::new(namespace, owner.name.as_str()));
             }
         });

@@ -45,20 +45,22 @@ pub(crate) async fn discover(client: &Client) -> Result<Discovered, Error> {
             client.list_core_api_resources(&group_version).await
         };
         match list.context(|| format!("discovering {group_version}")) {
-            Ok(list) => found.types.extend(list.resources.into_iter().filter(|r| !r.name.contains('/')).map(|resource| {
-                let (group, version) = group_version.split_once('/').unwrap_or(("", group_version.as_str()));
-                ResourceType {
-                    resource: ApiResource {
-                        group: group.to_owned(),
-                        version: version.to_owned(),
-                        api_version: group_version.clone(),
-                        kind: resource.kind,
-                        plural: resource.name,
-                    },
-                    namespaced: resource.namespaced,
-                    verbs: resource.verbs,
-                }
-            })),
+            Ok(list) => {
+                found.types.extend(list.resources.into_iter().filter(|r| !r.name.contains('/')).map(|resource| {
+                    let (group, version) = group_version.split_once('/').unwrap_or(("", group_version.as_str()));
+                    ResourceType {
+                        resource: ApiResource {
+                            group: group.to_owned(),
+                            version: version.to_owned(),
+                            api_version: group_version.clone(),
+                            kind: resource.kind,
+                            plural: resource.name,
+                        },
+                        namespaced: resource.namespaced,
+                        verbs: resource.verbs,
+                    }
+                }))
+            }
             Err(error) => found.failed.push((group_version, error)),
         }
     }

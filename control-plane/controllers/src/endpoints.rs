@@ -76,7 +76,13 @@ impl EndpointsController {
         Ok(())
     }
 
-    async fn write(&self, service: &Service, subsets: Vec<EndpointSubset>, truncated: bool, time: Option<String>) -> Result<(), Error> {
+    async fn write(
+        &self,
+        service: &Service,
+        subsets: Vec<EndpointSubset>,
+        truncated: bool,
+        time: Option<String>,
+    ) -> Result<(), Error> {
         let key = ObjectKey::of(&service.metadata);
         let api: Api<Endpoints> = Api::namespaced(self.context.client.clone(), &key.namespace);
         let known = self.context.informers.endpoints.by_key(&key);

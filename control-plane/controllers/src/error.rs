@@ -98,9 +98,7 @@ impl Error {
         self.status().is_some_and(|s| {
             s.code == 403
                 && (s.message.contains("because it is being terminated")
-                    || s.details
-                        .as_ref()
-                        .is_some_and(|d| d.causes.iter().any(|c| c.reason == "NamespaceTerminating")))
+                    || s.details.as_ref().is_some_and(|d| d.causes.iter().any(|c| c.reason == "NamespaceTerminating")))
         })
     }
 }

@@ -139,8 +139,18 @@ pub(crate) async fn run(context: Context, shutdown: CancellationToken) {
             wait_for_lists(&monitors, &shutdown).await;
             info!(objects = collector.graph.lock().len(), "garbage collector has its graph");
             let workers = context.config.concurrent_gc_syncs;
-            tasks.spawn(drive(Arc::new(Deleter(collector.clone())), collector.delete.clone(), workers, shutdown.clone()));
-            tasks.spawn(drive(Arc::new(Orphaner(collector.clone())), collector.orphan.clone(), workers, shutdown.clone()));
+            tasks.spawn(drive(
+                Arc::new(Deleter(collector.clone())),
+                collector.delete.clone(),
+                workers,
+                shutdown.clone(),
+            ));
+            tasks.spawn(drive(
+                Arc::new(Orphaner(collector.clone())),
+                collector.orphan.clone(),
+                workers,
+                shutdown.clone(),
+            ));
             workers_started = true;
         }
     }

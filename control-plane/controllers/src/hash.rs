@@ -16,7 +16,10 @@ pub(crate) fn safe_encode(number: u32) -> String {
 }
 
 /// Hash of a pod template; `collisions` sets apart templates whose hashes collide.
-pub(crate) fn pod_template_hash(template: &PodTemplateSpec, collisions: Option<i32>) -> Result<String, serde_json::Error> {
+pub(crate) fn pod_template_hash(
+    template: &PodTemplateSpec,
+    collisions: Option<i32>,
+) -> Result<String, serde_json::Error> {
     let mut bytes = serde_json::to_vec(template)?;
     if let Some(collisions) = collisions {
         bytes.extend_from_slice(&collisions.to_le_bytes());

@@ -28,11 +28,9 @@ pub use store::IndexFn;
 use store::Store;
 
 /// What an informer can hold.
-pub trait Object:
-    kube::Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
-{
-}
-impl<K> Object for K where K: kube::Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static {}
+pub trait Object: kube::Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static {}
+impl<K> Object for K where K: kube::Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
+{}
 
 /// One change of the store.
 #[derive(Debug)]

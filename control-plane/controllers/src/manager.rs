@@ -70,7 +70,11 @@ struct Starter<'a> {
 impl Starter<'_> {
     /// Makes the queue, builds the controller (which registers its handlers) and starts its workers. They find the queue
     /// empty until the informers run.
-    fn start<R: Reconciler<Key = ObjectKey>>(&mut self, queue_name: &str, build: impl FnOnce(Context, Queue) -> Arc<R>) -> Arc<R> {
+    fn start<R: Reconciler<Key = ObjectKey>>(
+        &mut self,
+        queue_name: &str,
+        build: impl FnOnce(Context, Queue) -> Arc<R>,
+    ) -> Arc<R> {
         let queue: Queue = Arc::new(WorkQueue::new(self.context.metrics.queue(queue_name)));
         let controller = build(self.context.clone(), queue.clone());
         let (workers, stop, informers) =

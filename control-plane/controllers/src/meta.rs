@@ -25,10 +25,7 @@ impl ObjectKey {
 
     /// The key of an object.
     pub fn of(meta: &ObjectMeta) -> Self {
-        Self {
-            namespace: meta.namespace.clone().unwrap_or_default(),
-            name: meta.name.clone().unwrap_or_default(),
-        }
+        Self { namespace: meta.namespace.clone().unwrap_or_default(), name: meta.name.clone().unwrap_or_default() }
     }
 }
 
@@ -93,10 +90,10 @@ pub(crate) fn labels(meta: &ObjectMeta) -> &BTreeMap<String, String> {
 
 /// Parses the selector of a stored object.
 pub(crate) fn selector(selector: &LabelSelector, meta: &ObjectMeta) -> Result<Selector, Error> {
-    selector
-        .clone()
-        .try_into()
-        .map_err(|e: kube::core::ParseExpressionError| Error::Selector { key: ObjectKey::of(meta), reason: e.to_string() })
+    selector.clone().try_into().map_err(|e: kube::core::ParseExpressionError| Error::Selector {
+        key: ObjectKey::of(meta),
+        reason: e.to_string(),
+    })
 }
 
 /// Now, as the API writes it.

@@ -70,7 +70,11 @@ impl NamespaceController {
             finalizers.retain(|finalizer| finalizer != FINALIZER);
         }
         let api = self.api();
-        match api.replace_subresource("finalize", &name, &PostParams::default(), &namespace).await.context(|| format!("finalizing namespace {name}")) {
+        match api
+            .replace_subresource("finalize", &name, &PostParams::default(), &namespace)
+            .await
+            .context(|| format!("finalizing namespace {name}"))
+        {
             Ok(_) => {
                 info!(namespace = %name, "namespace is empty and finalized");
                 Ok(())
@@ -91,8 +95,14 @@ impl Reconciler for NamespaceController {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Option<Duration>, Error> {
         // Live: emptying a namespace on the word of a stale cache would be unforgivable.
         let live = self.api().get_opt(&key.name).await.context(|| format!("reading namespace {key}"))?;
-        let Some(mut namespace) = live.filter(|namespace| meta::is_deleting(&namespace.metadata)) else { return Ok(None) };
-        let ours = namespace.spec.as_ref().and_then(|spec| spec.finalizers.as_ref()).is_some_and(|f| f.iter().any(|f| f == FINALIZER));
+        let Some(mut namespace) = live.filter(|namespace| meta::is_deleting(&namespace.metadata)) else {
+            return Ok(None);
+        };
+        let ours = namespace
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.finalizers.as_ref())
+            .is_some_and(|f| f.iter().any(|f| f == FINALIZER));
         if !ours {
             return Ok(None);
         }

@@ -70,7 +70,11 @@ impl NodeIpamController {
         let allocated = self.state.lock().allocate(name, &uid);
         let Ok(cidrs) = allocated else {
             self.context.metrics.cidr_exhausted.inc();
-            self.recorder.normal(node.object_ref(&()), "CIDRNotAvailable", format!("Node {name} status is now: CIDRNotAvailable"));
+            self.recorder.normal(
+                node.object_ref(&()),
+                "CIDRNotAvailable",
+                format!("Node {name} status is now: CIDRNotAvailable"),
+            );
             return Err(Error::Retry(format!("no free pod CIDR for node {name}")));
         };
         let texts: Vec<_> = cidrs.iter().map(ToString::to_string).collect();
@@ -88,9 +92,9 @@ impl NodeIpamController {
                 Ok(())
             }
             Err(error) => {
-                // The API refused, so the CIDRs are free again. After a timeout they may be in use: they stay held under
-                // the node's name until a later look at the node tells.
-                if error.status().is_some() {
+                // The API refused, so the CIDRs are free again. After a conflict the next try takes the same ones; after a
+                // timeout they may be in use, so they stay held under the node's name until a later look at the node tells.
+                if error.status().is_some() && !error.is_conflict() {
                     self.state.lock().release(name);
                     self.recorder.normal(
                         node.object_ref(&()),
@@ -158,7 +162,8 @@ impl State {
         let Some((_, cidrs)) = self.held.remove(name) else { return };
         for cidr in &cidrs {
             // Two nodes may have been given overlapping CIDRs by hand; what the other still has stays taken.
-            let shared = self.held.values().flat_map(|(_, held)| held).any(|other| other.contains(cidr) || cidr.contains(other));
+            let shared =
+                self.held.values().flat_map(|(_, held)| held).any(|other| other.contains(cidr) || cidr.contains(other));
             if let Some(set) = self.sets.iter_mut().find(|set| set.is_family_of(cidr))
                 && !shared
             {

@@ -6,8 +6,8 @@ use std::future::Future;
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{Api, DeleteParams, PostParams, Preconditions};
 use kube::Client;
+use kube::api::{Api, DeleteParams, PostParams, Preconditions};
 use skep_client::Recorder;
 
 use crate::error::{Context as _, Error};
@@ -32,7 +32,11 @@ impl PodControl {
         let namespace = meta::namespace(owner.meta);
         let pod = pod_from_template(owner, template);
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
-        match api.create(&PostParams::default(), &pod).await.context(|| format!("creating a pod of {namespace}/{}", meta::name(owner.meta))) {
+        match api
+            .create(&PostParams::default(), &pod)
+            .await
+            .context(|| format!("creating a pod of {namespace}/{}", meta::name(owner.meta)))
+        {
             Ok(created) => {
                 self.pods.wrote(&created);
                 self.recorder.normal(
@@ -45,7 +49,11 @@ impl PodControl {
             // Nothing can be done about it and the namespace's end will take the owner as well.
             Err(error) if error.is_namespace_terminating() => Ok(()),
             Err(error) => {
-                self.recorder.warning(owner.object.clone(), "FailedCreate", format!("Error creating: {}", text(&error)));
+                self.recorder.warning(
+                    owner.object.clone(),
+                    "FailedCreate",
+                    format!("Error creating: {}", text(&error)),
+                );
                 Err(error)
             }
         }
@@ -69,7 +77,11 @@ impl PodControl {
                 Ok(())
             }
             Err(error) => {
-                self.recorder.warning(owner.object.clone(), "FailedDelete", format!("Error deleting: {}", text(&error)));
+                self.recorder.warning(
+                    owner.object.clone(),
+                    "FailedDelete",
+                    format!("Error deleting: {}", text(&error)),
+                );
                 Err(error)
             }
         }

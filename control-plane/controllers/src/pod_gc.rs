@@ -58,11 +58,8 @@ fn terminated_excess(pods: &[Arc<Pod>], threshold: usize) -> Vec<Arc<Pod>> {
     if threshold == 0 {
         return Vec::new();
     }
-    let mut finished: Vec<_> = pods
-        .iter()
-        .filter(|pod| pod::is_terminal(pod) && !meta::is_deleting(&pod.metadata))
-        .cloned()
-        .collect();
+    let mut finished: Vec<_> =
+        pods.iter().filter(|pod| pod::is_terminal(pod) && !meta::is_deleting(&pod.metadata)).cloned().collect();
     let excess = finished.len().saturating_sub(threshold);
     let evicted = |pod: &Pod| pod.status.as_ref().and_then(|status| status.reason.as_deref()) == Some("Evicted");
     finished.sort_by_key(|pod| (!evicted(pod), meta::created(&pod.metadata), meta::name(&pod.metadata).to_owned()));
@@ -77,7 +74,10 @@ fn is_unscheduled_terminating(pod: &Pod) -> bool {
 
 async fn node_exists(context: &Context, name: &str) -> Result<bool, ()> {
     let api: Api<Node> = Api::all(context.client.clone());
-    api.get_opt(name).await.map(|node| node.is_some()).map_err(|error| debug!(node = name, %error, "cannot look up node"))
+    api.get_opt(name)
+        .await
+        .map(|node| node.is_some())
+        .map_err(|error| debug!(node = name, %error, "cannot look up node"))
 }
 
 /// Fails an unfinished pod and removes it without waiting for a kubelet. Errors are left to the next look.
@@ -126,18 +126,16 @@ mod tests {
         let mut pod = Pod::default();
         pod.metadata.name = Some(name.into());
         pod.metadata.creation_timestamp = Some(Time(Timestamp::from_second(second).unwrap()));
-        pod.status = Some(PodStatus {
-            phase: Some("Failed".into()),
-            reason: reason.map(str::to_owned),
-            ..Default::default()
-        });
+        pod.status =
+            Some(PodStatus { phase: Some("Failed".into()), reason: reason.map(str::to_owned), ..Default::default() });
         Arc::new(pod)
     }
 
     #[test]
     fn evicted_pods_go_before_older_ones_and_the_threshold_stays() {
         let pods = [finished("new", 3, None), finished("old", 1, None), finished("evicted", 2, Some("Evicted"))];
-        let names: Vec<_> = terminated_excess(&pods, 1).iter().map(|pod| meta::name(&pod.metadata).to_owned()).collect();
+        let names: Vec<_> =
+            terminated_excess(&pods, 1).iter().map(|pod| meta::name(&pod.metadata).to_owned()).collect();
         assert_eq!(names, ["evicted", "old"]);
         assert!(terminated_excess(&pods, 3).is_empty());
         assert!(terminated_excess(&pods, 0).is_empty());

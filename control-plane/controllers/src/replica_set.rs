@@ -7,8 +7,8 @@ use futures::future::join_all;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, PostParams};
 use kube::Resource;
+use kube::api::{Api, PostParams};
 use tracing::debug;
 
 use crate::context::Context;
@@ -67,7 +67,9 @@ impl ReplicaSetController {
                 }
             }
             // An orphan may be what some ReplicaSet is waiting for.
-            if let Some(pod) = orphan.filter(|pod| meta::controller_of(&delta.object().metadata).is_none() && !meta::is_deleting(&pod.metadata)) {
+            if let Some(pod) = orphan.filter(|pod| {
+                meta::controller_of(&delta.object().metadata).is_none() && !meta::is_deleting(&pod.metadata)
+            }) {
                 for set in sets.in_namespace(meta::namespace(&pod.metadata)) {
                     if set_selects(&set, pod) {
                         queue.add(ObjectKey::of(&set.metadata));
@@ -125,7 +127,11 @@ impl ReplicaSetController {
         }
     }
 
-    async fn update_status(&self, set: &ReplicaSet, new: k8s_openapi::api::apps::v1::ReplicaSetStatus) -> Result<(), Error> {
+    async fn update_status(
+        &self,
+        set: &ReplicaSet,
+        new: k8s_openapi::api::apps::v1::ReplicaSetStatus,
+    ) -> Result<(), Error> {
         if set.status.as_ref() == Some(&new) {
             return Ok(());
         }
@@ -144,9 +150,10 @@ impl ReplicaSetController {
 
 fn set_selects(set: &ReplicaSet, pod: &Pod) -> bool {
     use kube::core::SelectorExt;
-    set.spec.as_ref().and_then(|spec| meta::selector(&spec.selector, &set.metadata).ok()).is_some_and(|selector| {
-        !selector.selects_all() && selector.matches(meta::labels(&pod.metadata))
-    })
+    set.spec
+        .as_ref()
+        .and_then(|spec| meta::selector(&spec.selector, &set.metadata).ok())
+        .is_some_and(|selector| !selector.selects_all() && selector.matches(meta::labels(&pod.metadata)))
 }
 
 impl Reconciler for ReplicaSetController {
@@ -165,7 +172,8 @@ impl Reconciler for ReplicaSetController {
         };
         let claimed = self.claim(&set, &owner).await?;
         let active: Vec<_> = claimed.iter().filter(|pod| pod::is_active(pod)).cloned().collect();
-        let terminating = claimed.iter().filter(|pod| meta::is_deleting(&pod.metadata) && !pod::is_terminal(pod)).count();
+        let terminating =
+            claimed.iter().filter(|pod| meta::is_deleting(&pod.metadata) && !pod::is_terminal(pod)).count();
         let managed = if meta::is_deleting(&set.metadata) { Ok(()) } else { self.manage(&set, &owner, &active).await };
         let now = Timestamp::now();
         let failure = managed.as_ref().err().map(|failure| (failure.reason, crate::pod_control::text(&failure.error)));

@@ -23,7 +23,12 @@ pub(crate) fn affected_services(services: &Informer<Service>, delta: &Delta<Pod>
         let Some(selector) = service.spec.as_ref().and_then(selector) else { return false };
         delta.both().any(|pod| has_labels(meta::labels(&pod.metadata), selector))
     };
-    services.in_namespace(namespace).iter().filter(|service| selected(service)).map(|s| ObjectKey::of(&s.metadata)).collect()
+    services
+        .in_namespace(namespace)
+        .iter()
+        .filter(|service| selected(service))
+        .map(|s| ObjectKey::of(&s.metadata))
+        .collect()
 }
 
 /// A Service's selector; None if it selects nothing (no selector, or an ExternalName).

@@ -52,7 +52,9 @@ impl TaintEvictionController {
             // Most pods are on nodes without such taints: nothing to do, so nothing is queued.
             let tainted = nodes.get("", pod::node_name(pod)).is_some_and(|node| !no_execute(&node).is_empty());
             let relevant = match delta {
-                Delta::Modified { old, new } => tainted && (pod::node_name(old), tolerations(old)) != (pod::node_name(new), tolerations(new)),
+                Delta::Modified { old, new } => {
+                    tainted && (pod::node_name(old), tolerations(old)) != (pod::node_name(new), tolerations(new))
+                }
                 Delta::Added(_) => tainted,
                 Delta::Deleted(_) => tainted,
             };
@@ -78,7 +80,11 @@ impl TaintEvictionController {
         if self.since.lock().remove(key).is_some()
             && let Some(pod) = pod
         {
-            self.recorder.normal(pod.object_ref(&()), "TaintManagerEviction", format!("Cancelling deletion of Pod {key}"));
+            self.recorder.normal(
+                pod.object_ref(&()),
+                "TaintManagerEviction",
+                format!("Cancelling deletion of Pod {key}"),
+            );
         }
     }
 

@@ -46,7 +46,8 @@ pub(super) fn max_replicas(set: &ReplicaSet) -> Option<i32> {
 pub(super) fn set_replicas_annotations(annotations: &mut BTreeMap<String, String>, spec: &DeploymentSpec) -> bool {
     let desired = rolling::desired(spec);
     let mut changed = false;
-    for (key, value) in [(DESIRED_REPLICAS, desired), (MAX_REPLICAS, desired.saturating_add(rolling::max_surge(spec)))] {
+    for (key, value) in [(DESIRED_REPLICAS, desired), (MAX_REPLICAS, desired.saturating_add(rolling::max_surge(spec)))]
+    {
         let value = value.to_string();
         if annotations.get(key) != Some(&value) {
             annotations.insert(key.to_owned(), value);

@@ -27,7 +27,8 @@ fn scaled(value: Option<&IntOrString>, total: i32, round_up: bool) -> i32 {
         Some(IntOrString::String(text)) => {
             let Some(percent) = text.strip_suffix('%').and_then(|number| number.parse::<i64>().ok()) else { return 0 };
             let hundredths = percent.saturating_mul(i64::from(total));
-            let number = if round_up { hundredths.saturating_add(99).div_euclid(100) } else { hundredths.div_euclid(100) };
+            let number =
+                if round_up { hundredths.saturating_add(99).div_euclid(100) } else { hundredths.div_euclid(100) };
             i32::try_from(number).unwrap_or(i32::MAX)
         }
     }

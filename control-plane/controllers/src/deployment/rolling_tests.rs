@@ -7,7 +7,10 @@ fn spec(replicas: i32, surge: IntOrString, unavailable: IntOrString) -> Deployme
         replicas: Some(replicas),
         strategy: Some(DeploymentStrategy {
             type_: Some("RollingUpdate".into()),
-            rolling_update: Some(RollingUpdateDeployment { max_surge: Some(surge), max_unavailable: Some(unavailable) }),
+            rolling_update: Some(RollingUpdateDeployment {
+                max_surge: Some(surge),
+                max_unavailable: Some(unavailable),
+            }),
         }),
         ..Default::default()
     }

@@ -21,7 +21,10 @@ impl Sync<'_> {
     pub(super) fn find_new_set(&self) -> Option<Arc<ReplicaSet>> {
         let template = &self.spec().template;
         let same = self.sets.iter().filter(|set| {
-            set.spec.as_ref().and_then(|spec| spec.template.as_ref()).is_some_and(|t| revision::same_template(t, template))
+            set.spec
+                .as_ref()
+                .and_then(|spec| spec.template.as_ref())
+                .is_some_and(|t| revision::same_template(t, template))
         });
         same.min_by_key(|set| (meta::created(&set.metadata), meta::name(&set.metadata).to_owned())).cloned()
     }

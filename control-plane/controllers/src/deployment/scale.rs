@@ -30,7 +30,8 @@ impl Sync<'_> {
         if self.spec().paused == Some(true) {
             self.clean_up(newest.as_ref()).await?;
         }
-        let newest = newest.and_then(|set| self.sets.iter().find(|known| known.metadata.uid == set.metadata.uid).cloned());
+        let newest =
+            newest.and_then(|set| self.sets.iter().find(|known| known.metadata.uid == set.metadata.uid).cloned());
         self.sync_status(newest.as_ref()).await
     }
 
@@ -85,7 +86,10 @@ impl Sync<'_> {
             (Some(only), None) => Some(only.clone()),
             (Some(_), Some(_)) => None,
             (None, _) => newest.cloned().or_else(|| {
-                self.sets.iter().max_by_key(|set| (meta::created(&set.metadata), meta::name(&set.metadata).to_owned())).cloned()
+                self.sets
+                    .iter()
+                    .max_by_key(|set| (meta::created(&set.metadata), meta::name(&set.metadata).to_owned()))
+                    .cloned()
             }),
         }
     }
@@ -94,7 +98,8 @@ impl Sync<'_> {
     pub(super) async fn resize(&mut self, set: &Arc<ReplicaSet>, size: i32) -> Result<bool, Error> {
         let before = replicas(set);
         let mut changed = set.as_ref().clone();
-        let annotated = revision::set_replicas_annotations(changed.metadata.annotations.get_or_insert_default(), self.spec());
+        let annotated =
+            revision::set_replicas_annotations(changed.metadata.annotations.get_or_insert_default(), self.spec());
         if before == size && !annotated {
             return Ok(false);
         }
@@ -162,7 +167,9 @@ impl Sync<'_> {
                 .preconditions(Preconditions { uid: set.metadata.uid.clone(), resource_version: None });
             match self.sets_api().delete(name, &params).await.context(|| format!("deleting replica set {name}")) {
                 Ok(answer) => self.controller.context.informers.replica_sets.deleted(&set.metadata, answer.left()),
-                Err(error) if error.is_not_found() => self.controller.context.informers.replica_sets.removed(&set.metadata),
+                Err(error) if error.is_not_found() => {
+                    self.controller.context.informers.replica_sets.removed(&set.metadata)
+                }
                 Err(error) => return Err(error),
             }
             self.sets.retain(|known| known.metadata.uid != set.metadata.uid);

@@ -54,7 +54,11 @@ fn optional(number: i32) -> Option<i32> {
 }
 
 /// Counts over all ReplicaSets plus the Available condition.
-pub(super) fn calculate(deployment: &Deployment, sets: &[Arc<ReplicaSet>], newest: Option<&Arc<ReplicaSet>>) -> DeploymentStatus {
+pub(super) fn calculate(
+    deployment: &Deployment,
+    sets: &[Arc<ReplicaSet>],
+    newest: Option<&Arc<ReplicaSet>>,
+) -> DeploymentStatus {
     let actual = |set: &ReplicaSet| set.status.as_ref().map_or(0, |status| status.replicas);
     let sum = |of: &dyn Fn(&ReplicaSet) -> i32| sets.iter().map(|set| of(set)).sum::<i32>();
     let available = sum(&available);
@@ -75,14 +79,24 @@ pub(super) fn calculate(deployment: &Deployment, sets: &[Arc<ReplicaSet>], newes
     let condition = if available >= rolling::desired(spec) - rolling::max_unavailable(spec) {
         condition::new(AVAILABLE, "True", "MinimumReplicasAvailable", "Deployment has minimum availability.")
     } else {
-        condition::new(AVAILABLE, "False", "MinimumReplicasUnavailable", "Deployment does not have minimum availability.")
+        condition::new(
+            AVAILABLE,
+            "False",
+            "MinimumReplicasUnavailable",
+            "Deployment does not have minimum availability.",
+        )
     };
     condition::set(&mut status, condition);
     status
 }
 
 /// The Progressing condition after a step of a rollout.
-pub(super) fn progress(deployment: &Deployment, newest: Option<&Arc<ReplicaSet>>, status: &mut DeploymentStatus, now: Timestamp) {
+pub(super) fn progress(
+    deployment: &Deployment,
+    newest: Option<&Arc<ReplicaSet>>,
+    status: &mut DeploymentStatus,
+    now: Timestamp,
+) {
     if progress_deadline(spec(deployment)).is_none() {
         condition::remove(status, PROGRESSING);
         return;
@@ -112,7 +126,10 @@ pub(super) fn progress(deployment: &Deployment, newest: Option<&Arc<ReplicaSet>>
         }
         condition::set(status, new);
     } else if has_timed_out(deployment, status, now) {
-        condition::set(status, condition::new(PROGRESSING, "False", TIMED_OUT, format!("{subject} has timed out progressing.")));
+        condition::set(
+            status,
+            condition::new(PROGRESSING, "False", TIMED_OUT, format!("{subject} has timed out progressing.")),
+        );
     }
 }
 
@@ -156,7 +173,10 @@ impl Sync<'_> {
     }
 
     /// Writes the status with the progress of the rollout; says when the deadline is due.
-    pub(super) async fn sync_rollout_status(&mut self, newest: Option<&Arc<ReplicaSet>>) -> Result<Option<Duration>, Error> {
+    pub(super) async fn sync_rollout_status(
+        &mut self,
+        newest: Option<&Arc<ReplicaSet>>,
+    ) -> Result<Option<Duration>, Error> {
         let now = Timestamp::now();
         let mut new = calculate(&self.deployment, &self.sets, newest);
         progress(&self.deployment, newest, &mut new, now);
@@ -182,7 +202,8 @@ mod tests {
         let mut deployment = Deployment::default();
         deployment.metadata.name = Some("web".into());
         deployment.metadata.generation = Some(1);
-        let spec = DeploymentSpec { replicas: Some(replicas), progress_deadline_seconds: Some(600), ..Default::default() };
+        let spec =
+            DeploymentSpec { replicas: Some(replicas), progress_deadline_seconds: Some(600), ..Default::default() };
         deployment.spec = Some(spec);
         deployment
     }
@@ -206,7 +227,7 @@ mod tests {
         let mut deployment = deployment(3);
         let now = Timestamp::now();
         let step = set(3, 1);
-        let mut status = calculate(&deployment, &[step.clone()], Some(&step));
+        let mut status = calculate(&deployment, std::slice::from_ref(&step), Some(&step));
         progress(&deployment, Some(&step), &mut status, now);
         let condition = condition::get(&status, PROGRESSING).unwrap();
         assert_eq!(condition.reason.as_deref(), Some(SET_UPDATED));
@@ -216,7 +237,7 @@ mod tests {
 
         deployment.status = Some(status);
         let done = set(3, 3);
-        let mut status = calculate(&deployment, &[done.clone()], Some(&done));
+        let mut status = calculate(&deployment, std::slice::from_ref(&done), Some(&done));
         progress(&deployment, Some(&done), &mut status, now);
         let condition = condition::get(&status, PROGRESSING).unwrap();
         assert_eq!(condition.reason.as_deref(), Some(NEW_SET_AVAILABLE));
@@ -227,11 +248,11 @@ mod tests {
     fn without_progress_the_deadline_passes() {
         let mut deployment = deployment(3);
         let step = set(3, 0);
-        let mut status = calculate(&deployment, &[step.clone()], Some(&step));
+        let mut status = calculate(&deployment, std::slice::from_ref(&step), Some(&step));
         progress(&deployment, Some(&step), &mut status, Timestamp::now());
         deployment.status = Some(status);
         let later = Timestamp::now() + SignedDuration::from_secs(601);
-        let mut status = calculate(&deployment, &[step.clone()], Some(&step));
+        let mut status = calculate(&deployment, std::slice::from_ref(&step), Some(&step));
         progress(&deployment, Some(&step), &mut status, later);
         let condition = condition::get(&status, PROGRESSING).unwrap();
         assert_eq!((condition.status.as_str(), condition.reason.as_deref()), ("False", Some(TIMED_OUT)));

@@ -190,7 +190,10 @@ mod tests {
         terminating.metadata.deletion_timestamp = Some(meta::now());
         let groups = groups(&service(&["IPv4"]), &[Arc::new(terminating)], |_| None);
         let conditions = groups[0].endpoints[0].conditions.clone().unwrap();
-        assert_eq!((conditions.ready, conditions.serving, conditions.terminating), (Some(false), Some(true), Some(true)));
+        assert_eq!(
+            (conditions.ready, conditions.serving, conditions.terminating),
+            (Some(false), Some(true), Some(true))
+        );
     }
 
     #[test]

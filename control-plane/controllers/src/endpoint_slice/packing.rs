@@ -27,7 +27,12 @@ struct Draft {
 }
 
 /// The writes that make `existing` hold exactly the endpoints of `groups`.
-pub(super) fn plan(template: &ObjectMeta, groups: &[Group], existing: &[Arc<EndpointSlice>], max: usize) -> Vec<Change> {
+pub(super) fn plan(
+    template: &ObjectMeta,
+    groups: &[Group],
+    existing: &[Arc<EndpointSlice>],
+    max: usize,
+) -> Vec<Change> {
     let mut changes = Vec::new();
     let mut unused: Vec<Arc<EndpointSlice>> = existing.to_vec();
     let mut creations: Vec<(&Group, Vec<Endpoint>)> = Vec::new();
@@ -37,7 +42,9 @@ pub(super) fn plan(template: &ObjectMeta, groups: &[Group], existing: &[Arc<Endp
         for draft in pack(template, &group.endpoints, mine, max) {
             match draft.known {
                 Some(known) if draft.endpoints.is_empty() && !group.endpoints.is_empty() => unused.push(known),
-                Some(known) if draft.changed => changes.push(Change::Update(update(template, &known, group, draft.endpoints))),
+                Some(known) if draft.changed => {
+                    changes.push(Change::Update(update(template, &known, group, draft.endpoints)))
+                }
                 Some(_) => {}
                 None => creations.push((group, draft.endpoints)),
             }
@@ -125,7 +132,8 @@ fn pack(template: &ObjectMeta, desired: &[Endpoint], slices: Vec<Arc<EndpointSli
         desired.iter().filter(|endpoint| wanted.remove(&identity(endpoint)).is_some()).cloned().collect();
 
     // Slices that are written anyway take what they can, the fullest first.
-    let mut order: Vec<usize> = (0..drafts.len()).filter(|i| drafts[*i].changed && drafts[*i].endpoints.len() < max).collect();
+    let mut order: Vec<usize> =
+        (0..drafts.len()).filter(|i| drafts[*i].changed && drafts[*i].endpoints.len() < max).collect();
     order.sort_by_key(|i| std::cmp::Reverse(drafts[*i].endpoints.len()));
     for index in order {
         let draft = &mut drafts[index];

@@ -56,7 +56,9 @@ fn nothing_changes_when_nothing_changed() {
 #[test]
 fn one_more_endpoint_is_one_write_into_the_slice_with_room() {
     let changes = plan_one(group(0..151), &[slice("a", 0..100), slice("b", 100..150)]);
-    assert!(matches!(&changes[..], [Change::Update(s)] if s.metadata.name.as_deref() == Some("b") && s.endpoints.len() == 51));
+    assert!(
+        matches!(&changes[..], [Change::Update(s)] if s.metadata.name.as_deref() == Some("b") && s.endpoints.len() == 51)
+    );
 }
 
 #[test]
@@ -92,7 +94,9 @@ fn changed_ports_rewrite_the_slice_instead_of_replacing_it() {
         app_protocol: None,
     }];
     let changes = plan_one(wanted, &[slice("a", 0..3)]);
-    assert!(matches!(&changes[..], [Change::Update(s)] if s.metadata.name.as_deref() == Some("a") && s.ports.is_some()));
+    assert!(
+        matches!(&changes[..], [Change::Update(s)] if s.metadata.name.as_deref() == Some("a") && s.ports.is_some())
+    );
 }
 
 proptest! {

@@ -79,7 +79,10 @@ impl Collector {
             return Ok(());
         };
         if !node.observed {
-            return Err(Error::Retry(format!("{} {} exists but no watch has reported it yet", node.identity.kind, node.identity.name)));
+            return Err(Error::Retry(format!(
+                "{} {} exists but no watch has reported it yet",
+                node.identity.kind, node.identity.name
+            )));
         }
         if node.deleting_dependents {
             return self.finish_foreground(&node, &live).await;
@@ -119,7 +122,10 @@ impl Collector {
         let mut owners = Owners::default();
         for reference in references {
             let Some(kind) = self.type_of(&reference.api_version, &reference.kind) else {
-                return Err(Error::Retry(format!("no resource type for owner {} {}", reference.api_version, reference.kind)));
+                return Err(Error::Retry(format!(
+                    "no resource type for owner {} {}",
+                    reference.api_version, reference.kind
+                )));
             };
             if kind.namespaced && dependent.namespace.is_empty() {
                 debug!(dependent = %dependent.name, owner = %reference.name, "a cluster-scoped object cannot have a namespaced owner");
@@ -192,7 +198,12 @@ impl Collector {
         self.remove_finalizer(&owner.identity, &live_owner, ORPHAN).await
     }
 
-    async fn write_owners(&self, identity: &Identity, live: &ObjectMeta, owners: Vec<OwnerReference>) -> Result<(), Error> {
+    async fn write_owners(
+        &self,
+        identity: &Identity,
+        live: &ObjectMeta,
+        owners: Vec<OwnerReference>,
+    ) -> Result<(), Error> {
         debug!(kind = %identity.kind, name = %identity.name, left = owners.len(), "rewriting owner references");
         self.patch(identity, live, json!({"ownerReferences": owners})).await
     }
@@ -212,7 +223,11 @@ impl Collector {
         change["resourceVersion"] = json!(live.resource_version);
         let patch = Patch::Merge(json!({"metadata": change}));
         let api = self.api(identity)?;
-        match api.patch(&identity.name, &PatchParams::default(), &patch).await.context(|| format!("patching {} {}/{}", identity.kind, identity.namespace, identity.name)) {
+        match api
+            .patch(&identity.name, &PatchParams::default(), &patch)
+            .await
+            .context(|| format!("patching {} {}/{}", identity.kind, identity.namespace, identity.name))
+        {
             Ok(_) => Ok(()),
             Err(error) if error.is_not_found() => Ok(()),
             Err(error) => Err(error),
@@ -231,7 +246,11 @@ impl Collector {
             ..DeleteParams::default()
         };
         let api = self.api(identity)?;
-        match api.delete(&identity.name, &params).await.context(|| format!("deleting {} {}/{}", identity.kind, identity.namespace, identity.name)) {
+        match api
+            .delete(&identity.name, &params)
+            .await
+            .context(|| format!("deleting {} {}/{}", identity.kind, identity.namespace, identity.name))
+        {
             Ok(_) => Ok(()),
             Err(error) if error.is_not_found() => Ok(()),
             Err(error) => Err(error),

@@ -23,11 +23,7 @@ fn owned_by(owners: &[&str]) -> ObjectMeta {
 }
 
 fn deleting(finalizer: &str) -> ObjectMeta {
-    ObjectMeta {
-        deletion_timestamp: Some(meta::now()),
-        finalizers: Some(vec![finalizer.into()]),
-        ..Default::default()
-    }
+    ObjectMeta { deletion_timestamp: Some(meta::now()), finalizers: Some(vec![finalizer.into()]), ..Default::default() }
 }
 
 #[test]

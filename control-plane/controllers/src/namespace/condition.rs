@@ -10,10 +10,20 @@ use crate::meta;
 /// Sets all five conditions after a pass.
 pub(super) fn update(status: &mut NamespaceStatus, outcome: &Outcome) {
     let discovery = (!outcome.undiscovered.is_empty()).then(|| {
-        let groups = outcome.undiscovered.iter().map(|(group, reason)| format!("{group}: {reason}")).collect::<Vec<_>>();
-        ("DiscoveryFailed", format!("Discovery failed for some groups, {} failing: {}", groups.len(), groups.join(", ")))
+        let groups =
+            outcome.undiscovered.iter().map(|(group, reason)| format!("{group}: {reason}")).collect::<Vec<_>>();
+        (
+            "DiscoveryFailed",
+            format!("Discovery failed for some groups, {} failing: {}", groups.len(), groups.join(", ")),
+        )
     });
-    set(status, "NamespaceDeletionDiscoveryFailure", discovery, "ResourcesDiscovered", "All resources successfully discovered");
+    set(
+        status,
+        "NamespaceDeletionDiscoveryFailure",
+        discovery,
+        "ResourcesDiscovered",
+        "All resources successfully discovered",
+    );
     set(
         status,
         "NamespaceDeletionGroupVersionParsingFailure",
@@ -23,7 +33,10 @@ pub(super) fn update(status: &mut NamespaceStatus, outcome: &Outcome) {
     );
     let content = (!outcome.failures.is_empty()).then(|| {
         let count = outcome.failures.len();
-        ("ContentDeletionFailed", format!("Failed to delete all resource types, {count} remaining: {}", outcome.failures.join(", ")))
+        (
+            "ContentDeletionFailed",
+            format!("Failed to delete all resource types, {count} remaining: {}", outcome.failures.join(", ")),
+        )
     });
     set(
         status,

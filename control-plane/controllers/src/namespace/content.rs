@@ -60,7 +60,10 @@ pub(super) async fn delete_all(client: &Client, namespace: &str) -> Outcome {
         }
     };
     outcome.undiscovered.extend(discovered.failed.into_iter().map(|(group, error)| (group, error.to_string())));
-    let types = discovered.types.into_iter().filter(|t| t.namespaced && (t.supports("delete") || t.supports("deletecollection")));
+    let types = discovered
+        .types
+        .into_iter()
+        .filter(|t| t.namespaced && (t.supports("delete") || t.supports("deletecollection")));
     let (pods, others): (Vec<_>, Vec<_>) =
         types.partition(|t| t.resource.group.is_empty() && t.resource.plural == "pods");
     for kind in [pods, others] {
@@ -108,7 +111,9 @@ async fn delete_type(client: &Client, namespace: &str, kind: &ResourceType) -> R
     if kind.supports("deletecollection") {
         match api.delete_collection(&DeleteParams::background(), &ListParams::default()).await.context(what) {
             Ok(_) => {}
-            Err(error) if error.status().is_some_and(|s| s.code == 405 || s.code == 404) => delete_each(&api, kind, namespace).await?,
+            Err(error) if error.status().is_some_and(|s| s.code == 405 || s.code == 404) => {
+                delete_each(&api, kind, namespace).await?
+            }
             Err(error) => return Err(error),
         }
     } else {
@@ -131,7 +136,11 @@ async fn list(
     if !kind.supports("list") {
         return Ok(Vec::new());
     }
-    match api.list_metadata(&ListParams::default()).await.context(|| format!("listing {} in namespace {namespace}", kind.group_resource())) {
+    match api
+        .list_metadata(&ListParams::default())
+        .await
+        .context(|| format!("listing {} in namespace {namespace}", kind.group_resource()))
+    {
         Ok(list) => Ok(list.items),
         // The type went away meanwhile, and its objects with it.
         Err(error) if error.status().is_some_and(|s| s.code == 404 || s.code == 405) => Ok(Vec::new()),
@@ -142,7 +151,11 @@ async fn list(
 async fn delete_each(api: &Api<DynamicObject>, kind: &ResourceType, namespace: &str) -> Result<(), Error> {
     for object in list(api, kind, namespace).await? {
         let name = meta::name(&object.metadata);
-        match api.delete(name, &DeleteParams::background()).await.context(|| format!("deleting {} {namespace}/{name}", kind.resource.plural)) {
+        match api
+            .delete(name, &DeleteParams::background())
+            .await
+            .context(|| format!("deleting {} {namespace}/{name}", kind.resource.plural))
+        {
             Ok(_) => {}
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(error),

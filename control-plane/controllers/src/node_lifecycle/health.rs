@@ -52,9 +52,12 @@ pub(super) fn condition<'a>(node: &'a Node, type_: &str) -> Option<&'a NodeCondi
 }
 
 /// The conditions to write for a node that has been silent too long; None if it has not, or if they are written already.
-pub(super) fn conditions_of_silent_node(node: &Node, silent_for: Duration, config: &Config) -> Option<Vec<NodeCondition>> {
-    let grace =
-        if ready(node).is_some() { config.node_monitor_grace_period } else { config.node_startup_grace_period };
+pub(super) fn conditions_of_silent_node(
+    node: &Node,
+    silent_for: Duration,
+    config: &Config,
+) -> Option<Vec<NodeCondition>> {
+    let grace = if ready(node).is_some() { config.node_monitor_grace_period } else { config.node_startup_grace_period };
     if silent_for <= grace {
         return None;
     }
@@ -98,7 +101,10 @@ mod tests {
             last_heartbeat_time: Some(Time(Timestamp::from_second(heartbeat).unwrap())),
             ..Default::default()
         };
-        Node { status: Some(NodeStatus { conditions: Some(vec![condition]), ..Default::default() }), ..Default::default() }
+        Node {
+            status: Some(NodeStatus { conditions: Some(vec![condition]), ..Default::default() }),
+            ..Default::default()
+        }
     }
 
     fn lease(renewed: i64) -> Lease {

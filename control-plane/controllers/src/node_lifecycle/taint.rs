@@ -22,7 +22,9 @@ const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 fn wanted_no_schedule(node: &Node) -> Vec<&'static str> {
     let mut keys: Vec<_> = BY_CONDITION
         .iter()
-        .filter(|(type_, status, _)| health::condition(node, type_).is_some_and(|condition| condition.status == *status))
+        .filter(|(type_, status, _)| {
+            health::condition(node, type_).is_some_and(|condition| condition.status == *status)
+        })
         .map(|(_, _, key)| *key)
         .collect();
     if node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true) {
@@ -40,7 +42,8 @@ fn wanted_no_execute(node: &Node) -> Option<&'static str> {
 }
 
 fn is_no_schedule_of_ours(taint: &Taint) -> bool {
-    taint.effect == "NoSchedule" && (taint.key == UNSCHEDULABLE || BY_CONDITION.iter().any(|(_, _, key)| taint.key == *key))
+    taint.effect == "NoSchedule"
+        && (taint.key == UNSCHEDULABLE || BY_CONDITION.iter().any(|(_, _, key)| taint.key == *key))
 }
 
 fn is_no_execute_of_ours(taint: &Taint) -> bool {

@@ -157,7 +157,8 @@ mod tests {
 
     #[test]
     fn the_shortest_ready_goes_first() {
-        let pods = [running("old", "n1", Some(100_000)), running("new", "n2", Some(10)), running("mid", "n3", Some(1000))];
+        let pods =
+            [running("old", "n1", Some(100_000)), running("new", "n2", Some(10)), running("mid", "n3", Some(1000))];
         assert_eq!(order(&pods), ["new", "mid"]);
     }
 }

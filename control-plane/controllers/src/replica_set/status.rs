@@ -30,7 +30,8 @@ pub(super) fn calculate(
 ) -> ReplicaSetStatus {
     let spec = set.spec.clone().unwrap_or_default();
     let min_ready = spec.min_ready_seconds.unwrap_or(0);
-    let template = spec.template.and_then(|template| template.metadata).and_then(|meta| meta.labels).unwrap_or_default();
+    let template =
+        spec.template.and_then(|template| template.metadata).and_then(|meta| meta.labels).unwrap_or_default();
     let old = set.status.clone().unwrap_or_default();
     let labelled = active.iter().filter(|pod| has_labels(meta::labels(&pod.metadata), &template)).count();
     let ready = active.iter().filter(|pod| pod::is_ready(pod)).count();
