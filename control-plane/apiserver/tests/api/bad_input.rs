@@ -21,7 +21,12 @@ async fn every_kind_of_bad_request_has_its_answer() {
         change(&mut map);
         map.to_string()
     };
-    let deep = format!("{{\"nonsense\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
+    // The one place in a ConfigMap where any JSON fits.
+    let deep = format!(
+        "{{\"metadata\":{{\"managedFields\":[{{\"fieldsV1\":{}{}}}]}}}}",
+        "[".repeat(100_000),
+        "]".repeat(100_000)
+    );
     let huge = map(&|map| map["data"]["key"] = "x".repeat(3 * 1024 * 1024).into());
     let one = format!("{MAPS}/a");
     let cases: Vec<(Method, String, &str, String, u16, &str, &str)> = vec![

@@ -2,4 +2,7 @@
 
 mod bad_input;
 mod crud;
+mod faults;
+mod paths;
 mod support;
+mod tls;

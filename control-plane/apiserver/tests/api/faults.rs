@@ -1,0 +1,53 @@
+//! etcd gone: clear answers, and no help needed once it is back.
+
+use std::process::Command;
+
+use http::Method;
+use serde_json::Value;
+
+use crate::support::{TestServer, config_map};
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+fn signal(pid: u32, signal: &str) {
+    assert!(Command::new("kill").args([signal, &pid.to_string()]).status().unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_etcd_writes_and_consistent_reads_fail_clearly_and_recover() {
+    let server = TestServer::start().await;
+    let (code, made) = server.call(Method::POST, MAPS, config_map("a", "1")).await;
+    assert_eq!(code, 201);
+    let pid = server.etcd.pid().unwrap();
+    signal(pid, "-STOP");
+    let write = server.call(Method::POST, MAPS, config_map("b", "1"));
+    let read = server.get(MAPS);
+    let ((write_code, write), (read_code, read)) = tokio::join!(write, read);
+    let cached = server.get(&format!("{MAPS}/a?resourceVersion=0")).await;
+    signal(pid, "-CONT");
+    for (code, body) in [(write_code, &write), (read_code, &read)] {
+        assert!(code.is_server_error(), "{code}: {body}");
+        assert_eq!(body["kind"], "Status", "{body}");
+    }
+    assert_eq!((cached.0.as_u16(), &cached.1), (200, &made), "the cache answers what need not be new");
+    // The first write may have been applied after all; the next one says.
+    let mut code = server.call(Method::POST, MAPS, config_map("c", "1")).await.0;
+    while code.is_server_error() {
+        code = server.call(Method::POST, MAPS, config_map("c", "1")).await.0;
+    }
+    assert!(code == 201 || code == 409, "{code}");
+    assert_eq!(server.get(&format!("{MAPS}/c")).await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_etcd_loses_nothing() {
+    let server = TestServer::start().await;
+    let (_, made) = server.call(Method::POST, MAPS, config_map("a", "1")).await;
+    signal(server.etcd.pid().unwrap(), "-KILL");
+    let (mut code, mut body): (_, Value) = server.get(&format!("{MAPS}/a")).await;
+    while code.is_server_error() {
+        tokio::task::yield_now().await;
+        (code, body) = server.get(&format!("{MAPS}/a")).await;
+    }
+    assert_eq!((code.as_u16(), body), (200, made));
+}
