@@ -88,3 +88,13 @@ pub(crate) async fn within<T>(
         Err(_) => Err(Error::Timeout(format!("{what}: no answer within {}s", timeout.as_secs()))),
     }
 }
+
+/// A request within the namespace that CRI uses, optionally under a lease.
+pub(crate) fn scoped<T>(message: T, lease: Option<&str>) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("containerd-namespace", tonic::metadata::MetadataValue::from_static("k8s.io"));
+    if let Some(Ok(lease)) = lease.map(str::parse) {
+        request.metadata_mut().insert("containerd-lease", lease);
+    }
+    request
+}

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use containerd_client::events::{ContainerDelete, TaskExit, TaskOom, TaskStart};
-use containerd_client::services::v1::SubscribeRequest;
+use containerd_client::services::v1::{PublishRequest, SubscribeRequest};
 use containerd_client::services::v1::events_client::EventsClient;
 use containerd_client::types::Envelope;
 use futures::stream::{self, Stream, StreamExt};
@@ -14,7 +14,10 @@ use prost::Message;
 use tonic::Streaming;
 
 use crate::Cri;
+use crate::channel::scoped;
 
+const CALL_TOPIC: &str = "/skep/call";
+const CALL_EVERY: Duration = Duration::from_millis(50);
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(3);
 
@@ -91,7 +94,22 @@ impl Cri {
     async fn subscribe(&self) -> Result<Streaming<Envelope>, tonic::Status> {
         let filters = vec!["namespace==k8s.io".to_owned()];
         let mut client = EventsClient::new(self.channel());
-        Ok(client.subscribe(SubscribeRequest { filters }).await?.into_inner())
+        let mut publisher = client.clone();
+        let mut answer = std::pin::pin!(client.subscribe(SubscribeRequest { filters }));
+        let mut calls = tokio::time::interval(CALL_EVERY);
+        // containerd answers a subscription with its first event and not before. An event of our own, repeated until it
+        // comes back, tells that the subscription stands and that nothing is missed from now on.
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut answer => return Ok(answer?.into_inner()),
+                _ = calls.tick() => {
+                    let event = Some(Default::default());
+                    let call = PublishRequest { topic: CALL_TOPIC.to_owned(), event };
+                    publisher.publish(scoped(call, None)).await?;
+                }
+            }
+        }
     }
 }
 

@@ -13,8 +13,9 @@ use containerd_client::services::v1::{
 use containerd_client::types::Descriptor;
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use tonic::{Code, Request};
+use tonic::Code;
 
+use crate::channel::scoped;
 use crate::{Cri, Error};
 
 /// The name the image has in containerd, to be set as `sandbox_image`.
@@ -170,16 +171,6 @@ impl Cri {
             Err(status) => Err(status.into()),
         }
     }
-}
-
-/// A request within the namespace that CRI uses, optionally under a lease.
-fn scoped<T>(message: T, lease: Option<&str>) -> Request<T> {
-    let mut request = Request::new(message);
-    request.metadata_mut().insert("containerd-namespace", tonic::metadata::MetadataValue::from_static("k8s.io"));
-    if let Some(Ok(lease)) = lease.map(str::parse) {
-        request.metadata_mut().insert("containerd-lease", lease);
-    }
-    request
 }
 
 fn hex(bytes: &[u8]) -> String {
