@@ -26,21 +26,21 @@ pub(crate) static SLOTS: HashMap<SlotKey, SlotValue> = HashMap::with_max_entries
 #[map]
 pub(crate) static BACKENDS: HashMap<u32, BackendValue> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
 
-/// Every known virtual address -> number of its ports. Tells "no such port of a Service" from "no Service".
+/// Every known virtual address -> 1. Tells "no such port of a Service" from "no Service".
 #[map]
 pub(crate) static VIPS: HashMap<u32, u32> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 
 /// Unconnected UDP socket and virtual address -> the backend it got.
 #[map]
-pub(crate) static STICKY: LruHashMap<StickyKey, StickyValue> = LruHashMap::with_max_entries(65_536, 0);
+pub(crate) static STICKY: LruHashMap<StickyKey, StickyValue> = LruHashMap::with_max_entries(32_768, 0);
 
 /// UDP socket and backend -> the virtual address to show. Apart from TCP's, so that many connects cannot push it out.
 #[map]
-pub(crate) static UDP_PEERS: LruHashMap<PeerKey, PeerValue> = LruHashMap::with_max_entries(65_536, 0);
+pub(crate) static UDP_PEERS: LruHashMap<PeerKey, PeerValue> = LruHashMap::with_max_entries(32_768, 0);
 
 /// TCP socket and backend -> the virtual address to show.
 #[map]
-pub(crate) static TCP_PEERS: LruHashMap<PeerKey, PeerValue> = LruHashMap::with_max_entries(65_536, 0);
+pub(crate) static TCP_PEERS: LruHashMap<PeerKey, PeerValue> = LruHashMap::with_max_entries(32_768, 0);
 
 /// Service id -> counters.
 #[map]
@@ -51,7 +51,7 @@ pub(crate) static SERVICE_STATS: PerCpuHashMap<u32, ServiceCounters> =
 #[map]
 pub(crate) static BACKEND_STATS: PerCpuHashMap<u32, u64> = PerCpuHashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
 
-/// Service id -> names; only user space reads it. `#[used]` by being public in the object.
+/// Service id -> names. Only user space reads and writes it; it is declared here to be created with the others.
 #[map]
 pub(crate) static SERVICE_INFO: HashMap<u32, ServiceInfo> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 

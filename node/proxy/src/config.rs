@@ -28,9 +28,9 @@ impl Default for Config {
 
 /// Capacities, in entries. They count when a map is first created; pinned maps keep theirs.
 ///
-/// Memory of the defaults: about 15 MiB of hash buckets (16 bytes per entry, rounded up to a power of two) plus 16 MiB of
-/// preallocated LRU entries. All other entries are allocated as they come: about 0.5 KiB per service port (most of
-/// it names) and 0.2 KiB per backend.
+/// Kernel memory of the defaults, empty: 25 MiB, of which 16 are hash buckets (16 bytes per entry, rounded up to a power of
+/// two) and 9 preallocated LRU entries. All other entries are allocated as they come: about 0.5 KiB per service port
+/// (most of it names) and 0.2 KiB per backend. A full LRU map forgets its oldest entry; the others refuse new ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapSizes {
     /// Ports of Services.
@@ -47,6 +47,6 @@ pub struct MapSizes {
 
 impl Default for MapSizes {
     fn default() -> Self {
-        Self { services: 65_536, backends: 262_144, sticky: 65_536, udp_peers: 65_536, tcp_peers: 65_536 }
+        Self { services: 65_536, backends: 262_144, sticky: 32_768, udp_peers: 32_768, tcp_peers: 32_768 }
     }
 }

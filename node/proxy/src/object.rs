@@ -9,7 +9,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{MapData, MapInfo},
+    maps::MapData,
     programs::{CgroupAttachMode, CgroupSockAddr, ProgramInfo, links::FdLink},
 };
 
@@ -65,6 +65,7 @@ pub enum Attachment {
 pub(crate) fn attach(ebpf: &mut Ebpf, paths: &Paths, cgroup: &Path) -> Result<Vec<(&'static str, Attachment)>> {
     let cgroup_id = crate::cgroup::id(cgroup)?;
     let folder = File::open(cgroup).map_err(Error::io(format!("open cgroup {}", cgroup.display())))?;
+    let pinned = pinned_maps(paths)?;
     PROGRAMS
         .into_iter()
         .map(|name| {
@@ -73,7 +74,7 @@ pub(crate) fn attach(ebpf: &mut Ebpf, paths: &Paths, cgroup: &Path) -> Result<Ve
                 .ok_or_else(|| Error::Object(format!("program {name}")))?
                 .try_into()
                 .map_err(|source| Error::Program { name, source })?;
-            attach_one(name, program, paths, &folder, cgroup_id).map(|attachment| (name, attachment))
+            attach_one(name, program, paths, &pinned, &folder, cgroup_id).map(|attachment| (name, attachment))
         })
         .collect()
 }
@@ -82,6 +83,7 @@ fn attach_one(
     name: &'static str,
     program: &mut CgroupSockAddr,
     paths: &Paths,
+    pinned: &BTreeSet<u32>,
     cgroup: &File,
     cgroup_id: u64,
 ) -> Result<Attachment> {
@@ -98,7 +100,7 @@ fn attach_one(
 
     let link = paths.links.join(&pin);
     let runs = Link::read(&link).is_some_and(|link| link.tag == info.tag() && link.cgroup_id == cgroup_id)
-        && ProgramInfo::from_pin(paths.programs.join(&pin)).is_ok_and(|old| same_maps(&old, &info));
+        && ProgramInfo::from_pin(paths.programs.join(&pin)).is_ok_and(|old| same_maps(&old, &info, pinned));
     if !runs {
         // A pin of that name leads to a program on other maps or to a cgroup that is gone; it must not bar the way, yet go
         // only when the new one runs.
@@ -124,17 +126,18 @@ fn attach_one(
     Ok(if runs { Attachment::Kept } else { Attachment::Attached })
 }
 
-/// Do both programs work on the same maps? (Each has constants of its own besides.)
-fn same_maps(a: &ProgramInfo, b: &ProgramInfo) -> bool {
+/// Do both programs work on the same pinned maps? (Each has constants of its own besides.)
+fn same_maps(a: &ProgramInfo, b: &ProgramInfo, pinned: &BTreeSet<u32>) -> bool {
     let maps = |program: &ProgramInfo| -> Option<BTreeSet<u32>> {
-        let ids = program.map_ids().ok()??;
-        Some(
-            ids.into_iter()
-                .filter(|id| !MapInfo::from_id(*id).is_ok_and(|map| map.name().starts_with(b".rodata")))
-                .collect(),
-        )
+        Some(program.map_ids().ok()??.into_iter().filter(|id| pinned.contains(id)).collect())
     };
     matches!((maps(a), maps(b)), (Some(a), Some(b)) if a == b)
+}
+
+/// The kernel's numbers of the pinned maps.
+fn pinned_maps(paths: &Paths) -> Result<BTreeSet<u32>> {
+    let pins = bpffs::pins(&paths.maps)?;
+    Ok(pins.iter().filter_map(|pin| Some(MapData::from_pin(pin).ok()?.info().ok()?.id())).collect())
 }
 
 /// What the kernel says about a pinned link.

@@ -13,12 +13,13 @@ use kube::{
     Api,
     runtime::{WatchStreamExt, watcher},
 };
-use tokio::time::sleep;
+use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
 use super::Proxy;
 use crate::{
     Error, Metrics, Programmer, Result,
+    programmer::Writes,
     service::Frontend,
     tracker::{HEADLESS, SERVICE_PROXY_NAME, ServiceKey, Tracker, service_key, slice_owner},
 };
@@ -55,8 +56,13 @@ impl Proxy {
         });
         let mut keeper = Keeper::new(Tracker::new(node_name), programmer, metrics);
         loop {
-            let retry =
-                async { if keeper.failed.is_empty() { std::future::pending().await } else { sleep(RETRY).await } };
+            let retry_at = keeper.retry_at;
+            let retry = async {
+                match retry_at {
+                    Some(time) => sleep_until(time.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
@@ -98,6 +104,8 @@ struct Keeper {
     know_services: bool,
     know_slices: bool,
     failed: BTreeSet<ServiceKey>,
+    /// Set while something failed; other events do not put it off.
+    retry_at: Option<Instant>,
     nearly_full: HashSet<&'static str>,
 }
 
@@ -114,6 +122,7 @@ impl Keeper {
             know_services: false,
             know_slices: false,
             failed: BTreeSet::new(),
+            retry_at: None,
             nearly_full: HashSet::new(),
         }
     }
@@ -245,12 +254,19 @@ impl Keeper {
                 }
                 Err(error) => {
                     self.metrics.failures.inc();
-                    tracing::error!(service = %format_args!("{}/{}", key.namespace, key.name), error = %chain(&error),
-                        "a service cannot be written, trying again");
-                    self.failed.insert(key.clone());
+                    // Said once: a full map would repeat it for every service every few seconds.
+                    if self.failed.insert(key.clone()) {
+                        let service = format_args!("{}/{}", key.namespace, key.name);
+                        tracing::error!(%service, error = %chain(&error), "a service cannot be written, trying again");
+                    }
                 }
             }
             self.metrics.change.observe(started.elapsed().as_secs_f64());
+        }
+        if self.failed.is_empty() {
+            self.retry_at = None;
+        } else if self.retry_at.is_none_or(|time| time <= Instant::now()) {
+            self.retry_at = Some(Instant::now() + RETRY);
         }
         self.metrics.synced(started.elapsed());
         self.watch_capacity();
@@ -277,17 +293,23 @@ impl Keeper {
         if !desired.is_empty() {
             self.served.insert(key.clone(), desired.into_iter().map(|(frontend, _)| frontend).collect());
         }
-        let after = self.programmer.writes();
-        self.metrics.updates.inc_by(after.updates - before.updates);
-        self.metrics.deletes.inc_by(after.deletes - before.deletes);
+        self.count_writes(before);
         result
     }
 
     fn remove(&mut self, frontend: &Frontend) {
+        let before = self.programmer.writes();
         if let Err(error) = self.programmer.remove(frontend) {
             self.metrics.failures.inc();
             tracing::error!(%frontend, error = %chain(&error), "a service port cannot be removed");
         }
+        self.count_writes(before);
+    }
+
+    fn count_writes(&self, before: Writes) {
+        let after = self.programmer.writes();
+        self.metrics.updates.inc_by(after.updates - before.updates);
+        self.metrics.deletes.inc_by(after.deletes - before.deletes);
     }
 
     /// A map that fills up is heard of before it is full.
