@@ -158,6 +158,7 @@ impl<'a> Call<'a> {
 
     fn add(&self, version: Version) -> Result<Value, CniError> {
         let Environment { container, namespace, interface, .. } = self.environment;
+        let _lock = self.ipam.lock_pod(&pod_link::host_device_name(container, interface))?;
         let (lease, new) = self.ipam.allocate(container, interface, namespace)?;
         // A second ADD for the same interface: what is there and whole is the answer.
         let connected = !new && pod_link::check(&lease, self.wiring).is_ok();
@@ -173,6 +174,7 @@ impl<'a> Call<'a> {
 
     fn delete(&self) -> Result<(), CniError> {
         let Environment { container, interface, .. } = self.environment;
+        let _lock = self.ipam.lock_pod(&pod_link::host_device_name(container, interface))?;
         // The address last: nobody gets it while the device with it is there.
         pod_link::disconnect(container, interface)?;
         self.ipam.release(container, interface)?;

@@ -18,6 +18,8 @@ use crate::{Error, Result, files};
 /// File that holds the address given out last. The dot sets it apart from leases.
 const LAST: &str = ".last";
 const LOCK: &str = ".lock";
+/// Pods share this many locks: enough that two seldom wait for each other, few enough to be left lying.
+const POD_LOCKS: u8 = 64;
 /// Longest container id: with address, interface and temporary name it still is a file name.
 const MAX_CONTAINER_ID: usize = 200;
 
@@ -39,6 +41,9 @@ impl Lease {
         format!("{},{},{}", self.address, self.container, self.interface)
     }
 }
+
+/// Held while a pod's wiring is changed; see [`Ipam::lock_pod`].
+pub(crate) struct PodLock(#[expect(dead_code, reason = "held for its lock")] File);
 
 /// The addresses of one node.
 #[derive(Clone, Debug)]
@@ -159,8 +164,19 @@ impl Ipam {
             .ok_or(Error::Exhausted { cidr: self.cidr, used: used.len() })
     }
 
+    /// Keeps other plugin calls and [`crate::Network::reconcile`] away from a pod's wiring while it is changed. To be taken
+    /// before anything else, one at a time.
+    pub(crate) fn lock_pod(&self, device: &str) -> Result<PodLock> {
+        let stripe = device.bytes().fold(0u8, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte)) % POD_LOCKS;
+        self.lock_file(&format!(".pod-{stripe}.lock")).map(PodLock)
+    }
+
     fn lock(&self) -> Result<File> {
-        let path = self.dir.join(LOCK);
+        self.lock_file(LOCK)
+    }
+
+    fn lock_file(&self, name: &str) -> Result<File> {
+        let path = self.dir.join(name);
         let file = OpenOptions::new()
             .write(true)
             .create(true)

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use ipnet::{IpNet, Ipv4Net};
 use serde_json::json;
 
-use crate::netlink::{Netlink, OWN_PROTOCOL, Route, Via};
+use crate::netlink::{Link, Netlink, OWN_PROTOCOL, Route, Via};
 use crate::pod_link::{self, Wiring};
 use crate::{Error, Ipam, Lease, PLUGIN_NAME, Result, cni, files, netns, sysctl};
 
@@ -106,7 +106,7 @@ impl Network {
         self.ipam.leases()
     }
 
-    /// Puts right what happened while nobody looked: restores the node's end of every pod whose namespace lives, frees the
+    /// Puts right what happened while nobody looked: restores the wiring of every pod whose namespace lives, frees the
     /// addresses of pods whose namespace is gone, and removes devices and routes that belong to no pod. Pods that are
     /// being added or deleted meanwhile are left alone.
     ///
@@ -138,14 +138,10 @@ impl Network {
             done.leftovers_removed += usize::from(netlink.delete_link(name)?);
         }
         for (name, lease) in owners {
-            // Without a device the pod is either being made right now or was cut off; only a new sandbox helps it then.
-            let Some(link) = links.get(&name) else { continue };
-            let whole = link.up && routes.contains(&pod_link::host_route(link.index, lease, self.wiring));
-            // Also where all looks well: the neighbour entry is not in what was read, and replacing it costs little.
-            match pod_link::configure_host(&mut netlink, lease, self.wiring) {
-                Ok(()) => done.repaired += usize::from(!whole),
+            match self.repair(&mut netlink, &name, lease, links.get(&name), &routes) {
+                Ok(repaired) => done.repaired += usize::from(repaired),
                 Err(error) => {
-                    tracing::warn!(container = %lease.container, address = %lease.address, %error, "cannot repair the pod's network")
+                    tracing::warn!(container = %lease.container, address = %lease.address, %error, "cannot repair the pod's network");
                 }
             }
         }
@@ -158,6 +154,34 @@ impl Network {
             netlink.replace_route(&route)?;
         }
         Ok(done)
+    }
+
+    /// Puts one pod's wiring right; returns whether something was missing.
+    fn repair(
+        &self,
+        netlink: &mut Netlink,
+        device: &str,
+        lease: &Lease,
+        seen: Option<&Link>,
+        routes: &[Route],
+    ) -> Result<bool> {
+        let _lock = self.ipam.lock_pod(device)?;
+        // Deleted, or given to another sandbox, since the leases were read.
+        if self.ipam.find(&lease.container, &lease.interface)?.as_ref() != Some(lease) {
+            return Ok(false);
+        }
+        if netlink.link(device)?.is_none() {
+            // Both ends are gone: they go together.
+            pod_link::connect(lease, self.wiring)?;
+            return Ok(true);
+        }
+        let looked_whole =
+            seen.is_some_and(|link| link.up && routes.contains(&pod_link::host_route(link.index, lease, self.wiring)));
+        // What looked broken may only have been in the making: now, under the lock, it counts.
+        let broken = !looked_whole && pod_link::check_host(netlink, lease, self.wiring).is_err();
+        // Also where all is well: the neighbour entry was not looked at, and replacing it costs little.
+        pod_link::configure_host(netlink, lease, self.wiring)?;
+        Ok(broken)
     }
 
     /// Removes everything [`Network::setup`] and the plugin made: configuration first, so that no pod is added any more,

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd as _;
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
 use netlink_packet_route::route::RouteProtocol;
@@ -80,7 +81,14 @@ pub(crate) fn connect(lease: &Lease, wiring: Wiring) -> Result<()> {
         peer_namespace: namespace.as_fd(),
         mtu: wiring.mtu,
     })?;
-    let configured = configure_host(&mut host, lease, wiring).and_then(|()| configure_pod(&mut pod, lease));
+    let configured = (|| {
+        let pod_end = find(&mut pod, &lease.interface)?;
+        // This end first: the one that comes up last carries packets at once, and that is to be the node's.
+        pod.set_up(pod_end.index, None)?;
+        configure_host(&mut host, lease, wiring)?;
+        configure_pod(&mut pod, pod_end.index, lease)?;
+        wait_until_running(&mut pod, &lease.interface)
+    })();
     if configured.is_err() {
         let _ = host.delete_link(&name);
     }
@@ -100,12 +108,22 @@ pub(crate) fn configure_host(host: &mut Netlink, lease: &Lease, wiring: Wiring) 
     host.replace_neighbour(link.index, lease.address, pod_mac(lease.address))
 }
 
-fn configure_pod(pod: &mut Netlink, lease: &Lease) -> Result<()> {
-    let link = find(pod, &lease.interface)?;
-    pod.set_up(link.index, None)?;
-    pod.replace_address(link.index, lease.address)?;
-    pod.replace_neighbour(link.index, GATEWAY, host_mac(lease.address))?;
-    pod.replace_route(&default_route(link.index))
+fn configure_pod(pod: &mut Netlink, index: u32, lease: &Lease) -> Result<()> {
+    pod.replace_address(index, lease.address)?;
+    pod.replace_neighbour(index, GATEWAY, host_mac(lease.address))?;
+    pod.replace_route(&default_route(index))
+}
+
+/// The end that came up first drops packets until a kernel worker has noticed the other: mostly done by now, always soon.
+#[expect(clippy::disallowed_methods, reason = "the plugin's process has no runtime, and nothing else to do")]
+fn wait_until_running(netlink: &mut Netlink, name: &str) -> Result<()> {
+    for _ in 0..100 {
+        if find(netlink, name)?.running {
+            break;
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    Ok(())
 }
 
 /// Takes the node's end away, and with it the pod's, its routes and neighbours; returns whether it was there.
@@ -115,12 +133,7 @@ pub(crate) fn disconnect(container: &str, interface: &str) -> Result<bool> {
 
 /// Whether everything is as [`connect`] left it.
 pub(crate) fn check(lease: &Lease, wiring: Wiring) -> Result<()> {
-    let mut host = Netlink::open()?;
-    let link = find_up(&mut host, &host_device_name(&lease.container, &lease.interface), &host_mac(lease.address))?;
-    let route = host_route(link.index, lease, wiring);
-    if !host.routes()?.contains(&route) {
-        return Err(Error::Broken(format!("the node has no route to {} over {}", lease.address, link.name)));
-    }
+    check_host(&mut Netlink::open()?, lease, wiring)?;
     let namespace = netns::open(&lease.namespace)?;
     let mut pod = netns::within(&lease.namespace, &namespace, Netlink::open)?;
     let link = find_up(&mut pod, &lease.interface, &pod_mac(lease.address))?;
@@ -129,6 +142,16 @@ pub(crate) fn check(lease: &Lease, wiring: Wiring) -> Result<()> {
     }
     if !pod.routes()?.contains(&default_route(link.index)) {
         return Err(Error::Broken(format!("the pod has no default route over {}", link.name)));
+    }
+    Ok(())
+}
+
+/// Whether the node's end is as [`connect`] left it.
+pub(crate) fn check_host(host: &mut Netlink, lease: &Lease, wiring: Wiring) -> Result<()> {
+    let link = find_up(host, &host_device_name(&lease.container, &lease.interface), &host_mac(lease.address))?;
+    let route = host_route(link.index, lease, wiring);
+    if !host.routes()?.contains(&route) {
+        return Err(Error::Broken(format!("the node has no route to {} over {}", lease.address, link.name)));
     }
     Ok(())
 }
@@ -187,7 +210,15 @@ mod tests {
 
     #[test]
     fn only_veths_with_such_a_name_are_taken_for_ours() {
-        let link = |name: &str, veth| Link { index: 7, name: name.to_owned(), mac: vec![], mtu: 1500, up: true, veth };
+        let link = |name: &str, veth| Link {
+            index: 7,
+            name: name.to_owned(),
+            mac: vec![],
+            mtu: 1500,
+            up: true,
+            running: true,
+            veth,
+        };
         assert!(is_host_device(&link(&host_device_name("c", "eth0"), true)));
         assert!(!is_host_device(&link(&host_device_name("c", "eth0"), false)));
         for name in ["skep0", "skep-node", "skepABCDEF01234", "eth0", "skep0123456789"] {

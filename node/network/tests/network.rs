@@ -6,9 +6,12 @@ mod harness;
 
 use std::collections::HashSet;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use harness::{Namespace, Node, PATIENCE, exchange};
 use skep_network::{CONFLIST_NAME, GATEWAY, Network, Reconciled, host_device_name};
@@ -31,7 +34,7 @@ fn a_pod_reaches_what_the_node_routes_and_is_answered() {
     let node = Node::new("10.77.0.0/24");
     let pod = node.add("pod");
     // The other end of the node's uplink stands for the rest of the network.
-    let outside = node.outside.as_ref().expect("a node has an uplink");
+    let outside = &node.outside;
     outside.ip(&format!("route add 10.77.0.0/24 via {}", Node::ADDRESS));
     assert_eq!(exchange(&pod.namespace, outside, Node::OUTSIDE), pod.address.to_string());
     assert_eq!(exchange(outside, &pod.namespace, pod.address), Node::OUTSIDE.to_string());
@@ -165,24 +168,58 @@ fn a_failed_add_leaves_nothing() {
 #[test]
 fn reconcile_restores_pods_and_removes_what_belongs_to_none() {
     let node = Node::new("10.77.0.0/24");
-    let (a, b) = (node.add("pod-a"), node.add("pod-b"));
+    let (a, b, c) = (node.add("pod-a"), node.add("pod-b"), node.add("pod-c"));
     let whole = node.inventory();
-    assert_eq!(node.reconcile(), Reconciled { pods: 2, ..Reconciled::default() });
+    assert_eq!(node.reconcile(), Reconciled { pods: 3, ..Reconciled::default() });
     assert_eq!(node.inventory(), whole);
 
     // Routes and neighbours go away when somebody flushes them or sets a device down.
     node.namespace.ip("route flush proto 83");
     node.namespace.ip(&format!("neigh flush nud permanent dev {}", host_device_name("pod-a", "eth0")));
     node.namespace.ip(&format!("link set {} down", host_device_name("pod-b", "eth0")));
+    node.namespace.ip(&format!("link del {}", host_device_name("pod-c", "eth0")));
     // A pod whose namespace went away, a device without a lease, a route of an earlier configuration.
     drop(node.add("gone"));
     let stray = host_device_name("stray", "eth0");
     node.namespace.ip(&format!("link add {stray} type veth peer name other"));
     node.namespace.ip("route add unreachable 10.99.0.0/16 proto 83");
-    assert_eq!(node.reconcile(), Reconciled { pods: 2, repaired: 2, leases_removed: 1, leftovers_removed: 2 });
+    assert_eq!(node.reconcile(), Reconciled { pods: 3, repaired: 3, leases_removed: 1, leftovers_removed: 2 });
     assert_eq!(node.inventory(), whole);
     assert_eq!(exchange(&a.namespace, &b.namespace, b.address), a.address.to_string());
     assert_eq!(exchange(&node.namespace, &a.namespace, a.address), Node::ADDRESS.to_string());
+    assert_eq!(exchange(&c.namespace, &node.namespace, Node::ADDRESS), c.address.to_string());
+}
+
+#[test]
+fn reconcile_leaves_pods_alone_that_come_and_go_meanwhile() {
+    let node = Node::new("10.77.0.0/24");
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reconciler = scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                let seen = node.reconcile();
+                assert_eq!((seen.repaired, seen.leases_removed), (0, 0));
+            }
+        });
+        let workers: Vec<_> = (0..4)
+            .map(|worker| {
+                let node = &node;
+                scope.spawn(move || {
+                    for n in 0..8 {
+                        let name = format!("c{worker}-{n}");
+                        let pod = node.add(&name);
+                        assert_eq!(exchange(&node.namespace, &pod.namespace, pod.address), Node::ADDRESS.to_string());
+                        node.delete(&name, Some(&pod.namespace.path));
+                    }
+                })
+            })
+            .collect();
+        let results: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
+        done.store(true, Ordering::Relaxed);
+        reconciler.join().unwrap();
+        results.into_iter().for_each(|result| result.unwrap());
+    });
+    assert!(node.network.leases().unwrap().is_empty());
 }
 
 #[test]
@@ -306,5 +343,59 @@ fn settings_that_cannot_work_are_refused() {
         config.pod_cidr = pods.parse().unwrap();
         config.service_cidr = Some(services.parse().unwrap());
         node.namespace.run(|| Network::setup(config).unwrap_err());
+    }
+}
+
+/// The example program, which `cargo test` builds beside the tests.
+fn plugin_program() -> PathBuf {
+    let target = std::env::current_exe().unwrap().parent().and_then(|deps| deps.parent()).unwrap().to_owned();
+    let program = target.join("examples/skep-cni");
+    assert!(program.exists(), "{} is missing: cargo build --example skep-cni", program.display());
+    program
+}
+
+#[test]
+fn the_installed_plugin_answers_as_a_process() {
+    let mut prepared = Node::prepare("10.77.0.0/24");
+    prepared.config.plugin = Some(plugin_program());
+    let node = prepared.into_node();
+    let pod = Namespace::bare();
+    let call = |name: &str, command: &str, conf: &str| {
+        let mut child = node.namespace.run(|| {
+            Command::new(node.config.cni_bin_dir.join(name))
+                .env("CNI_COMMAND", command)
+                .env("CNI_CONTAINERID", "c")
+                .env("CNI_IFNAME", if name == "loopback" { "lo" } else { "eth0" })
+                .env("CNI_NETNS", &pod.path)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap()
+        });
+        child.stdin.take().unwrap().write_all(conf.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        (output.status.success(), String::from_utf8(output.stdout).unwrap())
+    };
+    let conf = node.conf("1.0.0");
+    let (success, result) = call("loopback", "ADD", r#"{"cniVersion":"0.3.1","name":"l","type":"loopback"}"#);
+    assert!(success, "{result}");
+    let (success, result) = call("skep-cni", "ADD", &conf);
+    assert!(success && result.contains("10.77.0.2/32"), "{result}");
+    let address = Ipv4Addr::new(10, 77, 0, 2);
+    assert_eq!(exchange(&node.namespace, &pod, address), Node::ADDRESS.to_string());
+    assert_eq!(call("skep-cni", "CHECK", &conf), (true, String::new()));
+    assert_eq!(call("skep-cni", "DEL", &conf), (true, String::new()));
+    let (success, error) = call("skep-cni", "CHECK", &conf);
+    assert!(!success && error.contains(r#""code":3"#), "{error}");
+
+    // A newer program takes the place of the old one in one step, also while that runs.
+    let newer = node.dir.path().join("newer");
+    fs::copy(std::env::current_exe().unwrap(), &newer).unwrap();
+    let mut config = node.config.clone();
+    config.plugin = Some(newer.clone());
+    node.namespace.run(|| Network::setup(config).unwrap());
+    for name in ["skep-cni", "loopback"] {
+        let installed = fs::metadata(node.config.cni_bin_dir.join(name)).unwrap();
+        assert_eq!(installed.ino(), fs::metadata(&newer).unwrap().ino(), "{name} is a link to the newer one");
     }
 }

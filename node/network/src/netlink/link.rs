@@ -19,6 +19,8 @@ pub(crate) struct Link {
     pub(crate) mac: Vec<u8>,
     pub(crate) mtu: u32,
     pub(crate) up: bool,
+    /// Up, with the other end up too, and noticed so by the kernel: packets pass.
+    pub(crate) running: bool,
     pub(crate) veth: bool,
 }
 
@@ -30,6 +32,7 @@ impl From<LinkMessage> for Link {
             mac: Vec::new(),
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up),
+            running: message.header.flags.contains(LinkFlags::Running),
             veth: false,
         };
         for attribute in message.attributes {

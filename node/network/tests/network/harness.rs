@@ -88,7 +88,7 @@ pub(crate) struct Pod {
 /// A node: a namespace with an uplink to a second one, and the pod network set up in it.
 pub(crate) struct Node {
     pub(crate) namespace: Namespace,
-    pub(crate) outside: Option<Namespace>,
+    pub(crate) outside: Namespace,
     pub(crate) dir: TempDir,
     pub(crate) config: Config,
     pub(crate) network: Network,
@@ -110,6 +110,13 @@ impl Prepared {
 
     pub(crate) fn teardown(&mut self) {
         self.namespace.run(|| Network::setup(self.config.clone()).unwrap().teardown().unwrap());
+    }
+
+    pub(crate) fn into_node(self) -> Node {
+        let Self { namespace, outside, dir, config } = self;
+        let bare_inventory = inventory(&namespace);
+        let network = namespace.run(|| Network::setup(config.clone()).unwrap());
+        Node { namespace, outside, dir, config, network, bare_inventory }
     }
 }
 
@@ -147,10 +154,7 @@ impl Node {
     }
 
     pub(crate) fn new(pod_cidr: &str) -> Self {
-        let Prepared { namespace, outside, dir, config } = Self::prepare(pod_cidr);
-        let bare_inventory = inventory(&namespace);
-        let network = namespace.run(|| Network::setup(config.clone()).unwrap());
-        Self { namespace, outside: Some(outside), dir, config, network, bare_inventory }
+        Self::prepare(pod_cidr).into_node()
     }
 
     /// The plugin's configuration as the runtime hands it over.
@@ -225,7 +229,7 @@ impl Node {
 
 fn inventory(namespace: &Namespace) -> String {
     let names = |text: String| {
-        // "7: name@if3: <FLAGS>" -> "name <FLAGS>": indices differ each time.
+        // "7: name@if3: <FLAGS>" -> "name up": indices differ each time.
         let mut lines: Vec<String> = text
             .lines()
             .map(|line| {
@@ -238,14 +242,16 @@ fn inventory(namespace: &Namespace) -> String {
                     .unwrap_or_default()
                     .trim_end_matches(':')
                     .to_owned();
-                format!("{name} {}", words.next().unwrap_or_default())
+                // Whether the carrier was noticed yet is the kernel's affair.
+                let up = words.next().unwrap_or_default().contains(",UP");
+                format!("{name} {}", if up { "up" } else { "down" })
             })
             .collect();
         lines.sort();
         lines.join("\n")
     };
     let sorted = |text: String| {
-        let mut lines: Vec<&str> = text.lines().map(str::trim).collect();
+        let mut lines: Vec<&str> = text.lines().map(|line| line.trim().trim_end_matches(" linkdown")).collect();
         lines.sort_unstable();
         lines.join("\n")
     };
