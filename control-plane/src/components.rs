@@ -195,4 +195,12 @@ mod tests {
         let error = keep_running("x", TINY, CancellationToken::new(), done, |_| Verdict::Retry).await.unwrap_err();
         assert_eq!(error.to_string(), "the component x stopped by itself");
     }
+
+    #[tokio::test]
+    async fn a_crash_is_a_failure() {
+        let mut components = Components::new();
+        components.tasks.spawn(async { panic!("crashed for the test") });
+        let error = format!("{:#}", components.failure().await);
+        assert!(error.starts_with("a component crashed"), "{error}");
+    }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use skep_pki::{Authority, CertRequest, LEAF_VALIDITY};
 use tempfile::TempDir;
 
 /// The longest anything here waits; reached only when something is broken.
@@ -278,4 +279,71 @@ fn a_second_signal_hurries_and_still_leaves_no_etcd() {
     server.signal(Signal::SIGTERM);
     assert!(server.child.wait().unwrap().success(), "{}", server.log());
     wait_for("etcd to be gone", || !is_alive(etcd));
+}
+
+/// An etcd that speaks TLS and wants client certificates, ended when dropped.
+struct Etcd {
+    child: Child,
+    flags: Vec<String>,
+}
+
+impl Etcd {
+    fn start(dir: &Path) -> Self {
+        let ca = Authority::create("etcd-ca", LEAF_VALIDITY).unwrap();
+        let server = ca.issue(&CertRequest::server("etcd", ["localhost", "127.0.0.1"])).unwrap();
+        let client = ca.issue(&CertRequest::client("skep-server", ["etcd"])).unwrap();
+        let file = |name: &str, text: &str| {
+            let path = dir.join(name);
+            fs::write(&path, text).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        let ca_file = file("etcd-ca.crt", ca.certificate());
+        let (port, peer_port) = (free_port(), free_port());
+        let url = format!("https://127.0.0.1:{port}");
+        let peer_url = format!("http://127.0.0.1:{peer_port}");
+        let child = Command::new("etcd")
+            .args(["--data-dir", dir.join("etcd").to_str().unwrap()])
+            .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
+            .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
+            .args(["--initial-cluster", &format!("default={peer_url}")])
+            .args(["--cert-file", &file("etcd.crt", &server.certificate), "--key-file", &file("etcd.key", &server.key)])
+            .args(["--client-cert-auth", "--trusted-ca-file", &ca_file])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("these tests need etcd");
+        let flags = [
+            ("--etcd-endpoints", url),
+            ("--etcd-cafile", ca_file),
+            ("--etcd-certfile", file("client.crt", &client.certificate)),
+            ("--etcd-keyfile", file("client.key", &client.key)),
+        ];
+        wait_for("etcd to listen", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        Self { child, flags: flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect() }
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn an_etcd_of_others_is_used_over_tls_and_left_running() {
+    let (dir, data) = data_dir();
+    let mut etcd = Etcd::start(dir.path());
+    let flags: Vec<&str> = etcd.flags.iter().map(String::as_str).collect();
+    let mut server = Server::start(&data, free_port(), &flags);
+    server.create("ConfigMap", "kept");
+    server.signal(Signal::SIGTERM);
+    assert!(server.child.wait().unwrap().success(), "{}", server.log());
+    assert!(!data.join("etcd").exists());
+    assert!(etcd.child.try_wait().unwrap().is_none(), "etcd still runs");
+
+    // Another server on the same etcd finds the same cluster.
+    let (_other_dir, other) = data_dir();
+    let second = Server::start(&other, free_port(), &flags);
+    assert!(second.said(&["get", "configmaps", "--output", "name"]).contains("configmap/kept"));
 }
