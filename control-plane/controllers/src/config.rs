@@ -22,6 +22,8 @@ pub struct Config {
     pub service_cidr: Option<IpNet>,
     /// Whether nodes get pod CIDRs.
     pub allocate_node_cidrs: bool,
+    /// The CA of the API server's certificate (PEM), published to every namespace for the pods there; None publishes nothing.
+    pub root_ca: Option<String>,
     /// Run only while holding the Lease kube-system/kube-controller-manager.
     pub leader_elect: bool,
     /// This candidate's name; made from the host name if None.
@@ -67,6 +69,7 @@ impl Default for Config {
             node_cidr_mask_ipv6: 64,
             service_cidr: None,
             allocate_node_cidrs: false,
+            root_ca: None,
             leader_elect: true,
             identity: None,
             lease_times: (Duration::from_secs(15), Duration::from_secs(10), Duration::from_secs(2)),

@@ -86,6 +86,8 @@ struct Inner<K: Object> {
     handlers: RwLock<Vec<Handler<K>>>,
     synced: watch::Sender<bool>,
     trim: fn(&mut K),
+    /// What the server is asked to leave out.
+    fields: Option<&'static str>,
 }
 
 /// Index of every object by the uid of its controlling owner.
@@ -110,7 +112,18 @@ impl<K: Object> Informer<K> {
 
     /// As [`Informer::new`], with further indices and a function that drops what nobody reads.
     pub fn build(api: Api<K>, indices: Vec<(&'static str, IndexFn<K>)>, trim: fn(&mut K)) -> Self {
+        Self::filtered(api, indices, trim, None)
+    }
+
+    /// As [`Informer::build`], of the objects a field selector matches.
+    pub fn filtered(
+        api: Api<K>,
+        indices: Vec<(&'static str, IndexFn<K>)>,
+        trim: fn(&mut K),
+        fields: Option<&'static str>,
+    ) -> Self {
         let inner = Inner {
+            fields,
             api,
             store: RwLock::new(Store::new(indices)),
             handlers: RwLock::default(),
@@ -138,7 +151,9 @@ impl<K: Object> Informer<K> {
 
     /// Watches until `shutdown`.
     pub async fn run(&self, shutdown: CancellationToken) {
-        let stream = watcher(self.inner.api.clone(), watcher::Config::default()).default_backoff();
+        let config =
+            watcher::Config { field_selector: self.inner.fields.map(str::to_owned), ..watcher::Config::default() };
+        let stream = watcher(self.inner.api.clone(), config).default_backoff();
         futures::pin_mut!(stream);
         loop {
             let event = tokio::select! {

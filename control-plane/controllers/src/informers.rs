@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{Api, Client};
 use tokio::task::JoinSet;
@@ -36,6 +36,8 @@ pub struct Informers {
     pub services: Informer<Service>,
     /// ServiceAccounts.
     pub service_accounts: Informer<ServiceAccount>,
+    /// The ConfigMaps that carry the cluster's CA, one a namespace.
+    pub root_ca_maps: Informer<ConfigMap>,
     /// Endpoints.
     pub endpoints: Informer<Endpoints>,
     /// EndpointSlices.
@@ -62,6 +64,12 @@ impl Informers {
             namespaces: Informer::new(Api::all(client.clone())),
             services: Informer::build(Api::all(client.clone()), Vec::new(), |_| {}),
             service_accounts: Informer::new(Api::all(client.clone())),
+            root_ca_maps: Informer::filtered(
+                Api::all(client.clone()),
+                Vec::new(),
+                |_| {},
+                Some(crate::root_ca::FIELD_SELECTOR),
+            ),
             endpoints: Informer::build(Api::all(client.clone()), Vec::new(), |_| {}),
             endpoint_slices: Informer::build(Api::all(client.clone()), slice_indices, |_| {}),
             replica_sets: Informer::build(
@@ -85,6 +93,7 @@ impl Informers {
         start(&self.namespaces, tasks, shutdown);
         start(&self.services, tasks, shutdown);
         start(&self.service_accounts, tasks, shutdown);
+        start(&self.root_ca_maps, tasks, shutdown);
         start(&self.endpoints, tasks, shutdown);
         start(&self.endpoint_slices, tasks, shutdown);
         start(&self.replica_sets, tasks, shutdown);
@@ -99,6 +108,7 @@ impl Informers {
             && self.namespaces.synced(shutdown).await
             && self.services.synced(shutdown).await
             && self.service_accounts.synced(shutdown).await
+            && self.root_ca_maps.synced(shutdown).await
             && self.endpoints.synced(shutdown).await
             && self.endpoint_slices.synced(shutdown).await
             && self.replica_sets.synced(shutdown).await

@@ -28,6 +28,7 @@ mod pod_control;
 mod pod_gc;
 mod ref_manager;
 mod replica_set;
+mod root_ca;
 mod service_account;
 mod service_membership;
 mod taint_eviction;

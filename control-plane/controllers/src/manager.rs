@@ -21,6 +21,7 @@ use crate::namespace::NamespaceController;
 use crate::node_ipam::NodeIpamController;
 use crate::node_lifecycle::NodeLifecycleController;
 use crate::replica_set::ReplicaSetController;
+use crate::root_ca::RootCaPublisher;
 use crate::service_account::ServiceAccountController;
 use crate::taint_eviction::TaintEvictionController;
 use crate::work_queue::WorkQueue;
@@ -108,6 +109,9 @@ async fn lead(client: Client, config: Config, shutdown: CancellationToken) {
     starter.start("namespace", NamespaceController::new);
     starter.start("serviceaccount", ServiceAccountController::new);
     starter.start("taint_eviction", TaintEvictionController::new);
+    if context.config.root_ca.is_some() {
+        starter.start("root_ca_cert_publisher", RootCaPublisher::new);
+    }
     if context.config.allocate_node_cidrs {
         starter.start("node_ipam", NodeIpamController::new);
     }

@@ -55,9 +55,10 @@ impl Cluster {
             .unwrap()
             .with_root_certificates(rustls::RootCertStore::empty())
             .with_no_client_auth();
-        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        // Endpoints may not be loopback addresses; nobody connects to this one (RFC 5737).
+        let advertised = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
         let services = "10.96.0.0/16".parse().unwrap();
-        let server_config = skep_apiserver::Config::new(storage, services, loopback, 6443, Arc::new(kubelet));
+        let server_config = skep_apiserver::Config::new(storage, services, advertised, 6443, Arc::new(kubelet));
         let server = ApiServer::new(server_config).await.unwrap();
         let client = Client::new(server.service().with_user(UserInfo::master("test")), "default");
         let shutdown = CancellationToken::new();

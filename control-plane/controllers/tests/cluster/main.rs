@@ -133,6 +133,23 @@ async fn no_pod_too_many_is_ever_created() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_namespace_has_the_cluster_ca_whatever_people_do_to_it() {
+    let cluster = Cluster::start(Config { root_ca: Some("a certificate".to_owned()), ..Config::default() }).await;
+    cluster.namespace("trust").await;
+    let maps = cluster.api::<ConfigMap>("trust");
+    let published = || async {
+        let data = maps.get_opt("kube-root-ca.crt").await.unwrap()?.data?;
+        (data.get("ca.crt").map(String::as_str) == Some("a certificate") && data.len() == 1).then_some(())
+    };
+    eventually("the CA", published).await;
+    merge(&maps, "kube-root-ca.crt", json!({"data": {"ca.crt": "forged"}})).await;
+    eventually("the CA to be put right", published).await;
+    maps.delete("kube-root-ca.crt", &DeleteParams::default()).await.unwrap();
+    eventually("the CA to be back", published).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn deleting_an_owner_takes_its_dependents_unless_they_are_orphaned() {
     let cluster = Cluster::start(Config::default()).await;
     cluster.namespace("gc").await;
