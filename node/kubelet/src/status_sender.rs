@@ -122,9 +122,11 @@ fn patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<Value> {
             changes.insert(key.clone(), value.clone());
         }
     }
-    // Lists that merge by key must say which of their entries went.
+    // The list merges by address: those that went must be named.
     if let Some(Value::Array(ips)) = changes.get_mut("podIPs") {
-        ips.insert(0, json!({"$patch": "replace"}));
+        let before = old.get("podIPs").and_then(Value::as_array).into_iter().flatten();
+        let gone: Vec<_> = before.filter(|ip| !ips.contains(ip)).filter_map(|ip| ip.get("ip")).collect();
+        ips.extend(gone.into_iter().map(|ip| json!({"$patch": "delete", "ip": ip})));
     }
     for key in old.keys().filter(|key| OWNED.contains(&key.as_str()) && !new.contains_key(*key)) {
         changes.insert(key.clone(), Value::Null);
