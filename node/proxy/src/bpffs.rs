@@ -1,7 +1,7 @@
 //! The place of the pins: a BPF file system, mounted if need be, and taken down again by [`cleanup`].
 //!
 //! ```text
-//! <bpf root>/mounted-by-skep/   there if we mounted the file system (a BPF file system holds no plain files)
+//! <mount point>/mounted-by-skep/   there if we mounted it (a BPF file system holds no plain files)
 //! <bpf root>/v1/maps/SERVICES ...
 //! <bpf root>/v1/links/connect4-<program tag>-<cgroup id> ...
 //! <bpf root>/v1/programs/connect4-<program tag>-<cgroup id> ...
@@ -20,7 +20,7 @@ use nix::{
 };
 use skep_ebpf_common::LAYOUT_VERSION;
 
-use crate::{Error, Result, cgroup::unescape};
+use crate::{Error, Result};
 
 /// Where BPF file systems are mounted by custom. Nothing can be created beside it, so it is mounted as a whole.
 const SYSTEM: &str = "/sys/fs/bpf";
@@ -49,14 +49,16 @@ impl Paths {
 
 /// Makes sure the folders exist on a BPF file system.
 pub(crate) fn prepare(bpf_root: &Path) -> Result<Paths> {
-    let mounted = if is_bpffs(&existing(bpf_root)) { false } else { mount_for(bpf_root)? };
+    let point = point_for(bpf_root);
+    let _turn = take_turn(point)?;
+    if !is_bpffs(&existing(bpf_root)) {
+        mount_on(point)?;
+        let marker = point.join(MARKER);
+        fs::create_dir_all(&marker).map_err(Error::io(format!("create {}", marker.display())))?;
+    }
     let paths = Paths::new(bpf_root);
     for path in paths.all() {
         fs::create_dir_all(path).map_err(Error::io(format!("create {}", path.display())))?;
-    }
-    if mounted {
-        let marker = bpf_root.join(MARKER);
-        fs::create_dir_all(&marker).map_err(Error::io(format!("create {}", marker.display())))?;
     }
     Ok(paths)
 }
@@ -72,41 +74,45 @@ pub(crate) fn lock(bpf_root: &Path, paths: &Paths) -> Result<File> {
     }
 }
 
-/// Removes every pin below `bpf_root`, and the mount if [`prepare`] made it. Programs detach and maps vanish with their
-/// pins, unless a process still holds them. Nothing there is no error.
+/// Removes every pin below `bpf_root`, and the mount if [`prepare`] made it and nobody else uses it. Programs detach and
+/// maps vanish with their pins, unless a process still holds them. Nothing there is no error.
 ///
 /// # Errors
 /// When another process holds the lock, or a file operation fails.
 pub(crate) fn cleanup(bpf_root: &Path) -> Result<()> {
-    if !bpf_root.exists() || !is_bpffs(bpf_root) {
+    if !is_bpffs(&existing(bpf_root)) {
         return Ok(());
     }
+    let point = point_for(bpf_root);
+    let _turn = take_turn(point)?;
+    if bpf_root.exists() {
+        remove_pins(bpf_root)?;
+    }
+    let marker = point.join(MARKER);
+    if point != bpf_root || !marker.is_dir() {
+        // Someone else's pins in it keep it, and so does someone else's mount on it.
+        let _ = fs::remove_dir(bpf_root);
+    }
+    // The kernel's own `maps.debug` and `progs.debug` are no pins: those have no dot in their names.
+    let is_pin = |name: OsString| name != MARKER && !name.as_encoded_bytes().contains(&b'.');
+    let used = || fs::read_dir(point).is_ok_and(|entries| entries.flatten().any(|entry| is_pin(entry.file_name())));
+    if marker.is_dir() && !used() {
+        fs::remove_dir(&marker).map_err(Error::io(format!("remove {}", marker.display())))?;
+        umount2(point, MntFlags::empty())
+            .map_err(|errno| Error::io(format!("unmount {}", point.display()))(errno.into()))?;
+    }
+    Ok(())
+}
+
+/// Removes the pins of every layout version; not while a daemon works on them.
+fn remove_pins(bpf_root: &Path) -> Result<()> {
     let paths = Paths::new(bpf_root);
-    let lock = if paths.version.exists() { Some(lock(bpf_root, &paths)?) } else { None };
-    let mounted = bpf_root.join(MARKER).exists();
+    let _lock = if paths.version.exists() { Some(lock(bpf_root, &paths)?) } else { None };
     for entry in fs::read_dir(bpf_root).map_err(Error::io(format!("read {}", bpf_root.display())))? {
         let entry = entry.map_err(Error::io(format!("read {}", bpf_root.display())))?;
         if is_layout(&entry.path()) {
             remove_layout(&entry.path())?;
         }
-    }
-    // An open folder would keep the file system busy.
-    drop(lock);
-    if mounted {
-        let marker = bpf_root.join(MARKER);
-        fs::remove_dir(&marker).map_err(Error::io(format!("remove {}", marker.display())))?;
-    }
-    let point = mount_point(bpf_root);
-    if point != bpf_root {
-        // Someone else's pins in it keep it.
-        let _ = fs::remove_dir(bpf_root);
-    }
-    // The kernel's own `maps.debug` and `progs.debug` are no pins: those have no dot in their names.
-    let is_pin = |name: OsString| !name.as_encoded_bytes().contains(&b'.');
-    let empty = fs::read_dir(&point).is_ok_and(|entries| !entries.flatten().any(|entry| is_pin(entry.file_name())));
-    if mounted && empty {
-        umount2(&point, MntFlags::empty())
-            .map_err(|errno| Error::io(format!("unmount {}", point.display()))(errno.into()))?;
     }
     Ok(())
 }
@@ -165,25 +171,31 @@ fn remove_layout(version: &Path) -> Result<()> {
     fs::remove_dir(version).map_err(Error::io(format!("remove {}", version.display())))
 }
 
-/// Mounts a BPF file system such that `bpf_root` lies in it.
-fn mount_for(bpf_root: &Path) -> Result<bool> {
-    let point = if bpf_root.starts_with(SYSTEM) { Path::new(SYSTEM) } else { bpf_root };
+/// Where a BPF file system is mounted, if need be, such that `bpf_root` lies in it.
+fn point_for(bpf_root: &Path) -> &Path {
+    if bpf_root.starts_with(SYSTEM) { Path::new(SYSTEM) } else { bpf_root }
+}
+
+/// Lets one process at a time look at, mount or unmount `point`: two that start together must not mount one upon the other.
+/// The folder above is locked, for it stays the same whatever is mounted.
+fn take_turn(point: &Path) -> Result<File> {
+    let above = point.parent().unwrap_or(point);
+    fs::create_dir_all(above).map_err(Error::io(format!("create {}", above.display())))?;
+    let folder = File::open(above).map_err(Error::io(format!("open {}", above.display())))?;
+    folder.lock().map_err(Error::io(format!("lock {}", above.display())))?;
+    Ok(folder)
+}
+
+fn mount_on(point: &Path) -> Result<()> {
     if point != Path::new(SYSTEM) {
         fs::create_dir_all(point).map_err(Error::io(format!("create {}", point.display())))?;
     }
     tracing::info!(path = %point.display(), "mounting a BPF file system");
-    mount(
-        Some("bpf"),
-        point,
-        Some("bpf"),
-        MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
-        Some("mode=0700"),
-    )
-    .map_err(|errno| {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("bpf"), point, Some("bpf"), flags, Some("mode=0700")).map_err(|errno| {
         let what = format!("mount a BPF file system on {} (needs CAP_SYS_ADMIN)", point.display());
         Error::io(what)(errno.into())
-    })?;
-    Ok(true)
+    })
 }
 
 fn is_bpffs(path: &Path) -> bool {
@@ -193,18 +205,6 @@ fn is_bpffs(path: &Path) -> bool {
 /// The nearest ancestor that exists.
 fn existing(path: &Path) -> PathBuf {
     path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/")).to_owned()
-}
-
-/// The mount point `path` lies below.
-fn mount_point(path: &Path) -> PathBuf {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    mounts
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .map(|point| PathBuf::from(unescape(point)))
-        .filter(|point| path.starts_with(point))
-        .max_by_key(|point| point.as_os_str().len())
-        .unwrap_or_else(|| PathBuf::from("/"))
 }
 
 #[cfg(test)]

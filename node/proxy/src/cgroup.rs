@@ -51,7 +51,7 @@ fn mounted(mountinfo: &str) -> Option<PathBuf> {
 }
 
 /// Undoes the octal escapes of /proc/self/mountinfo for space, tab, newline and backslash.
-pub(crate) fn unescape(text: &str) -> String {
+fn unescape(text: &str) -> String {
     text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
 }
 

@@ -111,3 +111,40 @@ fn a_folder_that_is_no_cgroup_is_refused_with_its_name() {
     let error = Proxy::load(config).unwrap_err();
     assert_eq!(error.to_string(), "/tmp is not a cgroup of a cgroup2 file system");
 }
+
+#[test]
+fn roots_inside_a_mounted_file_system_share_it_and_leave_it() {
+    let ground = Ground::new();
+    let proxy = ground.load();
+    let mut config = ground.config();
+    config.bpf_root = ground.bpf_root().join("nested/root");
+    let nested = config.bpf_root.clone();
+    drop(Proxy::load(config).unwrap());
+    Reader::open(&nested).unwrap();
+    Proxy::cleanup(&nested).unwrap();
+    assert!(!nested.exists());
+    assert_eq!(ground.reader().status().unwrap().programs.len(), 7);
+    fs::remove_dir(nested.parent().unwrap()).unwrap();
+    drop(proxy);
+}
+
+#[test]
+fn nodes_that_start_together_mount_one_file_system() {
+    let grounds: Vec<Ground> = (0..4).map(|_| Ground::new()).collect();
+    let roots: Vec<_> = (0..4).map(|n| format!("/sys/fs/bpf/skep-test-{}-{n}", std::process::id()).into()).collect();
+    let load = |ground: &Ground, root: &std::path::PathBuf| {
+        let mut config = ground.config();
+        config.bpf_root.clone_from(root);
+        drop(Proxy::load(config).unwrap());
+    };
+    std::thread::scope(|scope| {
+        for (ground, root) in grounds.iter().zip(&roots) {
+            scope.spawn(move || load(ground, root));
+        }
+    });
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let stacked = mounts.lines().filter(|line| line.split(' ').nth(4) == Some("/sys/fs/bpf")).count();
+    let opened: Vec<bool> = roots.iter().map(|root| Reader::open(root).is_ok()).collect();
+    roots.iter().for_each(|root| Proxy::cleanup(root).unwrap());
+    assert_eq!((stacked, opened), (1, vec![true; 4]));
+}
