@@ -43,6 +43,10 @@ pub(crate) async fn run(registries: &Registries, config: &Config) -> Result<()> 
         bootstrap.ensure(("", "namespaces"), None, name, namespace, false).await?;
     }
     bootstrap.ensure(("", "services"), Some("default"), "kubernetes", service(config)?, false).await?;
+    // No pod reaches this server by a loopback address, and validation refuses one.
+    if config.advertise_address.is_loopback() {
+        return Ok(());
+    }
     bootstrap.ensure(("", "endpoints"), Some("default"), "kubernetes", endpoints(config), true).await?;
     let slice = endpoint_slice(config);
     bootstrap.ensure(("discovery.k8s.io", "endpointslices"), Some("default"), "kubernetes", slice, true).await

@@ -1,52 +1,65 @@
 //! Every resource and its strategy.
 
-use k8s_openapi::api::{
-    apps::v1::{Deployment, ReplicaSet},
-    coordination::v1::Lease,
-    core::v1::{ConfigMap, Endpoints, Event, Namespace, Node, Pod, Secret, Service, ServiceAccount},
-    discovery::v1::EndpointSlice,
-};
-use skep_api::{meta::ApiObject, resource::find};
+use std::sync::Arc;
+
 use skep_storage::ResourceSchema;
 
 use crate::{Config, error::Result};
 
 use super::{
-    basic::Basic,
+    config_map::ConfigMaps,
+    deployment::Deployments,
+    endpoint_slice::EndpointSlices,
+    endpoints::EndpointsStrategy,
     erased::{AnyStrategy, Erased},
+    event::Events,
+    ip_address::IpAddresses,
+    lease::Leases,
+    namespace::Namespaces,
+    node::Nodes,
+    pod::Pods,
+    replica_set::ReplicaSets,
+    secret::Secrets,
+    service::{self, NODE_PORT_PREFIX, Services},
+    service_account::ServiceAccounts,
     strategy::Strategy,
 };
 
 /// What Services allocate from.
-pub(crate) struct Allocators;
+pub(crate) struct Allocators(Arc<service::Allocators>);
 
 impl Allocators {
-    pub(crate) fn new(_config: &Config) -> Result<Self> {
-        Ok(Self)
+    pub(crate) fn new(config: &Config) -> Result<Self> {
+        let caches: Vec<_> =
+            [service::ADDRESS_PREFIX, NODE_PORT_PREFIX].iter().filter_map(|p| config.storage.resource(p)).collect();
+        let is_taken = Box::new(move |key: &str| caches.iter().any(|cache| cache.get(key).is_some()));
+        let allocators = service::Allocators::new(config.service_cidr, config.node_port_range.clone(), is_taken);
+        Ok(Self(Arc::new(allocators)))
     }
 }
 
-/// Keys that are no resource of the API, but kept in the cache.
+/// Keys the cache must hold before services can allocate.
 pub(crate) fn allocation_schemas() -> Vec<ResourceSchema> {
-    Vec::new()
+    vec![ResourceSchema::new(NODE_PORT_PREFIX), ResourceSchema::new(service::ADDRESS_PREFIX)]
 }
 
 /// The strategies of all built-in resources.
-pub(crate) fn strategies(_allocators: Option<&Allocators>) -> Vec<Box<dyn AnyStrategy>> {
+pub(crate) fn strategies(allocators: Option<&Allocators>) -> Vec<Box<dyn AnyStrategy>> {
     let mut table = Table(Vec::new());
-    table.basic::<ConfigMap>("", "configmaps", "/registry/configmaps/");
-    table.basic::<Namespace>("", "namespaces", "/registry/namespaces/");
-    table.basic::<Pod>("", "pods", "/registry/pods/");
-    table.basic::<Node>("", "nodes", "/registry/minions/");
-    table.basic::<Secret>("", "secrets", "/registry/secrets/");
-    table.basic::<Service>("", "services", "/registry/services/specs/");
-    table.basic::<Endpoints>("", "endpoints", "/registry/services/endpoints/");
-    table.basic::<ServiceAccount>("", "serviceaccounts", "/registry/serviceaccounts/");
-    table.basic::<Event>("", "events", "/registry/events/");
-    table.basic::<Deployment>("apps", "deployments", "/registry/deployments/");
-    table.basic::<ReplicaSet>("apps", "replicasets", "/registry/replicasets/");
-    table.basic::<Lease>("coordination.k8s.io", "leases", "/registry/leases/");
-    table.basic::<EndpointSlice>("discovery.k8s.io", "endpointslices", "/registry/endpointslices/");
+    table.add(ConfigMaps);
+    table.add(Namespaces);
+    table.add(Pods);
+    table.add(Nodes);
+    table.add(Secrets);
+    table.add(Services::new(allocators.map(|a| Arc::clone(&a.0))));
+    table.add(EndpointsStrategy);
+    table.add(ServiceAccounts);
+    table.add(Events);
+    table.add(Deployments);
+    table.add(ReplicaSets);
+    table.add(Leases);
+    table.add(EndpointSlices);
+    table.add(IpAddresses);
     table.0
 }
 
@@ -56,10 +69,28 @@ impl Table {
     fn add(&mut self, strategy: impl Strategy) {
         self.0.push(Box::new(Erased(strategy)));
     }
+}
 
-    fn basic<O: ApiObject>(&mut self, group: &str, plural: &str, prefix: &'static str) {
-        if let Some(info) = find(group, "v1", plural) {
-            self.add(Basic::<O>::new(info, prefix));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_resource_of_the_table_has_one_strategy() {
+        let mut have: Vec<_> = strategies(None).iter().map(|s| s.info().group_resource()).collect();
+        let mut want: Vec<_> = skep_api::built_in().iter().map(|info| info.group_resource()).collect();
+        have.sort();
+        want.sort();
+        assert_eq!(have, want);
+    }
+
+    #[test]
+    fn every_row_has_a_cell_for_each_column() {
+        for strategy in strategies(None) {
+            let mut unknown = Vec::new();
+            let object = strategy.decode(b"{}", &mut unknown).unwrap();
+            let cells = strategy.row(&*object, jiff::Timestamp::UNIX_EPOCH);
+            assert_eq!(cells.len(), strategy.columns().len(), "{}", strategy.info().plural);
         }
     }
 }

@@ -22,7 +22,7 @@ async fn system_namespaces_and_the_kubernetes_service_are_there() {
     assert_eq!(service["spec"]["clusterIP"], "10.96.0.1");
     let (code, slice) = server.get("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes").await;
     assert_eq!(code, 200);
-    assert_eq!(slice["endpoints"][0]["addresses"][0], "127.0.0.1");
+    assert_eq!(slice["endpoints"][0]["addresses"][0], "192.0.2.1");
 }
 
 #[tokio::test(flavor = "multi_thread")]

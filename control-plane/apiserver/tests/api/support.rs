@@ -38,7 +38,7 @@ impl TestServer {
         let mut config = Config::new(
             storage.clone(),
             "10.96.0.0/24".parse().unwrap(),
-            "127.0.0.1".parse().unwrap(),
+            "192.0.2.1".parse().unwrap(),
             6443,
             Arc::new(kubelet),
         );

@@ -1,0 +1,17 @@
+//! What a pod is made of, wherever it is written down: defaults and validation shared by pods and the templates of
+//! workloads.
+
+mod container;
+mod defaults;
+mod env;
+mod probe;
+mod resources;
+mod scheduling;
+mod spec;
+#[cfg(test)]
+mod tests;
+mod volume;
+mod volume_mount;
+
+pub(crate) use defaults::set_defaults;
+pub(crate) use spec::{validate_spec, validate_template};

@@ -1,0 +1,104 @@
+//! What Deployments and ReplicaSets have in common: replicas, a selector, a pod template.
+
+use k8s_openapi::api::autoscaling::v1::{Scale, ScaleSpec, ScaleStatus};
+use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector as WireSelector;
+use skep_api::field::{Error, Errors, Path};
+use skep_api::meta;
+use skep_api::selector::LabelSelector;
+
+use super::checks::{self, text};
+use super::pod_template;
+
+/// Sets the defaults of the template.
+pub(crate) fn set_defaults(template: &mut PodTemplateSpec) {
+    pod_template::set_defaults(template.spec.get_or_insert_default());
+}
+
+/// Checks what both kinds check. `kind` is the one upstream's messages name.
+pub(crate) fn validate(
+    replicas: Option<i32>,
+    min_ready_seconds: Option<i32>,
+    selector: &WireSelector,
+    template: &PodTemplateSpec,
+    kind: &str,
+) -> Errors {
+    let mut errors = Errors::new();
+    let path = Path::new("spec");
+    checks::not_negative(&mut errors, &path.child("replicas"), replicas);
+    checks::not_negative(&mut errors, &path.child("minReadySeconds"), min_ready_seconds);
+    let at = path.child("selector");
+    let empty = selector.match_labels.as_ref().is_none_or(|m| m.is_empty())
+        && selector.match_expressions.as_ref().is_none_or(Vec::is_empty);
+    if *selector == WireSelector::default() {
+        errors.push(Error::required(&at, ""));
+    } else if empty {
+        errors.push(Error::invalid(&at, selector, format!("empty selector is invalid for {kind}")));
+    }
+    let problems = meta::validate_label_selector(selector, &at);
+    if problems.is_empty() && !empty {
+        validate_match(selector, template, &path.child("template"), &mut errors);
+    }
+    errors.extend(problems);
+    validate_template(template, &path.child("template"), &mut errors);
+    errors
+}
+
+fn validate_match(selector: &WireSelector, template: &PodTemplateSpec, path: &Path<'_>, errors: &mut Errors) {
+    let Ok(selector) = LabelSelector::try_from(selector) else { return };
+    let labels = template.metadata.as_ref().and_then(|m| m.labels.as_ref());
+    if !selector.matches(|key| labels.and_then(|l| l.get(key)).map(String::as_str)) {
+        let why = "`selector` does not match template `labels`";
+        errors.push(Error::invalid(&path.child("metadata.labels"), labels, why));
+    }
+}
+
+fn validate_template(template: &PodTemplateSpec, path: &Path<'_>, errors: &mut Errors) {
+    errors.extend(pod_template::validate_template(template, path));
+    let empty = PodSpec::default();
+    let spec = template.spec.as_ref().unwrap_or(&empty);
+    let policy = text(&spec.restart_policy);
+    if policy != "Always" {
+        errors.push(Error::not_supported(&path.child("spec.restartPolicy"), policy, &["Always"]));
+    }
+    if spec.active_deadline_seconds.is_some() {
+        let why = "activeDeadlineSeconds in ReplicaSet is not Supported";
+        errors.push(Error::forbidden(&path.child("spec.activeDeadlineSeconds"), why));
+    }
+}
+
+/// The selector of a workload does not change.
+pub(crate) fn validate_same_selector(new: &WireSelector, old: &WireSelector) -> Errors {
+    if new == old {
+        return Errors::new();
+    }
+    vec![Error::invalid(&Path::new("spec.selector"), new, meta::IMMUTABLE)]
+}
+
+/// The scale subresource.
+pub(crate) fn scale(wanted: Option<i32>, have: Option<i32>, selector: &WireSelector) -> Scale {
+    Scale {
+        spec: Some(ScaleSpec { replicas: Some(wanted.unwrap_or(1)) }),
+        status: Some(ScaleStatus { replicas: have.unwrap_or(0), selector: Some(selector_text(selector)) }),
+        ..Scale::default()
+    }
+}
+
+/// A selector in the form of a query.
+pub(crate) fn selector_text(selector: &WireSelector) -> String {
+    LabelSelector::try_from(selector).map_or_else(|_| "<error>".to_owned(), |s| s.to_string())
+}
+
+/// The selector column of a table.
+pub(crate) fn selector_cell(selector: &WireSelector) -> String {
+    let text = selector_text(selector);
+    if text.is_empty() { "<none>".to_owned() } else { text }
+}
+
+/// Names and images of a template's containers, joined with commas.
+pub(crate) fn container_cells(template: Option<&PodTemplateSpec>) -> (String, String) {
+    let containers = template.and_then(|t| t.spec.as_ref()).map_or(&[][..], |s| &s.containers);
+    let join =
+        |f: fn(&k8s_openapi::api::core::v1::Container) -> &str| containers.iter().map(f).collect::<Vec<_>>().join(",");
+    (join(|c| &c.name), join(|c| text(&c.image)))
+}
