@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     fn settings(args: &[&str]) -> anyhow::Result<Settings> {
-        let cli = Cli::try_parse_from(["skep-server", "run"].iter().chain(args))?;
+        let cli = Cli::try_parse_from(["skep-server", "run", "--bind-address", "192.0.2.7"].iter().chain(args))?;
         match cli.command {
             Command::Run(run) => run.settings(),
             other => panic!("parsed as {other:?}"),
@@ -141,6 +141,18 @@ mod tests {
         assert_eq!(settings.service_node_port_range, 30000..=32767);
         assert!(settings.etcd.is_none(), "etcd is supervised");
         assert_eq!(settings.components.len(), 3);
+    }
+
+    #[test]
+    fn the_advertised_address_is_the_bound_one_unless_told_otherwise() {
+        assert_eq!(settings(&[]).unwrap().advertise_address.to_string(), "192.0.2.7");
+        assert_eq!(settings(&[]).unwrap().local_url(), "https://192.0.2.7:6443");
+        let args = ["run", "--bind-address", "::", "--advertise-address", "2001:db8::7"];
+        let cli = Cli::try_parse_from(["skep-server"].iter().chain(&args)).unwrap();
+        let Command::Run(run) = cli.command else { panic!("not run") };
+        let settings = run.settings().unwrap();
+        assert_eq!(settings.advertise_address.to_string(), "2001:db8::7");
+        assert_eq!(settings.local_url(), "https://[::1]:6443");
     }
 
     #[test]
@@ -196,6 +208,7 @@ mod tests {
             (&["--service-cluster-ip-range", "10.244.0.0/16"], "overlap"),
             (&["--service-node-port-range", "5"], "service-node-port-range"),
             (&["--advertise-address", "0.0.0.0"], "--advertise-address"),
+            (&["--advertise-address", "127.0.0.1"], "--advertise-address"),
             (&["--secure-port", "0"], "secure-port"),
         ] {
             let error = format!("{:#}", settings(args).unwrap_err());

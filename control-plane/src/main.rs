@@ -34,10 +34,22 @@ fn main() -> ExitCode {
     match execute(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", chain(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error and its causes, each said once: many say their cause themselves.
+fn chain(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
 }
 
 fn execute(cli: Cli) -> anyhow::Result<()> {
@@ -56,5 +68,18 @@ fn execute(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Kubeconfig(command) => kubeconfig::execute(command),
         Command::Certs(command) => certs::execute(command),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn a_cause_that_was_said_is_not_said_again() {
+        let error = anyhow!("no space").context("cannot write x: no space").context("certificates");
+        assert_eq!(chain(&error), "certificates: cannot write x: no space");
     }
 }

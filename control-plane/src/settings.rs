@@ -230,10 +230,14 @@ impl Options {
         let bind_address = self.bind_address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let secure_port = self.secure_port.unwrap_or(6443);
         ensure!(secure_port != 0, "secure-port must be a port from 1 to 65535");
-        let advertise_address = self.advertise_address.unwrap_or_else(|| host_address(bind_address));
+        let advertise_address = match self.advertise_address {
+            Some(address) => address,
+            None => host_address(bind_address)?,
+        };
         ensure!(
-            !advertise_address.is_unspecified(),
-            "--advertise-address must be one address, not {advertise_address}"
+            !advertise_address.is_unspecified() && !advertise_address.is_loopback(),
+            "--advertise-address must be an address at which the members of the cluster reach this host, \
+             not {advertise_address}"
         );
         let services = self.service_cluster_ip_range.unwrap_or(IpNet::V4(net(10, 96, 12))).trunc();
         check_service_range(services)?;
@@ -317,26 +321,28 @@ pub(crate) fn default_data_dir() -> PathBuf {
     }
 }
 
-/// The address others reach this host at: the bound one, or the source of the default route. Nothing is sent for it.
-fn host_address(bind: IpAddr) -> IpAddr {
-    if !bind.is_unspecified() {
-        return bind;
+/// The address others reach this host at, as upstream chooses it: the bound one, unless that is none in particular or
+/// loopback; then the source address of the default route. Nothing is sent to find it out.
+fn host_address(bind: IpAddr) -> anyhow::Result<IpAddr> {
+    if !bind.is_unspecified() && !bind.is_loopback() {
+        return Ok(bind);
     }
     // Addresses set aside for documentation: only the routing table is asked about them.
-    let (any, far, local): (SocketAddr, SocketAddr, IpAddr) = match bind {
-        IpAddr::V4(any) => ((any, 0).into(), (Ipv4Addr::new(192, 0, 2, 1), 9).into(), Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(any) => {
-            ((any, 0).into(), (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 9).into(), Ipv6Addr::LOCALHOST.into())
+    let (any, far): (SocketAddr, SocketAddr) = match bind {
+        IpAddr::V4(_) => ((Ipv4Addr::UNSPECIFIED, 0).into(), (Ipv4Addr::new(192, 0, 2, 1), 9).into()),
+        IpAddr::V6(_) => {
+            ((Ipv6Addr::UNSPECIFIED, 0).into(), (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 9).into())
         }
     };
-    UdpSocket::bind(any)
-        .and_then(|socket| {
-            socket.connect(far)?;
-            socket.local_addr()
-        })
-        .map_or(local, |address| address.ip())
+    let found = UdpSocket::bind(any).and_then(|socket| {
+        socket.connect(far)?;
+        socket.local_addr()
+    });
+    let found = found.context("this host has no default route that tells its address; give --advertise-address")?;
+    Ok(found.ip())
 }
 
+/// This host's name: lower case; empty if it has none.
 fn hostname() -> anyhow::Result<String> {
     let name = nix::unistd::gethostname().context("cannot read the host's name")?;
     Ok(name.to_string_lossy().trim().to_lowercase())

@@ -43,6 +43,8 @@ impl Server {
             .arg("--data-dir")
             .arg(data)
             .args(["--bind-address", "127.0.0.1", "--secure-port", &port.to_string()])
+            // An address set aside for documentation: nobody here calls the server by it.
+            .args(["--advertise-address", "192.0.2.1"])
             .env("RUST_BACKTRACE", "1")
             .args(["--service-cluster-ip-range", "10.96.0.0/16", "--cluster-cidr", "10.244.0.0/16"])
             .args(arguments)
@@ -196,7 +198,8 @@ fn what_a_person_can_mend_is_said_so() {
         let output = Command::new(SERVER)
             .arg("run")
             .args(arguments)
-            .args(["--bind-address", "127.0.0.1", "--secure-port", &free_port().to_string()])
+            .args(["--bind-address", "127.0.0.1", "--advertise-address", "192.0.2.1"])
+            .args(["--secure-port", &free_port().to_string()])
             .env("PATH", path)
             .output()
             .unwrap();
