@@ -172,6 +172,7 @@ impl<K: Object> Informer<K> {
     }
 
     fn apply(&self, event: watcher::Event<K>) {
+        let mut doubtful = Vec::new();
         let deltas = {
             let mut store = self.inner.store.write();
             match event {
@@ -184,16 +185,17 @@ impl<K: Object> Informer<K> {
                     Vec::new()
                 }
                 watcher::Event::InitDone => {
-                    let (deltas, doubtful) = store.end_list();
-                    for key in doubtful {
-                        self.clone().verify(key);
-                    }
+                    let (deltas, unlisted) = store.end_list();
+                    doubtful = unlisted;
                     deltas
                 }
                 watcher::Event::Apply(object) => store.upsert(self.prepare(object)).into_iter().collect(),
                 watcher::Event::Delete(object) => store.remove(object.meta()).into_iter().collect(),
             }
         };
+        for key in doubtful {
+            self.clone().verify(key);
+        }
         self.dispatch(&deltas);
         if store_is_listed(&self.inner) {
             self.inner.synced.send_if_modified(|synced| !std::mem::replace(synced, true));

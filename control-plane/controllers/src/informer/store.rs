@@ -113,8 +113,12 @@ impl<K: Object> Store<K> {
             if written.contains(&key) { doubtful.push(key) } else { vanished.push(object.clone()) }
         }
         let mut deltas: Vec<_> = vanished.iter().filter_map(|object| self.remove(object.meta())).collect();
-        for object in incoming.into_values() {
-            deltas.extend(self.replace(object));
+        for (key, object) in incoming {
+            // What was deleted while the list came in is gone; what was written meanwhile is newer. All else in the list is
+            // the truth even if its version is lower: etcd may have been restored from a backup.
+            if !self.tombstones.contains(meta::uid(object.meta())) {
+                deltas.extend(if written.contains(&key) { self.replace(object) } else { self.force(object) });
+            }
         }
         self.listed = true;
         (deltas, doubtful)
@@ -139,10 +143,23 @@ impl<K: Object> Store<K> {
         self.replace(object)
     }
 
+    /// Takes the object if it is newer than what is known.
     fn replace(&mut self, object: K) -> Option<Delta<K>> {
+        let known = self.get(meta::namespace(object.meta()), meta::name(object.meta()));
+        if known.is_some_and(|known| is_stale(known.meta(), object.meta())) {
+            return None;
+        }
+        self.force(object)
+    }
+
+    /// Takes the object unless it is the very version that is known.
+    fn force(&mut self, object: K) -> Option<Delta<K>> {
         let key = ObjectKey::of(object.meta());
         let known = self.get(&key.namespace, &key.name);
-        if known.as_ref().is_some_and(|known| is_stale(known.meta(), object.meta())) {
+        let same = |known: &Arc<K>| {
+            known.meta().uid == object.meta().uid && known.meta().resource_version == object.meta().resource_version
+        };
+        if known.as_ref().is_some_and(same) {
             return None;
         }
         let new = Arc::new(object);
@@ -262,6 +279,27 @@ mod tests {
         assert!(matches!(&deltas[..], [Delta::Deleted(p)] if p.metadata.name.as_deref() == Some("gone")));
         assert_eq!(doubtful, [ObjectKey::new("ns", "mine")]);
         assert_eq!(store.list().len(), 2);
+    }
+
+    #[test]
+    fn a_relist_is_believed_even_if_versions_went_back() {
+        let mut store = store();
+        store.upsert(pod("a", "1", 100));
+        store.begin_list();
+        store.listed(pod("a", "1", 50));
+        let (deltas, _) = store.end_list();
+        assert!(matches!(&deltas[..], [Delta::Modified { .. }]));
+    }
+
+    #[test]
+    fn what_was_deleted_while_a_list_came_in_stays_deleted() {
+        let mut store = store();
+        store.upsert(pod("a", "1", 1));
+        store.begin_list();
+        store.listed(pod("a", "1", 1));
+        assert!(store.remove(&pod("a", "1", 2).metadata).is_some());
+        assert!(store.end_list().0.is_empty());
+        assert!(store.list().is_empty());
     }
 
     #[test]

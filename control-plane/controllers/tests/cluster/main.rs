@@ -150,6 +150,57 @@ async fn every_namespace_has_the_cluster_ca_whatever_people_do_to_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_replica_set_adopts_matching_orphans_and_releases_pods_that_stop_matching() {
+    let cluster = Cluster::start(Config::default()).await;
+    cluster.namespace("adopt").await;
+    let pods = cluster.api::<Pod>("adopt");
+    let orphan = json!({"metadata": {"name": "orphan", "labels": {"app": "site"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    create(&pods, orphan).await;
+    let mut set = deployment("site", 2, "site:1");
+    set["spec"].as_object_mut().unwrap().remove("progressDeadlineSeconds");
+    create(&cluster.api::<ReplicaSet>("adopt"), set).await;
+    eventually("the orphan's adoption and one more pod", || async {
+        let pods = cluster.pods("adopt").await;
+        let owned = pods
+            .iter()
+            .filter(|pod| pod.metadata.owner_references.iter().flatten().any(|o| o.controller == Some(true)));
+        (owned.count() == 2 && pods.iter().any(|pod| pod.metadata.name.as_deref() == Some("orphan"))).then_some(())
+    })
+    .await;
+    merge(&pods, "orphan", json!({"metadata": {"labels": {"app": "other"}}})).await;
+    eventually("the release and a replacement", || async {
+        let pods = cluster.pods("adopt").await;
+        let free: Vec<_> =
+            pods.iter().filter(|pod| pod.metadata.owner_references.iter().flatten().next().is_none()).collect();
+        (pods.len() == 3 && free.len() == 1 && free[0].metadata.name.as_deref() == Some("orphan")).then_some(())
+    })
+    .await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn recreate_never_runs_old_and_new_pods_together() {
+    let cluster = Cluster::start(Config::default()).await;
+    cluster.namespace("again").await;
+    let deployments = cluster.api::<Deployment>("again");
+    let mut first = deployment("site", 3, "site:1");
+    first["spec"]["strategy"] = json!({"type": "Recreate"});
+    create(&deployments, first.clone()).await;
+    rolled_out(&cluster, "again", "site", 3).await;
+    first["spec"]["template"]["spec"]["containers"][0]["image"] = json!("site:2");
+    merge(&deployments, "site", json!({"spec": first["spec"]})).await;
+    eventually("the second version", || async {
+        let pods = cluster.api::<Pod>("again").list(&ListParams::default()).await.unwrap().items;
+        let images: BTreeSet<_> =
+            pods.iter().filter_map(|pod| pod.spec.as_ref()?.containers[0].image.clone()).collect();
+        assert!(images.len() <= 1, "{images:?}");
+        (pods.len() == 3 && images.contains("site:2")).then_some(())
+    })
+    .await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn deleting_an_owner_takes_its_dependents_unless_they_are_orphaned() {
     let cluster = Cluster::start(Config::default()).await;
     cluster.namespace("gc").await;
