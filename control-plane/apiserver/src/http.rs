@@ -2,5 +2,6 @@
 
 pub mod body;
 pub(crate) mod negotiate;
+pub(crate) mod protobuf;
 pub(crate) mod request_body;
 pub(crate) mod response;

@@ -10,8 +10,12 @@ use skep_api::status::StatusError;
 
 use super::{
     body::BodyError,
-    negotiate::{MEDIA_TYPES, content_type},
+    negotiate::content_type,
+    protobuf,
 };
+
+/// The media types bodies may have.
+const BODY_TYPES: &[&str] = &["application/json", "application/yaml", protobuf::MEDIA_TYPE];
 
 /// The most bytes a request body may have.
 pub(crate) const MAX_BODY: usize = 3 * 1024 * 1024;
@@ -59,7 +63,7 @@ pub(crate) async fn read(mut body: RequestBody) -> Result<Bytes, StatusError> {
 pub(crate) enum Document<'a> {
     /// JSON text, not yet parsed.
     Json(Cow<'a, [u8]>),
-    /// Parsed from YAML.
+    /// Parsed from YAML or protobuf.
     Value(Value),
 }
 
@@ -69,11 +73,36 @@ pub(crate) fn document<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<Docume
         None | Some("application/json") => Ok(Document::Json(Cow::Borrowed(body))),
         // Valid JSON is valid YAML, and curl's default type has always been read as JSON.
         Some("application/yaml") => yaml(body).map(Document::Value),
-        Some(_) => Err(StatusError::unsupported_media_type(MEDIA_TYPES)),
+        Some(protobuf::MEDIA_TYPE) => protobuf::decode(body).map(Document::Value),
+        Some(_) => Err(StatusError::unsupported_media_type(BODY_TYPES)),
     }
 }
 
-/// Parses YAML, refusing what JSON cannot say. Aliases are bounded by the library, nesting by its recursion limit.
+/// The deepest nesting of brackets YAML may have. JSON ends at 128 by itself.
+const MAX_YAML_DEPTH: usize = 256;
+
+/// Parses YAML, refusing what JSON cannot say. Aliases are bounded by the library.
 pub(crate) fn yaml(body: &[u8]) -> Result<Value, StatusError> {
-    serde_yaml_ng::from_slice(body).map_err(|error| StatusError::bad_request(format!("error converting YAML to JSON: {error}")))
+    let refuse = |why: &dyn std::fmt::Display| {
+        StatusError::bad_request(format!("error converting YAML to JSON: {why}"))
+    };
+    if is_deep(body) {
+        return Err(refuse(&"recursion limit exceeded"));
+    }
+    serde_yaml_ng::from_slice(body).map_err(|error| refuse(&error))
+}
+
+/// Whether brackets nest too deep. The parser looks at every open bracket for each token it reads, so depth alone makes a
+/// small body cost minutes; it must be bounded before. Quotes are not minded: text with hundreds of brackets that are
+/// never closed can be sent as JSON.
+fn is_deep(body: &[u8]) -> bool {
+    let mut depth = 0_usize;
+    body.iter().any(|byte| {
+        match byte {
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth > MAX_YAML_DEPTH
+    })
 }

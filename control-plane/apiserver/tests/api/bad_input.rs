@@ -73,7 +73,8 @@ async fn every_kind_of_bad_request_has_its_answer() {
             "ConfigMap \"A_b\" is invalid: metadata.name: Invalid value: \"A_b\"",
         ),
         (Method::POST, MAPS.into(), json_type, json!({}).to_string(), 422, "Invalid", "name or generateName is required"),
-        (Method::POST, MAPS.into(), "application/vnd.kubernetes.protobuf", "k8s".into(), 415, "UnsupportedMediaType", "application/json"),
+        (Method::POST, MAPS.into(), "application/cbor", "k8s".into(), 415, "UnsupportedMediaType", "application/json"),
+        (Method::POST, MAPS.into(), "application/vnd.kubernetes.protobuf", "k8s".into(), 400, "BadRequest", "protobuf"),
         (Method::PATCH, one.clone(), "application/apply-patch+yaml", "{}".into(), 415, "UnsupportedMediaType", "merge-patch"),
         (Method::PATCH, one.clone(), "application/merge-patch+json", "[".into(), 400, "BadRequest", "error decoding patch"),
         (
@@ -119,7 +120,7 @@ async fn every_kind_of_bad_request_has_its_answer() {
         (Method::GET, "/apis/nonsense/v1/things".into(), json_type, String::new(), 404, "NotFound", "could not find"),
         (Method::GET, "/nonsense".into(), json_type, String::new(), 404, "NotFound", "could not find"),
         (Method::GET, format!("{one}/nonsense"), json_type, String::new(), 404, "NotFound", "could not find"),
-        (Method::GET, format!("{MAPS}?labelSelector=a%20b"), json_type, String::new(), 400, "BadRequest", "selector"),
+        (Method::GET, format!("{MAPS}?labelSelector=a%20b"), json_type, String::new(), 400, "BadRequest", "unable to parse requirement"),
         (
             Method::GET,
             format!("{MAPS}?fieldSelector=spec.x%3D1"),
