@@ -23,7 +23,9 @@ fn main() -> ExitCode {
     match status {
         Ok(status) if status.success() => ExitCode::SUCCESS,
         Ok(status) => {
-            eprintln!("compiling pause/main.rs failed: {status} (a static C library, e.g. Debian's libc6-dev, is needed)");
+            eprintln!(
+                "compiling pause/main.rs failed: {status} (a static C library, e.g. Debian's libc6-dev, is needed)"
+            );
             ExitCode::FAILURE
         }
         Err(error) => {

@@ -43,12 +43,11 @@ impl Cri {
         let socket = PathBuf::from(path);
         let target = socket.clone();
         // The authority every request carries is `localhost`: containerd refuses an empty or odd one.
-        let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(tower::service_fn(
-            move |_: Uri| {
+        let channel =
+            Endpoint::from_static("http://localhost").connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
                 let target = target.clone();
                 async move { UnixStream::connect(target).await.map(TokioIo::new) }
-            },
-        ));
+            }));
         Ok(Self { socket, channel })
     }
 

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use containerd_client::events::{ContainerDelete, TaskExit, TaskOom, TaskStart};
-use containerd_client::services::v1::{PublishRequest, SubscribeRequest};
 use containerd_client::services::v1::events_client::EventsClient;
+use containerd_client::services::v1::{PublishRequest, SubscribeRequest};
 use containerd_client::types::Envelope;
 use futures::stream::{self, Stream, StreamExt};
 use prost::Message;

@@ -95,7 +95,8 @@ impl Cri {
         let lease = self.create_lease().await?;
         let result = self.write_image(&blobs, &lease).await;
         // The lease only bridges the time until the image refers to its parts.
-        let released = LeasesClient::new(self.channel()).delete(scoped(DeleteRequest { id: lease, sync: false }, None)).await;
+        let released =
+            LeasesClient::new(self.channel()).delete(scoped(DeleteRequest { id: lease, sync: false }, None)).await;
         if let Err(error) = released {
             tracing::warn!(%error, "could not release the lease of the pause image");
         }

@@ -46,7 +46,8 @@ impl Cgroups {
         if hierarchies.is_empty() {
             return Err(Error::Cgroup("no cgroup file system is mounted; mount cgroup2 on /sys/fs/cgroup".to_owned()));
         }
-        let root = root.strip_prefix("/").map_err(|_| Error::Cgroup("the cgroup root must be an absolute path".to_owned()))?;
+        let root =
+            root.strip_prefix("/").map_err(|_| Error::Cgroup("the cgroup root must be an absolute path".to_owned()))?;
         Ok(Self { hierarchies, root: root.to_owned() })
     }
 

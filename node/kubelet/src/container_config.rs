@@ -72,9 +72,9 @@ fn mounts(
 ) -> Result<Vec<Mount>, Error> {
     let mut mounts = Vec::new();
     for wanted in container.volume_mounts.iter().flatten() {
-        let volume = volumes
-            .get(&wanted.name)
-            .ok_or_else(|| Error::pod(format!("cannot find volume {:?} to mount into container {:?}", wanted.name, container.name)))?;
+        let volume = volumes.get(&wanted.name).ok_or_else(|| {
+            Error::pod(format!("cannot find volume {:?} to mount into container {:?}", wanted.name, container.name))
+        })?;
         mounts.push(volume_mount(wanted, volume, environment)?);
     }
     let taken = |path: &str| mounts.iter().any(|mount: &Mount| mount.container_path.trim_end_matches('/') == path);
@@ -146,7 +146,8 @@ fn absolute(path: &str) -> String {
 /// A path below the volume, made if missing; nothing in it, nor any symlink on the way, may lead out.
 fn inside(volume: &Path, sub_path: &str) -> Result<PathBuf, Error> {
     let relative = Path::new(sub_path);
-    if !relative.components().all(|part| matches!(part, std::path::Component::Normal(_) | std::path::Component::CurDir)) {
+    if !relative.components().all(|part| matches!(part, std::path::Component::Normal(_) | std::path::Component::CurDir))
+    {
         return Err(Error::pod(format!("subPath {sub_path:?} must be relative and must not contain \"..\"")));
     }
     let root = fs::canonicalize(volume).map_err(Error::file(volume))?;

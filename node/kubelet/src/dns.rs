@@ -25,8 +25,7 @@ pub(crate) fn pod_dns(pod: &Pod, config: &Config, host: &str) -> DnsConfig {
         "None" => DnsConfig::default(),
         "ClusterFirst" => {
             let domain = &config.cluster_domain;
-            let mut searches =
-                vec![format!("{}.svc.{domain}", pod.ns()), format!("svc.{domain}"), domain.clone()];
+            let mut searches = vec![format!("{}.svc.{domain}", pod.ns()), format!("svc.{domain}"), domain.clone()];
             searches.extend(host.searches);
             DnsConfig {
                 servers: config.cluster_dns.iter().map(ToString::to_string).collect(),
@@ -143,7 +142,8 @@ mod tests {
 
     #[test]
     fn host_network_and_default_use_the_nodes_resolver() {
-        for spec in [json!({"containers": [], "hostNetwork": true}), json!({"containers": [], "dnsPolicy": "Default"})] {
+        for spec in [json!({"containers": [], "hostNetwork": true}), json!({"containers": [], "dnsPolicy": "Default"})]
+        {
             let dns = pod_dns(&pod(spec), &config(), HOST);
             assert_eq!((dns.servers, dns.searches), (vec!["192.0.2.1".to_owned()], vec!["example.org".to_owned()]));
         }
@@ -154,12 +154,16 @@ mod tests {
         let spec = json!({"containers": [], "dnsPolicy": "None", "dnsConfig": {
             "nameservers": ["1.2.3.4"], "searches": ["a.b"], "options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}]}});
         let dns = pod_dns(&pod(spec), &config(), HOST);
-        assert_eq!((dns.servers.as_slice(), dns.options.as_slice()), (&["1.2.3.4".to_owned()][..], &["ndots:2".to_owned(), "edns0".to_owned()][..]));
+        assert_eq!(
+            (dns.servers.as_slice(), dns.options.as_slice()),
+            (&["1.2.3.4".to_owned()][..], &["ndots:2".to_owned(), "edns0".to_owned()][..])
+        );
     }
 
     #[test]
     fn the_hosts_file_names_the_pod_and_its_aliases() {
-        let spec = json!({"containers": [], "subdomain": "s", "hostAliases": [{"ip": "1.1.1.1", "hostnames": ["a", "b"]}]});
+        let spec =
+            json!({"containers": [], "subdomain": "s", "hostAliases": [{"ip": "1.1.1.1", "hostnames": ["a", "b"]}]});
         let text = hosts_file(&pod(spec), &config(), &["10.0.0.2".into()], "");
         assert!(text.contains("10.0.0.2\tp.s.d.svc.cluster.local\tp\n"), "{text}");
         assert!(text.ends_with("\n# Entries added by HostAliases.\n1.1.1.1\ta\tb\n"), "{text}");

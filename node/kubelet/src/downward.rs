@@ -139,9 +139,12 @@ mod tests {
         let facts = Facts { allocatable: (2000, 1 << 30), ..Default::default() };
         let pod = pod();
         let own = pod.pod_spec().containers.first();
-        for (name, divisor, expected) in
-            [("limits.cpu", "1", "2"), ("limits.cpu", "1m", "1500"), ("requests.memory", "1Mi", "64"), ("limits.memory", "1", "1073741824")]
-        {
+        for (name, divisor, expected) in [
+            ("limits.cpu", "1", "2"),
+            ("limits.cpu", "1m", "1500"),
+            ("requests.memory", "1Mi", "64"),
+            ("limits.memory", "1", "1073741824"),
+        ] {
             let selector: ResourceFieldSelector =
                 serde_json::from_value(json!({"resource": name, "divisor": divisor})).unwrap();
             assert_eq!(resource(&pod, own, &selector, &facts).unwrap(), expected, "{name}/{divisor}");

@@ -117,7 +117,9 @@ async fn from_source(
         };
         return match map.data.and_then(|mut data| data.remove(&wanted.key)) {
             Some(value) => Ok(Some(value)),
-            None => missing(optional, || format!("couldn't find key {} in ConfigMap {}/{}", wanted.key, pod.ns(), wanted.name)),
+            None => missing(optional, || {
+                format!("couldn't find key {} in ConfigMap {}/{}", wanted.key, pod.ns(), wanted.name)
+            }),
         };
     }
     if let Some(wanted) = &source.secret_key_ref {
@@ -127,7 +129,9 @@ async fn from_source(
         };
         return match secret.data.and_then(|mut data| data.remove(&wanted.key)) {
             Some(value) => Ok(Some(String::from_utf8_lossy(&value.0).into_owned())),
-            None => missing(optional, || format!("couldn't find key {} in Secret {}/{}", wanted.key, pod.ns(), wanted.name)),
+            None => {
+                missing(optional, || format!("couldn't find key {} in Secret {}/{}", wanted.key, pod.ns(), wanted.name))
+            }
         };
     }
     Ok(None)

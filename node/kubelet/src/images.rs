@@ -28,9 +28,10 @@ fn with_tag(image: &str) -> String {
 }
 
 fn policy(container: &Container, reference: &str) -> String {
-    container.image_pull_policy.clone().unwrap_or_else(|| {
-        if reference.ends_with(":latest") { "Always".to_owned() } else { "IfNotPresent".to_owned() }
-    })
+    container
+        .image_pull_policy
+        .clone()
+        .unwrap_or_else(|| if reference.ends_with(":latest") { "Always".to_owned() } else { "IfNotPresent".to_owned() })
 }
 
 /// Finds or pulls the image.

@@ -34,7 +34,8 @@ pub(crate) async fn renew_forever(client: Client, node: String) {
                 RENEW_EVERY.mul_f64(1.0 + rand::random_range(0.0..0.04))
             }
             failed => {
-                let reason = failed.map_or_else(|_| "timed out".to_owned(), |r| r.err().map_or_else(String::new, |e| e.to_string()));
+                let reason = failed
+                    .map_or_else(|_| "timed out".to_owned(), |r| r.err().map_or_else(String::new, |e| e.to_string()));
                 tracing::warn!(node, reason, "could not renew the node lease");
                 // A conflict or a deleted lease is cured by reading it anew.
                 last = None;

@@ -91,27 +91,30 @@ pub(crate) async fn report_forever(context: Arc<Context>, machine: Machine, chan
     let eager = std::time::Duration::from_millis(500);
     loop {
         let due = reported.is_none_or(|at| at.elapsed() >= context.config.node_status_report_frequency);
-        let ready = match tokio::time::timeout(std::time::Duration::from_secs(10), report(&context, &nodes, &machine, due)).await {
-            Ok(Ok((sent, ready))) => {
-                if sent {
-                    reported = Some(Instant::now());
+        let ready =
+            match tokio::time::timeout(std::time::Duration::from_secs(10), report(&context, &nodes, &machine, due))
+                .await
+            {
+                Ok(Ok((sent, ready))) => {
+                    if sent {
+                        reported = Some(Instant::now());
+                    }
+                    ready
                 }
-                ready
-            }
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "could not report the node status");
-                if matches!(&error, Error::Api(error) if is_not_found(error))
-                    && let Err(error) = register(&context, &machine).await
-                {
-                    tracing::warn!(%error, "could not register the node");
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "could not report the node status");
+                    if matches!(&error, Error::Api(error) if is_not_found(error))
+                        && let Err(error) = register(&context, &machine).await
+                    {
+                        tracing::warn!(%error, "could not register the node");
+                    }
+                    false
                 }
-                false
-            }
-            Err(_) => {
-                tracing::warn!("reporting the node status timed out");
-                false
-            }
-        };
+                Err(_) => {
+                    tracing::warn!("reporting the node status timed out");
+                    false
+                }
+            };
         let pause = if ready { context.config.node_status_update_frequency } else { eager };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -149,9 +152,11 @@ fn difference(old: &NodeStatus, new: &NodeStatus, due: bool) -> Option<Value> {
     for (key, value) in after.as_object().into_iter().flatten() {
         let differs = match key.as_str() {
             // Conditions of others (network, problem detectors) stay; ours are compared one by one.
-            "conditions" => value.as_array().into_iter().flatten().any(|condition| {
-                !before["conditions"].as_array().is_some_and(|known| known.contains(condition))
-            }),
+            "conditions" => value
+                .as_array()
+                .into_iter()
+                .flatten()
+                .any(|condition| !before["conditions"].as_array().is_some_and(|known| known.contains(condition))),
             _ => before.get(key) != Some(value),
         };
         if (differs || (due && key == "conditions"))
@@ -190,10 +195,7 @@ async fn status(
     };
     NodeStatus {
         capacity: Some(list(machine.memory, kib(machine.ephemeral_storage))),
-        allocatable: Some(list(
-            (machine.memory - MEMORY_RESERVE).max(0),
-            quantity(machine.ephemeral_storage / 10 * 9),
-        )),
+        allocatable: Some(list((machine.memory - MEMORY_RESERVE).max(0), quantity(machine.ephemeral_storage / 10 * 9))),
         addresses: Some(addresses),
         conditions: Some(conditions(context, old).await),
         daemon_endpoints: Some(NodeDaemonEndpoints {
@@ -284,10 +286,11 @@ async fn runtime_problems(context: &Context) -> Option<String> {
         }
         None => Some(format!("{what} status not found")),
     };
-    let problems: Vec<_> = [problem("RuntimeReady", "container runtime"), problem("NetworkReady", "container runtime network")]
-        .into_iter()
-        .flatten()
-        .collect();
+    let problems: Vec<_> =
+        [problem("RuntimeReady", "container runtime"), problem("NetworkReady", "container runtime network")]
+            .into_iter()
+            .flatten()
+            .collect();
     (!problems.is_empty()).then(|| format!("[{}]", problems.join(", ")).trim_matches(['[', ']']).to_owned())
 }
 

@@ -155,7 +155,8 @@ impl PodManager {
             Err(error) => {
                 // A panic is a bug; the pod it belonged to is found by its closed queue and gets a new worker.
                 tracing::error!(%error, "a pod worker died");
-                let dead: Vec<_> = self.workers.iter().filter(|(_, w)| w.is_closed()).map(|(uid, _)| uid.clone()).collect();
+                let dead: Vec<_> =
+                    self.workers.iter().filter(|(_, w)| w.is_closed()).map(|(uid, _)| uid.clone()).collect();
                 for uid in dead {
                     self.workers.remove(&uid);
                     let known = self.context.snapshots().into_iter().find(|known| known.pod.uid() == uid);
@@ -234,7 +235,11 @@ impl PodManager {
             if self.workers.contains_key(uid) || self.finished.contains(uid) || !self.orphaned.insert(uid.clone()) {
                 continue;
             }
-            tracing::info!(uid, pod = format!("{}/{}", pod.namespace, pod.name), "removing a pod that is no longer wanted");
+            tracing::info!(
+                uid,
+                pod = format!("{}/{}", pod.namespace, pod.name),
+                "removing a pod that is no longer wanted"
+            );
             self.end_orphan(uid.clone());
         }
     }

@@ -65,7 +65,9 @@ impl Timing {
         let seconds = |value: Option<i32>, default: u64| {
             Duration::from_secs(value.and_then(|v| u64::try_from(v).ok()).filter(|v| *v > 0).unwrap_or(default))
         };
-        let count = |value: Option<i32>, default| value.and_then(|v| u32::try_from(v).ok()).filter(|v| *v > 0).unwrap_or(default);
+        let count = |value: Option<i32>, default| {
+            value.and_then(|v| u32::try_from(v).ok()).filter(|v| *v > 0).unwrap_or(default)
+        };
         Self {
             initial_delay: seconds(probe.initial_delay_seconds, 0),
             period: seconds(probe.period_seconds, 10),
@@ -104,7 +106,12 @@ pub(crate) struct Target {
 
 impl Probes {
     /// Starts the probe unless it runs already.
-    pub(crate) fn ensure<M: From<Verdict> + Send + 'static>(&mut self, kind: Kind, target: Target, to: &UnboundedSender<M>) {
+    pub(crate) fn ensure<M: From<Verdict> + Send + 'static>(
+        &mut self,
+        kind: Kind,
+        target: Target,
+        to: &UnboundedSender<M>,
+    ) {
         let key = (target.container_id.clone(), kind);
         if self.running.contains_key(&key) {
             return;
@@ -170,7 +177,11 @@ fn report(target: &Target, kind: Kind, outcome: &Outcome) {
             target.context.recorder.warning(object, "Unhealthy", format!("{} probe failed: {text}", kind.name()));
         }
         Outcome::Error(text) => {
-            target.context.recorder.warning(object, "Unhealthy", format!("{} probe errored and resulted in unknown state: {text}", kind.name()));
+            target.context.recorder.warning(
+                object,
+                "Unhealthy",
+                format!("{} probe errored and resulted in unknown state: {text}", kind.name()),
+            );
         }
     }
 }

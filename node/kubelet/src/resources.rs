@@ -110,11 +110,9 @@ mod tests {
     #[test]
     fn a_pod_is_limited_only_when_all_its_containers_are() {
         let limited = json!({"limits": {"cpu": "500m", "memory": "100"}});
-        let both = pod(json!({"containers": [{"name": "a", "resources": limited}, {"name": "b", "resources": limited}]}));
-        assert_eq!(
-            pod_limits(&both),
-            Limits { cpu_shares: Some(1024), cpu_quota: Some(100_000), memory: Some(200) }
-        );
+        let both =
+            pod(json!({"containers": [{"name": "a", "resources": limited}, {"name": "b", "resources": limited}]}));
+        assert_eq!(pod_limits(&both), Limits { cpu_shares: Some(1024), cpu_quota: Some(100_000), memory: Some(200) });
         let one = pod(json!({"containers": [{"name": "a", "resources": limited}, {"name": "b"}]}));
         assert_eq!(pod_limits(&one), Limits { cpu_shares: Some(512), cpu_quota: None, memory: None });
     }

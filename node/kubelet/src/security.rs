@@ -30,7 +30,8 @@ const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys",
 pub(crate) fn sandbox(pod: &Pod) -> LinuxSandboxSecurityContext {
     let security = pod.pod_spec().security_context.clone().unwrap_or_default();
     let privileged = pod.all_containers().any(|(_, container)| is_privileged(container));
-    let profile = |profile_type: ProfileType| SecurityProfile { profile_type: profile_type as i32, ..Default::default() };
+    let profile =
+        |profile_type: ProfileType| SecurityProfile { profile_type: profile_type as i32, ..Default::default() };
     LinuxSandboxSecurityContext {
         namespace_options: Some(namespaces(pod)),
         run_as_user: security.run_as_user.map(|value| Int64Value { value }),
@@ -67,7 +68,8 @@ pub(crate) fn container(
         username.clear();
     }
     let unmasked = privileged || own.proc_mount.as_deref() == Some("Unmasked");
-    let paths = |list: &[&str]| if unmasked { Vec::new() } else { list.iter().map(|path| (*path).to_owned()).collect() };
+    let paths =
+        |list: &[&str]| if unmasked { Vec::new() } else { list.iter().map(|path| (*path).to_owned()).collect() };
     let capabilities = own.capabilities.map(|capabilities| Capability {
         add_capabilities: capabilities.add.unwrap_or_default(),
         drop_capabilities: capabilities.drop.unwrap_or_default(),
@@ -77,7 +79,11 @@ pub(crate) fn container(
         capabilities,
         privileged,
         namespace_options: Some(namespaces(pod)),
-        run_as_group: user.is_some().then_some(own.run_as_group.or(of_pod.run_as_group)).flatten().map(|value| Int64Value { value }),
+        run_as_group: user
+            .is_some()
+            .then_some(own.run_as_group.or(of_pod.run_as_group))
+            .flatten()
+            .map(|value| Int64Value { value }),
         run_as_user: user.map(|value| Int64Value { value }),
         run_as_username: username,
         readonly_rootfs: own.read_only_root_filesystem.unwrap_or(false),
@@ -103,7 +109,11 @@ fn is_privileged(container: &Container) -> bool {
 }
 
 fn verify_non_root(pod: &Pod, container: &Container, user: Option<i64>, image: &Image) -> Result<(), Error> {
-    let whose = format!("(pod: {:?}, container: {})", format!("{}_{}({})", pod.pod_name(), pod.ns(), pod.uid()), container.name);
+    let whose = format!(
+        "(pod: {:?}, container: {})",
+        format!("{}_{}({})", pod.pod_name(), pod.ns(), pod.uid()),
+        container.name
+    );
     match (user, image.uid.map(|uid| uid.value), image.username.as_str()) {
         (Some(0), ..) => Err(Error::pod(format!("container's runAsUser breaks non-root policy {whose}"))),
         (Some(_), ..) => Ok(()),

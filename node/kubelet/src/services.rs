@@ -37,9 +37,8 @@ impl Services {
         let services = Self { entries: Arc::default(), synced };
         let entries = services.entries.clone();
         let task = async move {
-            let mut events = std::pin::pin!(
-                watcher(Api::<Service>::all(client), watcher::Config::default()).default_backoff()
-            );
+            let mut events =
+                std::pin::pin!(watcher(Api::<Service>::all(client), watcher::Config::default()).default_backoff());
             let mut fresh = BTreeMap::new();
             while let Some(event) = events.next().await {
                 match event {

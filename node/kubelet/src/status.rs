@@ -225,7 +225,13 @@ fn phase(inputs: &Inputs<'_>, init: &[ContainerStatus], main: &[ContainerStatus]
         (1.., ..) => "Pending",
         (0, 1.., _) => "Running",
         (0, 0, 0) => "Pending",
-        _ if inputs.ended => if succeeded == stopped { "Succeeded" } else { "Failed" },
+        _ if inputs.ended => {
+            if succeeded == stopped {
+                "Succeeded"
+            } else {
+                "Failed"
+            }
+        }
         _ if pod.restart_policy() == "Always" => "Running",
         _ if succeeded == stopped => "Succeeded",
         _ if pod.restart_policy() == "Never" => "Failed",
@@ -234,9 +240,8 @@ fn phase(inputs: &Inputs<'_>, init: &[ContainerStatus], main: &[ContainerStatus]
 }
 
 fn is_initialized(inputs: &Inputs<'_>, init: &[ContainerStatus]) -> bool {
-    let main_ran = inputs.pod.pod_spec().containers.iter().any(|container| {
-        inputs.view.latest(&container.name).is_some()
-    });
+    let main_ran =
+        inputs.pod.pod_spec().containers.iter().any(|container| inputs.view.latest(&container.name).is_some());
     main_ran || incomplete(inputs, init).is_empty()
 }
 

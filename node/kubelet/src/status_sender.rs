@@ -94,7 +94,10 @@ async fn carry(
                     return;
                 }
                 failed => {
-                    let error = failed.map_or_else(|_| "timed out".to_owned(), |r| r.err().map_or_else(String::new, |e| e.to_string()));
+                    let error = failed.map_or_else(
+                        |_| "timed out".to_owned(),
+                        |r| r.err().map_or_else(String::new, |e| e.to_string()),
+                    );
                     tracing::warn!(pod = %name, uid, error, "could not send pod status");
                     tokio::select! {
                         () = tokio::time::sleep(retry) => retry = (retry * 2).min(LAST_RETRY),
@@ -113,7 +116,8 @@ fn is_conflict(error: &kube::Error) -> bool {
 
 /// The strategic merge patch from one status to the next; `None` when they say the same.
 fn patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<Value> {
-    let (Ok(Value::Object(old)), Ok(Value::Object(new))) = (serde_json::to_value(old), serde_json::to_value(new)) else {
+    let (Ok(Value::Object(old)), Ok(Value::Object(new))) = (serde_json::to_value(old), serde_json::to_value(new))
+    else {
         return None;
     };
     let mut changes = Map::new();

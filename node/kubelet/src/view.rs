@@ -82,10 +82,8 @@ impl PodView {
 
     /// Asks the runtime; what is in `known` and can no longer change is not asked again.
     pub(crate) async fn load(cri: &Cri, uid: &str, known: &PodView) -> Result<Self, skep_cri::Error> {
-        let (sandboxes, containers) = tokio::try_join!(
-            cri.list_pod_sandboxes(labels::of_pod(uid)),
-            cri.list_containers(labels::of_pod(uid))
-        )?;
+        let (sandboxes, containers) =
+            tokio::try_join!(cri.list_pod_sandboxes(labels::of_pod(uid)), cri.list_containers(labels::of_pod(uid)))?;
         let mut view = PodView::default();
         for sandbox in sandboxes {
             view.sandboxes.extend(sandbox_record(cri, sandbox, known).await?);

@@ -50,7 +50,10 @@ pub(crate) fn needs_refresh(pod: &Pod) -> bool {
 }
 
 fn is_content(volume: &Volume) -> bool {
-    volume.config_map.is_some() || volume.secret.is_some() || volume.downward_api.is_some() || volume.projected.is_some()
+    volume.config_map.is_some()
+        || volume.secret.is_some()
+        || volume.downward_api.is_some()
+        || volume.projected.is_some()
 }
 
 async fn set_up_one(context: &Context, pod: &Pod, volume: &Volume, facts: &Facts) -> Result<PathBuf, Error> {

@@ -59,8 +59,13 @@ impl From<Verdict> for Message {
 #[derive(Debug)]
 pub(crate) enum Done {
     Sandbox(Result<(), Waiting>),
-    Start { name: String, result: Result<(), Waiting> },
-    Stop { id: String },
+    Start {
+        name: String,
+        result: Result<(), Waiting>,
+    },
+    Stop {
+        id: String,
+    },
     /// Everything is stopped.
     Stopped,
     /// Everything is removed; the worker's life ends.
@@ -362,7 +367,10 @@ impl Worker {
         let message = format!("Back-off restarting failed container {name} in pod {whole}");
         self.context.recorder.warning(pod.container_reference(name), "BackOff", message);
         let pause = humantime(self.crashes.pause(key));
-        let waiting = Waiting::new("CrashLoopBackOff", format!("back-off {pause} restarting failed container={name} pod={whole}"));
+        let waiting = Waiting::new(
+            "CrashLoopBackOff",
+            format!("back-off {pause} restarting failed container={name} pod={whole}"),
+        );
         let until = Instant::now() + left;
         self.waiting.insert(name.to_owned(), waiting.clone());
         self.holds.insert(name.to_owned(), Hold { until, waiting, later: None });

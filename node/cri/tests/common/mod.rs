@@ -1,5 +1,7 @@
 //! A containerd of the test's own: root, state, socket, cgroup and images, gone when dropped.
 
+#![expect(clippy::disallowed_methods, reason = "set-up and Drop run outside of any runtime's workers that others wait for")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -161,8 +163,12 @@ fn kill_tree(pid: i32) {
 
 fn mounts_below(dir: &Path) -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let mut below: Vec<_> =
-        mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from).filter(|m| m.starts_with(dir)).collect();
+    let mut below: Vec<_> = mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(PathBuf::from)
+        .filter(|m| m.starts_with(dir))
+        .collect();
     below.reverse();
     below
 }
@@ -210,9 +216,7 @@ fn busybox_archive() -> Result<Vec<u8>> {
         "rootfs": {"type": "layers", "diff_ids": [digest(&layer)]},
     })
     .to_string();
-    let describe = |kind: &str, data: &[u8]| {
-        json!({"mediaType": format!("application/vnd.oci.image.{kind}"), "digest": digest(data), "size": data.len()})
-    };
+    let describe = |kind: &str, data: &[u8]| json!({"mediaType": format!("application/vnd.oci.image.{kind}"), "digest": digest(data), "size": data.len()});
     let manifest = json!({
         "schemaVersion": 2,
         "config": describe("config.v1+json", config.as_bytes()),

@@ -54,7 +54,9 @@ async fn command(target: &Target, command: Vec<String>, timeout: Duration) -> Ou
             output.truncate(MAX_BODY);
             Outcome::Failure(String::from_utf8_lossy(&output).into_owned())
         }
-        Err(skep_cri::Error::Timeout(_)) => Outcome::Failure(format!("command timed out: after {}s", timeout.as_secs())),
+        Err(skep_cri::Error::Timeout(_)) => {
+            Outcome::Failure(format!("command timed out: after {}s", timeout.as_secs()))
+        }
         Err(error) => Outcome::Error(error.to_string()),
     }
 }

@@ -142,9 +142,11 @@ async fn is_running(context: &Context, id: &str) -> bool {
     });
     match known {
         Some(running) => running,
-        None => context.cri.container_status(id).await.is_ok_and(|status| {
-            status.state() == skep_cri::api::ContainerState::ContainerRunning
-        }),
+        None => context
+            .cri
+            .container_status(id)
+            .await
+            .is_ok_and(|status| status.state() == skep_cri::api::ContainerState::ContainerRunning),
     }
 }
 
@@ -169,7 +171,8 @@ fn parse_query(query: &str, now: Timestamp) -> Result<LogOptions, String> {
                 options.since = now.checked_sub(SignedDuration::from_secs(seconds)).ok();
             }
             "sinceTime" => {
-                let time = value.parse().map_err(|_| format!("invalid value {value:?} for {name}: must be RFC 3339"))?;
+                let time =
+                    value.parse().map_err(|_| format!("invalid value {value:?} for {name}: must be RFC 3339"))?;
                 options.since = Some(time);
             }
             "stream" => {

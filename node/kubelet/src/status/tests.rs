@@ -19,7 +19,8 @@ impl Case {
             "metadata": {"name": "p", "namespace": "d", "uid": "u", "generation": 3}, "spec": spec
         }))
         .unwrap();
-        let sandbox = SandboxRecord { id: "s".into(), attempt: 0, ready: true, created_at: 1, ips: vec!["10.0.0.2".into()] };
+        let sandbox =
+            SandboxRecord { id: "s".into(), attempt: 0, ready: true, created_at: 1, ips: vec!["10.0.0.2".into()] };
         Self {
             pod,
             view: PodView { sandboxes: vec![sandbox], containers: vec![] },

@@ -132,7 +132,9 @@ mod tests {
     use super::*;
 
     fn files(list: &[(&str, &str)]) -> Payloads {
-        list.iter().map(|(path, text)| ((*path).to_owned(), Payload { data: text.as_bytes().to_vec(), mode: 0o644 })).collect()
+        list.iter()
+            .map(|(path, text)| ((*path).to_owned(), Payload { data: text.as_bytes().to_vec(), mode: 0o644 }))
+            .collect()
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec, BoundObjectReference};
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{
     ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, Secret, ServiceAccount,
     ServiceAccountTokenProjection, Volume,
@@ -21,7 +21,12 @@ const DEFAULT_MODE: i32 = 0o644;
 type Data = BTreeMap<String, Vec<u8>>;
 
 /// The files of a volume, or `None` when it is not one of these kinds.
-pub(crate) async fn of(context: &Context, pod: &Pod, volume: &Volume, facts: &Facts) -> Result<Option<Payloads>, Error> {
+pub(crate) async fn of(
+    context: &Context,
+    pod: &Pod,
+    volume: &Volume,
+    facts: &Facts,
+) -> Result<Option<Payloads>, Error> {
     let mut files = Payloads::new();
     if let Some(source) = &volume.config_map {
         let wanted = Wanted {

@@ -105,7 +105,11 @@ impl Worker {
             (Kind::Liveness, true) => {}
             (Kind::Startup | Kind::Liveness, false) => {
                 let what = kind.name().to_lowercase();
-                self.stop_container(&container_id, &name, format!("Container {name} failed {what} probe, will be restarted"));
+                self.stop_container(
+                    &container_id,
+                    &name,
+                    format!("Container {name} failed {what} probe, will be restarted"),
+                );
             }
         }
         tracing::debug!(pod = %self.pod.key(), container = name, probe = kind.name(), healthy, id = %status::container_id(&name), "probe");
