@@ -14,13 +14,15 @@ pub(crate) fn chosen(service: u32, backend: u32) {
         Some(counters) => unsafe { (*counters).connections += 1 },
         // Fails only when another CPU created the entry just now or the map is full: one count is lost.
         None => {
-            drop(SERVICE_STATS.insert(&service, &ServiceCounters { connections: 1, refused: 0 }, BPF_NOEXIST.into()))
+            let _ = SERVICE_STATS.insert(&service, &ServiceCounters { connections: 1, refused: 0 }, BPF_NOEXIST.into());
         }
     }
     match BACKEND_STATS.get_ptr_mut(&backend) {
         // SAFETY: as above.
         Some(count) => unsafe { *count += 1 },
-        None => drop(BACKEND_STATS.insert(&backend, &1, BPF_NOEXIST.into())),
+        None => {
+            let _ = BACKEND_STATS.insert(&backend, &1, BPF_NOEXIST.into());
+        }
     }
 }
 
@@ -31,7 +33,7 @@ pub(crate) fn refused(service: u32) {
         // SAFETY: as above.
         Some(counters) => unsafe { (*counters).refused += 1 },
         None => {
-            drop(SERVICE_STATS.insert(&service, &ServiceCounters { connections: 0, refused: 1 }, BPF_NOEXIST.into()))
+            let _ = SERVICE_STATS.insert(&service, &ServiceCounters { connections: 0, refused: 1 }, BPF_NOEXIST.into());
         }
     }
 }

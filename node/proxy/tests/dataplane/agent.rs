@@ -42,8 +42,9 @@ pub(crate) enum Request {
     UdpSend { socket: String, to: SocketAddrV4, mapped: bool },
     /// Send one datagram from each of so many new sockets.
     UdpFresh { to: SocketAddrV4, times: usize },
-    /// Load the data plane and serve one TCP port, as a daemon would.
-    Load { bpf_root: PathBuf, cgroup: PathBuf, vip: SocketAddrV4, backends: Vec<SocketAddrV4> },
+    /// Load the data plane and serve one TCP port, as a daemon would; with `churn` the backends are exchanged, one half for
+    /// the other, without end.
+    Load { churn: bool, bpf_root: PathBuf, cgroup: PathBuf, vip: SocketAddrV4, backends: Vec<SocketAddrV4> },
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -221,13 +222,25 @@ impl State {
                     answer.count(result);
                 }
             }
-            Request::Load { bpf_root, cgroup, vip, backends } => {
+            Request::Load { churn, bpf_root, cgroup, vip, backends } => {
                 let config = Config { bpf_root, cgroup_root: Some(cgroup), ..Config::default() };
                 let mut proxy = Proxy::load(config).unwrap();
                 let frontend = Frontend { vip: *vip.ip(), port: vip.port(), protocol: Protocol::Tcp };
                 let name = "ns/daemon".parse().unwrap();
-                proxy.programmer().apply(&frontend, &Service::new(name, backends)).unwrap();
-                self.proxy = Some(proxy);
+                let service = Service::new(name, backends.clone());
+                proxy.programmer().apply(&frontend, &service).unwrap();
+                if churn {
+                    let halves = backends.split_at(backends.len() / 2);
+                    let half = |half: &[SocketAddrV4]| Service::new(service.name().clone(), half.to_vec());
+                    let halves = [half(halves.0), half(halves.1)];
+                    thread::spawn(move || {
+                        for half in halves.iter().cycle() {
+                            proxy.programmer().apply(&frontend, half).unwrap();
+                        }
+                    });
+                } else {
+                    self.proxy = Some(proxy);
+                }
             }
         }
         answer

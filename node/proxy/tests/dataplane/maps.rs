@@ -39,7 +39,7 @@ fn entries(ground: &Ground) -> BTreeMap<String, usize> {
 }
 
 /// The maps hold `table` and nothing else.
-fn expect_exactly(ground: &Ground, table: &ServiceTable) {
+pub(crate) fn expect_exactly(ground: &Ground, table: &ServiceTable) {
     assert_eq!(seen(ground), *table);
     let backends: usize = table.values().map(|service| service.backends().len()).sum();
     let vips: std::collections::BTreeSet<Ipv4Addr> = table.keys().map(|frontend| frontend.vip).collect();

@@ -5,6 +5,7 @@ use skep_proxy::{Attachment, Error, Protocol::Tcp, Proxy, maps::Reader};
 use crate::{
     agent::{Agent, Request},
     ground::{Ground, Network, VIP, backend, frontend, service},
+    maps::expect_exactly,
 };
 
 fn all(proxy: &Proxy, wanted: Attachment) -> bool {
@@ -17,6 +18,7 @@ fn a_killed_daemon_leaves_everything_serving_and_its_successor_takes_over() {
     let ground = &network.ground;
     let mut daemon = Agent::start(None, None);
     let request = Request::Load {
+        churn: false,
         bpf_root: ground.bpf_root(),
         cgroup: ground.cgroup.clone(),
         vip: VIP,
@@ -35,6 +37,31 @@ fn a_killed_daemon_leaves_everything_serving_and_its_successor_takes_over() {
     let same = skep_proxy::Service::new(name, vec![backend(1), backend(0)]);
     assert!(!successor.programmer().apply(&frontend(VIP, Tcp), &same).unwrap());
     network.client.tcp(VIP, 100).expect_no_failure();
+    network.client.ask(&Request::StopTcp).expect_no_failure();
+}
+
+#[test]
+fn a_daemon_killed_in_the_middle_of_changes_leaves_a_service_that_works_and_no_debris() {
+    let mut network = Network::new(8);
+    network.ground.load().programmer().apply(&frontend(VIP, Tcp), &service(0..8)).unwrap();
+    network.client.ask(&Request::StartTcp { to: VIP, threads: 1 });
+    for _ in 0..8 {
+        let mut daemon = Agent::start(None, None);
+        daemon.ask(&Request::Load {
+            churn: true,
+            bpf_root: network.ground.bpf_root(),
+            cgroup: network.ground.cgroup.clone(),
+            vip: VIP,
+            backends: (0..8).map(backend).collect(),
+        });
+        network.client.tcp(VIP, 50).expect_no_failure();
+        daemon.kill();
+        network.client.tcp(VIP, 50).expect_no_failure();
+        // The successor finds whole services, or makes them so.
+        let table = [(frontend(VIP, Tcp), service(0..3))].into();
+        network.ground.load().sync(&table).unwrap();
+        expect_exactly(&network.ground, &table);
+    }
     network.client.ask(&Request::StopTcp).expect_no_failure();
 }
 
