@@ -93,6 +93,14 @@ impl Quantity {
         self.rounded_up(NANO / 1000)
     }
 
+    /// The same, rounded up to thousandths.
+    #[must_use]
+    pub fn rounded_to_millis(self) -> Quantity {
+        let step = NANO / 1000;
+        let up = self.nanos.div_euclid(step) + i128::from(self.nanos.rem_euclid(step) != 0);
+        Quantity { nanos: (up * step).min(MAX), format: self.format }
+    }
+
     fn rounded_up(self, step: i128) -> i64 {
         let up = self.nanos.div_euclid(step) + i128::from(self.nanos.rem_euclid(step) != 0);
         i64::try_from(up).unwrap_or(if up < 0 { i64::MIN } else { i64::MAX })
@@ -395,6 +403,8 @@ mod tests {
         assert_eq!(value("1Gi").value(), 1 << 30);
         assert_eq!(value("0.0001").milli_value(), 1);
         assert_eq!(value("8E").milli_value(), i64::MAX);
+        assert_eq!(value("100u").rounded_to_millis().to_string(), "1m");
+        assert_eq!(value("8E").rounded_to_millis().to_string(), "8E");
     }
 
     #[test]

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as WireQuantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use skep_api::Quantity;
 use skep_api::field::{Error, Errors, Path};
 use skep_api::name::{self, Validator};
-use skep_api::{Quantity, quantity};
 
 pub(crate) const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 pub(crate) const POSITIVE: &str = "must be greater than 0";
@@ -77,9 +77,14 @@ pub(crate) fn quantity(errors: &mut Errors, path: &Path<'_>, wire: &WireQuantity
     }
 }
 
-/// Rewrites quantities in canonical form, as upstream does whenever it reads one.
+/// Rewrites quantities in canonical form and rounds them up to thousandths, as upstream does with lists of resources.
+/// One that does not parse is left for validation to name.
 pub(crate) fn canonical(list: &mut Option<BTreeMap<String, WireQuantity>>) {
-    list.iter_mut().flat_map(BTreeMap::values_mut).for_each(quantity::canonicalize);
+    for wire in list.iter_mut().flat_map(BTreeMap::values_mut) {
+        if let Ok(quantity) = Quantity::parse(&wire.0) {
+            *wire = quantity.rounded_to_millis().into();
+        }
+    }
 }
 
 /// `a=b,c=d`, or `<none>`.

@@ -50,7 +50,7 @@ impl Strategy for ConfigMaps {
             total += value.0.len();
         }
         if total > MAX_DATA {
-            errors.push(Error::too_long(&Path::ROOT, MAX_DATA));
+            errors.push(Error::too_long(&Path::ROOT.key(""), MAX_DATA));
         }
         errors
     }
@@ -120,8 +120,8 @@ mod tests {
     fn there_is_a_limit() {
         let big = "x".repeat(MAX_DATA + 1);
         assert_eq!(
-            ConfigMaps.validate(&map(json!({"data": {"a": big}})))[0].body(),
-            "Too long: may not be more than 1048576 bytes"
+            ConfigMaps.validate(&map(json!({"data": {"a": big}})))[0].to_string(),
+            "[]: Too long: may not be more than 1048576 bytes"
         );
     }
 }

@@ -77,8 +77,7 @@ impl Strategy for Deployments {
 
     fn validate(&self, deployment: &Deployment) -> Errors {
         let Some(spec) = &deployment.spec else { return vec![Error::required(&Path::new("spec"), "")] };
-        let mut errors =
-            workload::validate(spec.replicas, spec.min_ready_seconds, &spec.selector, &spec.template, "deployment");
+        let mut errors = workload::validate(spec.replicas, spec.min_ready_seconds, &spec.selector, &spec.template);
         let path = Path::new("spec");
         if let Some(strategy) = &spec.strategy {
             validate_strategy(strategy, &path.child("strategy"), &mut errors);
@@ -289,7 +288,13 @@ mod tests {
         );
         let mut spec = good();
         spec.as_object_mut().unwrap().remove("selector");
-        assert_eq!(problems(spec), ["spec.selector: Required value"]);
+        assert_eq!(
+            problems(spec),
+            [
+                "spec.selector: Required value",
+                "spec.template.metadata.labels: Invalid value: {\"app\":\"web\"}: `selector` does not match template `labels`"
+            ]
+        );
     }
 
     #[test]

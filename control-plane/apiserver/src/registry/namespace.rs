@@ -47,6 +47,11 @@ impl Strategy for Namespaces {
 
     fn default(&self, namespace: &mut Namespace) {
         label_with_name(namespace);
+        if let Some(status) = &mut namespace.status
+            && text(&status.phase).is_empty()
+        {
+            status.phase = Some("Active".to_owned());
+        }
     }
 
     fn prepare_for_create(&self, _ctx: &Context<'_>, namespace: &mut Namespace) {

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, PodCondition, PodIP, PodSpec, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
-use skep_api::field::{Errors, Path};
+use skep_api::field::{Error, Errors, Path};
 use skep_api::options::DeleteOptions;
 use skep_api::{name, resource::ResourceInfo};
 use skep_storage::SelectableField;
@@ -78,7 +78,12 @@ impl Strategy for Pods {
     fn validate(&self, pod: &Pod) -> Errors {
         let empty = PodSpec::default();
         let spec = pod.spec.as_ref().unwrap_or(&empty);
-        pod_template::validate_spec(spec, &Path::new("spec"))
+        let path = Path::new("spec");
+        let mut errors = pod_template::validate_spec(spec, &path);
+        if spec.ephemeral_containers.as_ref().is_some_and(|list| !list.is_empty()) {
+            errors.push(Error::forbidden(&path.child("ephemeralContainers"), "cannot be set on create"));
+        }
+        errors
     }
 
     fn prepare_for_update(&self, _ctx: &Context<'_>, pod: &mut Pod, old: &Pod) {
@@ -169,7 +174,7 @@ fn container_defaults(container: &mut Container, host_network: bool) {
         }
     }
     let Some(resources) = &mut container.resources else { return };
-    if let Some(limits) = &resources.limits {
+    if let Some(limits) = resources.limits.as_ref().filter(|limits| !limits.is_empty()) {
         let requests = resources.requests.get_or_insert_default();
         for (name, limit) in limits {
             requests.entry(name.clone()).or_insert_with(|| limit.clone());

@@ -66,7 +66,7 @@ impl Strategy for ReplicaSets {
         let Some(spec) = &set.spec else { return vec![Error::required(&Path::new("spec"), "")] };
         let empty = PodTemplateSpec::default();
         let template = spec.template.as_ref().unwrap_or(&empty);
-        workload::validate(spec.replicas, spec.min_ready_seconds, &spec.selector, template, "replicaset")
+        workload::validate(spec.replicas, spec.min_ready_seconds, &spec.selector, template)
     }
 
     fn prepare_for_update(&self, _ctx: &Context<'_>, set: &mut ReplicaSet, old: &ReplicaSet) {

@@ -113,50 +113,36 @@ impl Strategy for Secrets {
 fn validate_type(secret: &Secret, errors: &mut Errors) {
     let path = Path::new("data");
     let value = |key: &str| secret.data.as_ref().and_then(|d| d.get(key)).map(|v| &v.0);
-    let mut require = |key: &str| {
-        let missing = value(key).is_none();
-        if missing {
-            errors.push(Error::required(&path.key(key), ""));
+    let kind = text(&secret.type_);
+    let required: &[&str] = match kind {
+        "kubernetes.io/dockercfg" => &[".dockercfg"],
+        "kubernetes.io/dockerconfigjson" => &[".dockerconfigjson"],
+        "kubernetes.io/ssh-auth" => &["ssh-privatekey"],
+        "kubernetes.io/tls" => &["tls.crt", "tls.key"],
+        // One of the two will do, but when neither is there both are named.
+        "kubernetes.io/basic-auth" if value("username").is_none() && value("password").is_none() => {
+            &["username", "password"]
         }
-        !missing
+        _ => &[],
     };
-    match text(&secret.type_) {
-        "kubernetes.io/service-account-token" => {
-            let account = secret.metadata.annotations.as_ref().and_then(|a| a.get(ACCOUNT));
-            if account.is_none_or(|a| a.is_empty()) {
-                let annotations = Path::new("metadata.annotations");
-                errors.push(Error::required(&annotations.key(ACCOUNT), ""));
-            }
+    for key in required {
+        match value(key) {
+            None => errors.push(Error::required(&path.key(key), "")),
+            Some(value) if key.starts_with(".docker") => validate_json(value, &path.key(key), errors),
+            Some(_) => {}
         }
-        "kubernetes.io/dockercfg" => {
-            if require(".dockercfg") {
-                validate_json(value(".dockercfg"), &path.key(".dockercfg"), errors);
-            }
+    }
+    if kind == "kubernetes.io/service-account-token" {
+        let account = secret.metadata.annotations.as_ref().and_then(|a| a.get(ACCOUNT));
+        if account.is_none_or(|a| a.is_empty()) {
+            let annotations = Path::new("metadata.annotations");
+            errors.push(Error::required(&annotations.key(ACCOUNT), ""));
         }
-        "kubernetes.io/dockerconfigjson" => {
-            if require(".dockerconfigjson") {
-                validate_json(value(".dockerconfigjson"), &path.key(".dockerconfigjson"), errors);
-            }
-        }
-        "kubernetes.io/basic-auth" => {
-            if value("username").is_none() && value("password").is_none() {
-                errors.push(Error::required(&path.key("username"), ""));
-                errors.push(Error::required(&path.key("password"), ""));
-            }
-        }
-        "kubernetes.io/ssh-auth" => {
-            require("ssh-privatekey");
-        }
-        "kubernetes.io/tls" => {
-            require("tls.crt");
-            require("tls.key");
-        }
-        _ => {}
     }
 }
 
-fn validate_json(value: Option<&Vec<u8>>, path: &Path<'_>, errors: &mut Errors) {
-    if let Some(Err(error)) = value.map(|v| serde_json::from_slice::<serde_json::Map<String, Value>>(v)) {
+fn validate_json(value: &[u8], path: &Path<'_>, errors: &mut Errors) {
+    if let Err(error) = serde_json::from_slice::<serde_json::Map<String, Value>>(value) {
         errors.push(Error::invalid(path, "<secret contents redacted>", error.to_string()));
     }
 }

@@ -62,10 +62,12 @@ impl Strategy for Services {
 
     fn default(&self, service: &mut Service) {
         defaults::set(service.spec.get_or_insert_default());
+        defaults::set_status(service);
     }
 
     fn prepare_for_create(&self, _ctx: &Context<'_>, service: &mut Service) {
-        service.status = Some(Default::default());
+        service.status = None;
+        defaults::set_status(service);
         let spec = service.spec.get_or_insert_default();
         defaults::cluster_ips(spec, None);
         defaults::families(spec, self.family());

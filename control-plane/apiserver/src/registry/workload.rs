@@ -15,28 +15,28 @@ pub(crate) fn set_defaults(template: &mut PodTemplateSpec) {
     pod_template::set_defaults(template.spec.get_or_insert_default());
 }
 
-/// Checks what both kinds check. `kind` is the one upstream's messages name.
+/// Checks what both kinds check.
 pub(crate) fn validate(
     replicas: Option<i32>,
     min_ready_seconds: Option<i32>,
     selector: &WireSelector,
     template: &PodTemplateSpec,
-    kind: &str,
 ) -> Errors {
     let mut errors = Errors::new();
     let path = Path::new("spec");
     checks::not_negative(&mut errors, &path.child("replicas"), replicas);
     checks::not_negative(&mut errors, &path.child("minReadySeconds"), min_ready_seconds);
     let at = path.child("selector");
-    let empty = selector.match_labels.as_ref().is_none_or(|m| m.is_empty())
-        && selector.match_expressions.as_ref().is_none_or(Vec::is_empty);
-    if *selector == WireSelector::default() {
+    // `{}` reads the same as nothing at all.
+    let empty = *selector == WireSelector::default();
+    if empty {
         errors.push(Error::required(&at, ""));
-    } else if empty {
-        errors.push(Error::invalid(&at, selector, format!("empty selector is invalid for {kind}")));
     }
     let problems = meta::validate_label_selector(selector, &at);
-    if problems.is_empty() && !empty {
+    if problems.is_empty() && empty {
+        // A selector that is missing matches nothing.
+        no_match(template, &path.child("template"), &mut errors);
+    } else if problems.is_empty() {
         validate_match(selector, template, &path.child("template"), &mut errors);
     }
     errors.extend(problems);
@@ -48,9 +48,14 @@ fn validate_match(selector: &WireSelector, template: &PodTemplateSpec, path: &Pa
     let Ok(selector) = LabelSelector::try_from(selector) else { return };
     let labels = template.metadata.as_ref().and_then(|m| m.labels.as_ref());
     if !selector.matches(|key| labels.and_then(|l| l.get(key)).map(String::as_str)) {
-        let why = "`selector` does not match template `labels`";
-        errors.push(Error::invalid(&path.child("metadata.labels"), labels, why));
+        no_match(template, path, errors);
     }
+}
+
+fn no_match(template: &PodTemplateSpec, path: &Path<'_>, errors: &mut Errors) {
+    let labels = template.metadata.as_ref().and_then(|m| m.labels.as_ref());
+    let why = "`selector` does not match template `labels`";
+    errors.push(Error::invalid(&path.child("metadata.labels"), labels, why));
 }
 
 fn validate_template(template: &PodTemplateSpec, path: &Path<'_>, errors: &mut Errors) {

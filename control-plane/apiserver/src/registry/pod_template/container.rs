@@ -131,8 +131,8 @@ fn validate_ports(ports: &[ContainerPort], host_network: bool, path: &Path<'_>, 
         if let Some(host_port) = port.host_port.filter(|p| *p != 0) {
             checks::port_number(errors, &path.child("hostPort"), host_port);
             if host_network && host_port != port.container_port {
-                let why = "must match `hostPort` when `hostNetwork` is true";
-                errors.push(Error::invalid(&path.child("containerPort"), port.container_port, why));
+                let why = "must match `containerPort` when `hostNetwork` is true";
+                errors.push(Error::invalid(&path.child("hostPort"), host_port, why));
             }
         }
         one_of(errors, &path.child("protocol"), text(&port.protocol), &["SCTP", "TCP", "UDP"]);

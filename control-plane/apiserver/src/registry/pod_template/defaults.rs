@@ -40,15 +40,16 @@ fn or(field: &mut Option<String>, value: &str) {
     }
 }
 
-/// `Always` for `latest` and for no tag at all, unless a digest says exactly which image is meant.
+/// `Always` for the tag `latest`, and for an image with neither tag nor digest.
 fn pull_policy(image: &str) -> &'static str {
-    let name = image.rsplit('/').next().unwrap_or(image);
-    if name.contains('@') {
-        return "IfNotPresent";
-    }
-    match name.split_once(':') {
-        None | Some((_, "latest")) => "Always",
-        Some(_) => "IfNotPresent",
+    let (tagged, digest) = match image.split_once('@') {
+        Some((tagged, digest)) => (tagged, Some(digest)),
+        None => (image, None),
+    };
+    let name = tagged.rsplit('/').next().unwrap_or(tagged);
+    match (name.split_once(':'), digest) {
+        (Some((_, "latest")), _) | (None, None) => "Always",
+        _ => "IfNotPresent",
     }
 }
 
@@ -146,6 +147,10 @@ fn volume(v: &mut Volume) {
             items.filter_map(|i| i.field_ref.as_mut()).for_each(field_ref);
         }
     }
+    if let Some(image) = &mut v.image {
+        let policy = pull_policy(image.reference.as_deref().unwrap_or_default());
+        or(&mut image.pull_policy, policy);
+    }
     if let Some(host_path) = &mut v.host_path {
         host_path.type_.get_or_insert_default();
     }
@@ -169,7 +174,7 @@ mod tests {
             ("localhost:5000/nginx", "Always"),
             ("localhost:5000/nginx:1", "IfNotPresent"),
             ("nginx@sha256:abc", "IfNotPresent"),
-            ("nginx:latest@sha256:abc", "IfNotPresent"),
+            ("nginx:latest@sha256:abc", "Always"),
         ] {
             assert_eq!(pull_policy(image), want, "{image}");
         }

@@ -1,6 +1,6 @@
 //! Defaults of services.
 
-use k8s_openapi::api::core::v1::{ClientIPConfig, ServiceSpec};
+use k8s_openapi::api::core::v1::{ClientIPConfig, Service, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{is_headless, kind, needs_cluster_ip, takes_external_traffic};
@@ -46,6 +46,17 @@ pub(super) fn set(spec: &mut ServiceSpec) {
     }
     if kind(spec) == "LoadBalancer" {
         spec.allocate_load_balancer_node_ports.get_or_insert(true);
+    }
+}
+
+/// Upstream always says `loadBalancer`, even when there is none; addresses of one are virtual unless said otherwise.
+pub(super) fn set_status(service: &mut Service) {
+    let status = service.status.get_or_insert_default().load_balancer.get_or_insert_default();
+    let balanced = service.spec.as_ref().is_some_and(|spec| kind(spec) == "LoadBalancer");
+    for ingress in status.ingress.iter_mut().flatten().filter(|_| balanced) {
+        if !text(&ingress.ip).is_empty() {
+            ingress.ip_mode.get_or_insert_with(|| "VIP".to_owned());
+        }
     }
 }
 
