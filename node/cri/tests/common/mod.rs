@@ -1,6 +1,9 @@
 //! A containerd of the test's own: root, state, socket, cgroup and images, gone when dropped.
 
-#![expect(clippy::disallowed_methods, reason = "set-up and Drop run outside of any runtime's workers that others wait for")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "set-up and Drop run outside of any runtime's workers that others wait for"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
