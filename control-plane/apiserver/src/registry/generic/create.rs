@@ -73,13 +73,17 @@ impl Registry {
             .key(scope.namespace.filter(|_| self.info().namespaced), object.name())
             .ok_or_else(|| StatusError::bad_request("the object's name can be no key"))?;
         let mut reservation = Reservation::default();
+        let mut fresh = false;
         loop {
             let mut spare = None;
             let object: &mut dyn Object = if self.strategy.reserves() {
                 let copy = &mut **spare.insert(object.boxed_clone());
                 reservation.take.clear();
                 reservation.release.clear();
-                self.strategy.reserve(AnyChange::Create { object: copy }, &mut reservation)?;
+                if let Err(error) = self.strategy.reserve(AnyChange::Create { object: copy }, &mut reservation) {
+                    self.doubt(&mut fresh, error).await?;
+                    continue;
+                }
                 copy
             } else {
                 &mut *object
@@ -98,6 +102,14 @@ impl Registry {
                 Outcome::Lost(keys) => self.count_loss(&mut reservation, keys)?,
             }
         }
+    }
+
+    /// A reservation that fails on a stale cache is worth one more look: what it needs may have been released.
+    pub(super) async fn doubt(&self, fresh: &mut bool, error: StatusError) -> Result<(), StatusError> {
+        if std::mem::replace(fresh, true) {
+            return Err(error);
+        }
+        self.refresh().await.map(drop)
     }
 
     /// Notes that keys are taken by others, so that the next attempt picks different ones.

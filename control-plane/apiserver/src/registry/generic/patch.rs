@@ -26,22 +26,29 @@ pub(crate) struct Patch {
     body: Value,
 }
 
+/// The kinds of patches.
 #[derive(Clone, Copy, Debug)]
-enum PatchKind {
+pub(crate) enum PatchKind {
     Json,
     Merge,
     Strategic,
 }
 
+impl PatchKind {
+    /// The kind a PATCH request sends; 415 for any other.
+    pub(crate) fn of(headers: &HeaderMap) -> Result<Self, StatusError> {
+        match content_type(headers) {
+            Some("application/json-patch+json") => Ok(Self::Json),
+            Some("application/merge-patch+json") => Ok(Self::Merge),
+            Some("application/strategic-merge-patch+json") => Ok(Self::Strategic),
+            _ => Err(StatusError::unsupported_media_type(PATCH_TYPES)),
+        }
+    }
+}
+
 impl Patch {
     /// Reads the body of a PATCH request.
-    pub(crate) fn parse(headers: &HeaderMap, body: &[u8]) -> Result<Self, StatusError> {
-        let kind = match content_type(headers) {
-            Some("application/json-patch+json") => PatchKind::Json,
-            Some("application/merge-patch+json") => PatchKind::Merge,
-            Some("application/strategic-merge-patch+json") => PatchKind::Strategic,
-            _ => return Err(StatusError::unsupported_media_type(PATCH_TYPES)),
-        };
+    pub(crate) fn parse(kind: PatchKind, body: &[u8]) -> Result<Self, StatusError> {
         let body = serde_json::from_slice(body)
             .map_err(|error| StatusError::bad_request(format!("error decoding patch: {error}")))?;
         Ok(Self { kind, body })

@@ -217,7 +217,7 @@ impl Registry {
         cached: &Arc<Cached>,
         object: &mut dyn Object,
         old: &dyn Object,
-        fresh: bool,
+        mut fresh: bool,
     ) -> Result<Attempt, StatusError> {
         let base = cached.mod_revision();
         let done = |json| Ok(Attempt::Done(Written { code: StatusCode::OK, json }));
@@ -231,7 +231,10 @@ impl Registry {
                 reservation.release.clear();
                 let change =
                     if goes { AnyChange::Delete { old } } else { AnyChange::Update { object: copy, old } };
-                self.strategy.reserve(change, &mut reservation)?;
+                if let Err(error) = self.strategy.reserve(change, &mut reservation) {
+                    self.doubt(&mut fresh, error).await?;
+                    continue;
+                }
                 copy
             } else {
                 &mut *object

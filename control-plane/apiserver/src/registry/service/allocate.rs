@@ -25,6 +25,9 @@ pub(crate) const ADDRESS_PREFIX: &str = "/registry/ipaddresses/";
 /// Where the node ports of services are kept, one key a port.
 pub(crate) const NODE_PORT_PREFIX: &str = "/registry/ranges/servicenodeports/";
 
+/// So many losses are taken for doubt about what is known to be taken; after them a range is full.
+const MOST_DOUBTS: usize = 32;
+
 /// Tells whether a key exists, as far as is known here. A wrong answer costs another attempt, nothing more.
 pub(crate) type IsTaken = Box<dyn Fn(&str) -> bool + Send + Sync>;
 
@@ -156,10 +159,23 @@ impl Allocators {
     }
 
     fn free_address(&self, reservation: &Reservation) -> Option<IpAddr> {
-        self.range.candidates().find(|ip| {
-            let key = address_key(ip);
-            !is_lost(reservation, &key) && !(self.is_taken)(&key)
-        })
+        self.first_free(reservation, || self.range.candidates(), address_key)
+    }
+
+    /// The first candidate nobody is known to hold. What is known may be old, so that when all seem taken some are tried
+    /// nevertheless: the transaction finds out.
+    fn first_free<T, I: Iterator<Item = T>>(
+        &self,
+        reservation: &Reservation,
+        candidates: impl Fn() -> I,
+        key: impl Fn(&T) -> String,
+    ) -> Option<T> {
+        let not_lost = |candidate: &T| !is_lost(reservation, &key(candidate));
+        let free = candidates().find(|candidate| not_lost(candidate) && !(self.is_taken)(&key(candidate)));
+        if free.is_some() || reservation.lost.len() >= MOST_DOUBTS {
+            return free;
+        }
+        candidates().find(not_lost)
     }
 
     /// The port asked for, or any free one.
@@ -187,14 +203,10 @@ impl Allocators {
             }
             return Ok(port);
         }
-        let free = |port: &u16| {
-            !taken.contains(port) && !had.ports.contains(port) && !lost(*port) && !(self.is_taken)(&port_key(*port))
-        };
         let (low, high) = (*self.node_ports.start(), *self.node_ports.end());
         let start = rand::rng().random_range(low..=high.max(low));
-        (start..=high)
-            .chain(low..start)
-            .find(free)
+        let usable = |port: &u16| !taken.contains(port) && !had.ports.contains(port);
+        self.first_free(reservation, || (start..=high).chain(low..start).filter(usable), |port| port_key(*port))
             .ok_or_else(|| Error::internal(path, "failed to allocate a nodePort: range is full"))
     }
 }

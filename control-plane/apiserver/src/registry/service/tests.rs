@@ -82,11 +82,17 @@ fn a_plain_service_gets_an_address_and_upstreams_defaults() {
 
 #[test]
 fn only_free_addresses_are_given_until_there_are_none() {
-    let strategy = services("10.0.0.0/30", &["/registry/ipaddresses/10.0.0.1"]);
+    let key = |last: u8| format!("/registry/ipaddresses/10.0.0.{last}");
+    let strategy = services("10.0.0.0/30", &[&key(1)]);
     let (service, _) = created(&strategy, json!({"ports": [{"port": 80}]}));
     assert_eq!(service.spec.unwrap().cluster_ip.as_deref(), Some("10.0.0.2"));
     let mut service = prepared(&strategy, json!({"ports": [{"port": 80}]}));
-    let mut reservation = Reservation { lost: vec!["/registry/ipaddresses/10.0.0.2".to_owned()], ..Default::default() };
+    // What is known to be taken is tried when nothing else is left: it may have come free.
+    let mut reservation = Reservation { lost: vec![key(2)], ..Default::default() };
+    strategy.reserve(Change::Create { object: &mut service }, &mut reservation).unwrap();
+    assert_eq!(reservation.take[0].0, key(1));
+    let mut service = prepared(&strategy, json!({"ports": [{"port": 80}]}));
+    let mut reservation = Reservation { lost: vec![key(1), key(2)], ..Default::default() };
     let error = strategy.reserve(Change::Create { object: &mut service }, &mut reservation).unwrap_err();
     assert!(error.message().contains("range is full"));
 }
