@@ -59,3 +59,11 @@ impl From<kube::Error> for Error {
 pub(crate) fn is_not_found(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
 }
+
+/// Whether the API server said that the object of this name is another one (its uid differs). Any other conflict is worth
+/// trying again.
+pub(crate) fn is_other_uid(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    let text = &status.message;
+    status.code == 409 && (text.contains("Precondition failed: UID") || text.contains("uid mismatch"))
+}

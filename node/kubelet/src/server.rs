@@ -16,6 +16,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use k8s_openapi::List;
 use k8s_openapi::api::core::v1::Pod;
+use rustls_pki_types::CertificateDer;
+use skep_pki::CertificateInfo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
@@ -25,6 +27,8 @@ use crate::context::Context;
 
 pub(crate) type Body = BoxBody<Bytes, std::io::Error>;
 
+/// Common name of the API server's client certificate.
+const API_SERVER: &str = "kube-apiserver-kubelet-client";
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A bound listener with its certificate.
@@ -71,10 +75,10 @@ async fn serve_one(context: Arc<Context>, tls: TlsAcceptor, stream: TcpStream, p
         Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake failed"),
         Err(_) => return tracing::debug!(%peer, "TLS handshake timed out"),
     };
-    let known = stream.get_ref().1.peer_certificates().is_some_and(|certificates| !certificates.is_empty());
+    let caller = Caller::of(stream.get_ref().1.peer_certificates());
     let service = service_fn(move |request| {
-        let context = context.clone();
-        async move { Ok::<_, std::convert::Infallible>(answer(&context, known, request).await) }
+        let (context, caller) = (context.clone(), caller.clone());
+        async move { Ok::<_, std::convert::Infallible>(answer(&context, &caller, request).await) }
     });
     let connection = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
     if let Err(error) = connection.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
@@ -82,9 +86,39 @@ async fn serve_one(context: Arc<Context>, tls: TlsAcceptor, stream: TcpStream, p
     }
 }
 
-async fn answer(context: &Arc<Context>, known: bool, request: Request<Incoming>) -> Response<Body> {
-    if !known {
-        return text(StatusCode::UNAUTHORIZED, "Unauthorized");
+/// Who asks, by the client certificate that the cluster CA has signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Caller {
+    Nobody,
+    /// The API server, or an administrator.
+    Trusted,
+    /// Somebody else of the cluster, by name. Until the API can be asked what they may do here, they may nothing: every
+    /// node and every user with a certificate is one of these.
+    Other(String),
+}
+
+impl Caller {
+    fn of(certificates: Option<&[CertificateDer<'_>]>) -> Self {
+        let Some(leaf) = certificates.and_then(<[_]>::first) else { return Caller::Nobody };
+        let Ok(info) = CertificateInfo::from_der("client certificate", leaf) else { return Caller::Nobody };
+        let administrators = |group: &String| group == "system:masters" || group == "kubeadm:cluster-admins";
+        if info.common_name == API_SERVER || info.organizations.iter().any(administrators) {
+            return Caller::Trusted;
+        }
+        Caller::Other(info.common_name)
+    }
+}
+
+async fn answer(context: &Arc<Context>, caller: &Caller, request: Request<Incoming>) -> Response<Body> {
+    match caller {
+        Caller::Trusted => {}
+        Caller::Nobody => return text(StatusCode::UNAUTHORIZED, "Unauthorized"),
+        Caller::Other(name) => {
+            return text(
+                StatusCode::FORBIDDEN,
+                &format!("Forbidden (user={name}, verb=get, resource=nodes, subresource=proxy)"),
+            );
+        }
     }
     let path = request.uri().path().to_owned();
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
@@ -142,4 +176,23 @@ fn respond(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Body
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use skep_pki::{Authority, CA_VALIDITY, CertRequest, certificates_from_pem};
+
+    #[test]
+    fn only_the_api_server_and_administrators_are_trusted() {
+        let authority = Authority::create("ca", CA_VALIDITY).unwrap();
+        let caller = |user: &str, group: &str| {
+            let identity = authority.issue(&CertRequest::client(user, [group])).unwrap();
+            Caller::of(Some(&certificates_from_pem("test", &identity.certificate).unwrap()))
+        };
+        assert_eq!(caller(API_SERVER, "any"), Caller::Trusted);
+        assert_eq!(caller("admin", "system:masters"), Caller::Trusted);
+        assert_eq!(caller("system:node:a", "system:nodes"), Caller::Other("system:node:a".to_owned()));
+        assert_eq!(Caller::of(None), Caller::Nobody);
+    }
 }

@@ -9,7 +9,7 @@ use kube::{Api, Client};
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
-use crate::error::is_not_found;
+use crate::error::{is_not_found, is_other_uid};
 use crate::podext::PodExt;
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -89,7 +89,7 @@ async fn carry(
                     break;
                 }
                 // Gone, or another pod of the same name: there is nobody to tell.
-                Ok(Err(error)) if is_not_found(&error) || is_conflict(&error) => {
+                Ok(Err(error)) if is_not_found(&error) || is_other_uid(&error) => {
                     tracing::debug!(pod = %name, uid, %error, "pod is gone, its status with it");
                     return;
                 }
@@ -108,10 +108,6 @@ async fn carry(
             }
         }
     }
-}
-
-fn is_conflict(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == 409)
 }
 
 /// The strategic merge patch from one status to the next; `None` when they say the same.

@@ -13,7 +13,7 @@ use skep_cri::Cri;
 use super::{Done, Message, Stage, Worker};
 use crate::Error;
 use crate::context::Context;
-use crate::error::is_not_found;
+use crate::error::{is_not_found, is_other_uid};
 use crate::labels;
 use crate::podext::{PodExt, Role};
 use crate::view::{PodView, State};
@@ -168,9 +168,8 @@ async fn delete(context: &Context, pod: &Pod) -> Result<(), Error> {
     let params = DeleteParams::default().grace_period(0).preconditions(preconditions);
     match api.delete(pod.pod_name(), &params).await {
         Ok(_) => Ok(()),
-        Err(error) if is_not_found(&error) => Ok(()),
-        // Another pod of the same name has come: ours is gone.
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+        // Gone, or another pod of the same name has come.
+        Err(error) if is_not_found(&error) || is_other_uid(&error) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
