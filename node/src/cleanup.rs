@@ -30,5 +30,6 @@ fn remove_network(settings: &Settings) -> anyhow::Result<()> {
     let Ok(pod_cidr) = std::fs::read_to_string(pod_cidr_file(settings)) else { return Ok(()) };
     let pod_cidr = pod_cidr.trim().parse().with_context(|| format!("the pod CIDR noted at start: {pod_cidr:?}"))?;
     Network::setup(network_config(settings, pod_cidr, None))?.teardown()?;
+    std::fs::remove_file(pod_cidr_file(settings))?;
     Ok(())
 }

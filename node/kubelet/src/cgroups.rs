@@ -78,10 +78,15 @@ impl Cgroups {
         Ok(())
     }
 
-    /// Removes `kubepods` itself when no pod is left in it.
+    /// Removes `kubepods` itself when no pod is left in it, and the root above it where nobody else uses that.
     pub(crate) async fn remove_root(&self) -> Result<(), Error> {
         for hierarchy in &self.hierarchies {
-            remove_tree(&hierarchy.mount.join(&self.root).join("kubepods")).await?;
+            let root = hierarchy.mount.join(&self.root);
+            remove_tree(&root.join("kubepods")).await?;
+            if !self.root.as_os_str().is_empty() {
+                // Refused while anything is in it, which then is not ours.
+                let _ = fs::remove_dir(&root);
+            }
         }
         Ok(())
     }

@@ -37,11 +37,9 @@ mod view;
 mod volumes;
 mod worker;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use skep_cri::Cri;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
@@ -82,7 +80,7 @@ pub async fn run(client: kube::Client, config: Config, cri: Cri, shutdown: Cance
         return Ok(());
     }
     tasks.spawn(lease::renew_forever(client, node));
-    tasks.spawn(node_status::report_forever(context.clone(), machine, Arc::new(Notify::new())));
+    tasks.spawn(node_status::report_forever(context.clone(), machine));
     pod_manager::PodManager::new(context).run(shutdown).await;
     tasks.shutdown().await;
     Ok(())

@@ -83,8 +83,8 @@ fn taints(config: &Config) -> Option<Vec<Taint>> {
     (!taints.is_empty()).then_some(taints)
 }
 
-/// Keeps the status true until cancelled (by dropping). `changed` wakes it early.
-pub(crate) async fn report_forever(context: Arc<Context>, machine: Machine, changed: Arc<tokio::sync::Notify>) {
+/// Keeps the status true until cancelled (by dropping).
+pub(crate) async fn report_forever(context: Arc<Context>, machine: Machine) {
     let nodes: Api<Node> = Api::all(context.client.clone());
     let mut reported: Option<Instant> = None;
     // Until the node is Ready, looking often costs little and saves its first pods seconds.
@@ -116,10 +116,7 @@ pub(crate) async fn report_forever(context: Arc<Context>, machine: Machine, chan
                 }
             };
         let pause = if ready { context.config.node_status_update_frequency } else { eager };
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = changed.notified() => {}
-        }
+        tokio::time::sleep(pause).await;
     }
 }
 
