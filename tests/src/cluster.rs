@@ -143,7 +143,8 @@ impl TestCluster {
     pub fn etcd_pid(&self) -> Result<i32> {
         let data = self.cluster.spec().data.display().to_string();
         let ours = |words: &[String]| {
-            words.first().is_some_and(|program| program.ends_with("etcd")) && words.iter().any(|word| word.contains(&data))
+            words.first().is_some_and(|program| program.ends_with("etcd"))
+                && words.iter().any(|word| word.contains(&data))
         };
         process::find(ours).first().copied().context("no etcd of this cluster runs")
     }

@@ -1,4 +1,5 @@
 //! One process at a time is killed: pods keep running, VIPs keep answering, nothing acknowledged is lost.
+#![allow(clippy::disallowed_methods, reason = "these tests have no runtime: they may sleep")]
 
 use std::time::Duration;
 
@@ -85,11 +86,13 @@ fn without_etcd_requests_fail_with_a_clear_error_and_recover_by_themselves() -> 
     let etcd = cluster.etcd_pid()?;
     let signal = |signal| nix::sys::signal::kill(nix::unistd::Pid::from_raw(etcd), signal);
     signal(nix::sys::signal::Signal::SIGSTOP)?;
-    let refused = cluster.kubectl(&["create", "configmap", "never", "--from-literal=a=b", "--request-timeout=20s"]);
+    let refused = cluster.kubectl(&["create", "configmap", "never", "--from-literal=a=b", "--request-timeout=40s"]);
     let error = format!("{:#}", refused.err().unwrap_or_else(|| anyhow::anyhow!("it was acknowledged")));
     signal(nix::sys::signal::Signal::SIGCONT)?;
     ensure!(
-        ["ServiceUnavailable", "Timeout", "etcdserver", "unable to handle", "timed out"].iter().any(|word| error.contains(word)),
+        ["ServiceUnavailable", "Timeout", "etcdserver", "unable to handle", "timed out"]
+            .iter()
+            .any(|word| error.contains(word)),
         "without etcd kubectl said: {error}"
     );
     wait::until("writes work again", LIMIT, || {
@@ -97,7 +100,9 @@ fn without_etcd_requests_fail_with_a_clear_error_and_recover_by_themselves() -> 
     })?;
 
     process::end(cluster.etcd_pid()?);
-    wait::until("a new etcd serves", LIMIT, || cluster.kubectl(&["create", "configmap", "after", "--from-literal=a=b"]).map(drop))?;
+    wait::until("a new etcd serves", LIMIT, || {
+        cluster.kubectl(&["create", "configmap", "after", "--from-literal=a=b"]).map(drop)
+    })?;
     still_works(&cluster, &address, &pods)?;
     let heard = hammer.stop()?;
     ensure!(heard.errors.is_empty(), "the VIP failed meanwhile: {:?}", heard.errors);

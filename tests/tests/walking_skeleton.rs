@@ -1,4 +1,5 @@
 //! What a newcomer does: the real kubectl against a whole cluster, and a Service answered in the kernel.
+#![allow(clippy::disallowed_methods, reason = "these tests have no runtime: they may sleep")]
 
 use std::time::Duration;
 
@@ -51,7 +52,17 @@ fn kubectl_drives_a_deployment_from_create_to_delete_while_its_vip_answers() -> 
     ensure!(pods.contains(&answer.trim().to_owned()), "{answer:?} is none of {pods:?}");
 
     // the same from within a pod
-    cluster.kubectl(&["run", "client", "--image=localhost/skep/toolbox:1", "--restart=Never", "--command", "--", "toolbox", "get", &tcp])?;
+    cluster.kubectl(&[
+        "run",
+        "client",
+        "--image=localhost/skep/toolbox:1",
+        "--restart=Never",
+        "--command",
+        "--",
+        "toolbox",
+        "get",
+        &tcp,
+    ])?;
     wait::until("the client pod's end", LIMIT, || {
         let phase = cluster.get(&["pod", "client"], "{.status.phase}")?;
         ensure!(phase == "Succeeded", "it is {phase}");
@@ -93,13 +104,21 @@ fn kubectl_shows_what_upstream_shows() -> Result<()> {
     let pods = cluster.wait_ready_pods("app=web", 3)?;
 
     let wide = cluster.kubectl(&["get", "nodes,pods,svc", "-o", "wide"])?;
-    for column in ["INTERNAL-IP", "CONTAINER-RUNTIME", "READY", "RESTARTS", "NOMINATED NODE", "CLUSTER-IP", "SELECTOR"] {
+    for column in ["INTERNAL-IP", "CONTAINER-RUNTIME", "READY", "RESTARTS", "NOMINATED NODE", "CLUSTER-IP", "SELECTOR"]
+    {
         ensure!(wide.contains(column), "no {column} in\n{wide}");
     }
     ensure!(wide.contains("1/1") && wide.contains("containerd://"), "{wide}");
 
     let described = cluster.kubectl(&["describe", "pod", &pods[0]])?;
-    for part in ["Node:", "Successfully assigned", "Created container", "Started container", "Ready             True", "Controlled By:  ReplicaSet/"] {
+    for part in [
+        "Node:",
+        "Successfully assigned",
+        "Container created",
+        "Container started",
+        "Ready             True",
+        "Controlled By:  ReplicaSet/",
+    ] {
         ensure!(described.contains(part), "no {part:?} in\n{described}");
     }
     let described = cluster.kubectl(&["describe", "node"])?;
@@ -116,9 +135,19 @@ fn kubectl_shows_what_upstream_shows() -> Result<()> {
     ensure!(pods.iter().all(|pod| logs.contains(pod)), "{logs}");
 
     // skepctl sees in the kernel what kubectl sees in the API
-    let services = output(cluster.parts().program("skepctl").arg("--bpf-root").arg(&cluster.parts().spec().bpf_root).args(["service", "list"]))?;
+    let skepctl = |args: &[&str]| {
+        let parts = cluster.parts();
+        output(parts.program("skepctl").arg("--bpf-root").arg(&parts.spec().bpf_root).args(args))
+    };
     let vip = cluster.get(&["service", "web"], "{.spec.clusterIP}")?;
-    ensure!(services.contains("default/web") && services.contains(&vip), "{services}");
+    let listed = skepctl(&["service", "list"])?;
+    ensure!(listed.contains(&format!("{vip}:80/TCP")) && listed.contains(&format!("{vip}:53/UDP")), "{listed}");
+    let backends = skepctl(&["backend", "list", "default/web", "-o", "yaml"])?;
+    for address in cluster.get(&["pods", "-l", "app=web"], "{.items[*].status.podIP}")?.split(' ') {
+        ensure!(backends.contains(address), "no {address} in\n{backends}");
+    }
+    let status = skepctl(&["status", "-o", "json"])?;
+    ensure!(status.contains("connect4"), "{status}");
     Ok(())
 }
 

@@ -43,7 +43,8 @@ pub fn measure() -> Result<Vec<Row>> {
     let through = || nanoseconds(&mut cluster.toolbox(&["crr", &vip, COUNT]));
     let (mut ours, mut limits) = (Vec::new(), Vec::new());
     // The first connections pay for the neighbour entry and cold caches on both ways.
-    (straight()?, through()?);
+    straight()?;
+    through()?;
     for _ in 0..ROUNDS {
         limits.push(straight()?);
         ours.push(through()?);

@@ -17,10 +17,8 @@ pub fn measure() -> Result<Vec<Row>> {
     let cluster = TestCluster::create(Profile::Release)?;
     cluster.start_all()?;
     std::thread::sleep(SETTLE);
-    let rows = [
-        ("idle memory of skep-server", &cluster.parts().server),
-        ("idle memory of skep-node", &cluster.parts().node),
-    ];
+    let rows =
+        [("idle memory of skep-server", &cluster.parts().server), ("idle memory of skep-node", &cluster.parts().node)];
     rows.into_iter()
         .map(|(name, daemon)| {
             let rss = rss_mb(daemon.pid().with_context(|| format!("{} has ended", daemon.name()))?)?;

@@ -10,6 +10,7 @@ use super::{build, images, require_root};
 
 /// What `bench` takes.
 #[derive(Args, Clone, Default)]
+#[group(skip)]
 pub(crate) struct Options {
     /// Only the rows whose name contains this
     row: Option<String>,

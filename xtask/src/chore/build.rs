@@ -8,6 +8,7 @@ use super::setup::{self, run_cargo};
 
 /// What `build` takes.
 #[derive(Args, Clone, Default)]
+#[group(skip)]
 pub(crate) struct Options {
     /// Optimise: slower to build, faster to run
     #[arg(long)]

@@ -9,6 +9,7 @@ use super::{dev_cluster, require_root};
 
 /// What `down` takes.
 #[derive(Args, Clone, Default)]
+#[group(skip)]
 pub(crate) struct Options {
     /// Keep etcd's data, the certificates and the images for the next `up`
     #[arg(long)]

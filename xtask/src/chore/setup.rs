@@ -13,6 +13,7 @@ use super::steps::step;
 
 /// What `setup` takes.
 #[derive(Args, Clone, Default)]
+#[group(skip)]
 pub(crate) struct Options {
     /// Do not ask before installing
     #[arg(long)]

@@ -10,6 +10,7 @@ use super::{build, images, require_root};
 
 /// What `test` takes.
 #[derive(Args, Clone, Default)]
+#[group(skip)]
 pub(crate) struct Options {
     /// Arguments for `cargo nextest run`, for example a test's name
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

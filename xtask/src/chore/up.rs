@@ -14,6 +14,7 @@ use super::{build, dev_cluster, images, require_root, setup};
 
 /// What `up` takes.
 #[derive(Args, Clone, Default)]
+#[group(skip)]
 pub(crate) struct Options {
     #[command(flatten)]
     build: build::Options,

@@ -1,0 +1,87 @@
+//! The asking side.
+
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long a server may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The body of one HTTP answer.
+pub(crate) fn get(address: &str) -> Result<String, String> {
+    let fetch = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        write!(stream, "GET / HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = fetch().map_err(|e| format!("{address}: {e}"))?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| format!("{address}: not an HTTP answer: {answer:?}"))?;
+    if !head.starts_with("HTTP/1.1 200") {
+        return Err(format!("{address}: {}", head.lines().next().unwrap_or_default()));
+    }
+    Ok(body.to_owned())
+}
+
+/// The answer to one datagram sent from an unconnected socket; it must come from the address that was asked.
+pub(crate) fn udp(address: &str) -> Result<String, String> {
+    let ask = || -> std::io::Result<(String, String)> {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.set_read_timeout(Some(TIMEOUT))?;
+        socket.send_to(b"who?", address)?;
+        let mut answer = [0; 512];
+        let (length, from) = socket.recv_from(&mut answer)?;
+        Ok((String::from_utf8_lossy(&answer[..length]).into_owned(), from.to_string()))
+    };
+    let (answer, from) = ask().map_err(|e| format!("{address}: {e}"))?;
+    if from != address {
+        return Err(format!("asked {address}, but {from} answered"));
+    }
+    Ok(answer)
+}
+
+/// Asks again and again until standard input ends, then prints a line `<count> <answer or error>` for each kind.
+pub(crate) fn hammer(address: &str) -> Result<(), String> {
+    let ended = Arc::new(AtomicBool::new(false));
+    std::thread::spawn({
+        let ended = Arc::clone(&ended);
+        move || {
+            // An error on standard input ends it just as well.
+            let _ = std::io::stdin().read_to_end(&mut Vec::new());
+            ended.store(true, Ordering::Relaxed);
+        }
+    });
+    let mut counts = BTreeMap::<String, u64>::new();
+    while !ended.load(Ordering::Relaxed) {
+        let answer = match get(address) {
+            Ok(body) => body.trim().to_owned(),
+            Err(error) => format!("error: {error}"),
+        };
+        *counts.entry(answer).or_default() += 1;
+    }
+    for (answer, count) in counts {
+        println!("{count} {answer}");
+    }
+    Ok(())
+}
+
+/// TCP connect-request-response: `count` times, each on a connection of its own.
+pub(crate) fn crr(address: &str, count: u32) -> Result<(), String> {
+    let once = || -> std::io::Result<()> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.write_all(b"x")?;
+        let mut answer = [0; 1];
+        stream.read_exact(&mut answer)
+    };
+    let start = Instant::now();
+    for _ in 0..count {
+        once().map_err(|e| format!("{address}: {e}"))?;
+    }
+    println!("{}", start.elapsed().as_nanos());
+    Ok(())
+}

@@ -1,0 +1,95 @@
+//! The serving side.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use nix::sys::signal::{SigSet, Signal};
+
+/// How long a client may take to send its request.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Answers every HTTP request and every datagram on `port` with the pod's name.
+pub(crate) fn serve(port: u16) -> Result<(), String> {
+    // Before any other thread, so that all of them inherit the blocked signals.
+    end_on_signal()?;
+    let name = pod_name()?;
+    let tcp = listen(port)?;
+    let udp = UdpSocket::bind(("0.0.0.0", port)).map_err(|e| format!("cannot listen on UDP port {port}: {e}"))?;
+    println!("serving as {name} on port {port}");
+    let answer = format!("{name}\n");
+    std::thread::spawn({
+        let answer = answer.clone();
+        move || answer_datagrams(&udp, answer.as_bytes())
+    });
+    for stream in tcp.incoming().flatten() {
+        let answer = answer.clone();
+        std::thread::spawn(move || {
+            // A client that went away is its own affair.
+            let _ = respond(&stream, &answer);
+        });
+    }
+    Ok(())
+}
+
+/// Answers one short request per connection on one thread.
+pub(crate) fn echo(port: u16) -> Result<(), String> {
+    end_on_signal()?;
+    let listener = listen(port)?;
+    println!("echoing on port {port}");
+    for mut stream in listener.incoming().flatten() {
+        let mut request = [0; 64];
+        if let Ok(length) = stream.read(&mut request) {
+            // As above.
+            let _ = stream.write_all(&request[..length]);
+        }
+    }
+    Ok(())
+}
+
+fn listen(port: u16) -> Result<TcpListener, String> {
+    TcpListener::bind(("0.0.0.0", port)).map_err(|e| format!("cannot listen on TCP port {port}: {e}"))
+}
+
+/// The pod's name is its host name.
+fn pod_name() -> Result<String, String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    Ok(name.map_err(|e| format!("cannot read the host name: {e}"))?.trim().to_owned())
+}
+
+/// Ends the process on SIGTERM and SIGINT: the kernel ignores them for a container's first process unless it asks.
+fn end_on_signal() -> Result<(), String> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGINT);
+    signals.thread_block().map_err(|e| format!("cannot block signals: {e}"))?;
+    std::thread::spawn(move || std::process::exit(if signals.wait().is_ok() { 0 } else { 1 }));
+    Ok(())
+}
+
+fn answer_datagrams(socket: &UdpSocket, answer: &[u8]) {
+    let mut datagram = [0; 2048];
+    loop {
+        if let Ok((_, from)) = socket.recv_from(&mut datagram) {
+            // As with any datagram, nobody may be there to hear the answer.
+            let _ = socket.send_to(answer, from);
+        }
+    }
+}
+
+fn respond(mut stream: &TcpStream, body: &str) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    let mut lines = BufReader::new(stream.take(16 * 1024)).lines();
+    let request = lines.next().transpose()?.unwrap_or_default();
+    for line in lines {
+        if line?.is_empty() {
+            break;
+        }
+    }
+    println!("{} {request}", stream.peer_addr()?.ip());
+    let length = body.len();
+    write!(
+        stream,
+        "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+    )
+}
