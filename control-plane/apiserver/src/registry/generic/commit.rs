@@ -1,7 +1,7 @@
 //! Commits one object, and whatever its strategy reserves with it, to etcd.
 
 use bytes::Bytes;
-use skep_api::{resource::ResourceInfo, status::StatusError};
+use skep_api::status::StatusError;
 use skep_storage::{Compare, Error, Op, Txn};
 
 use super::Registry;
@@ -26,28 +26,32 @@ pub(crate) enum Outcome {
     Stale,
     /// Keys of the reservation are held by someone else. Nothing was written.
     Lost(Vec<String>),
+    /// What admission rested on has changed. Nothing was written.
+    Unguarded,
 }
 
 impl Registry {
-    /// Commits `write` together with `reservation`.
+    /// Commits `write` together with `reservation`, if `guard` holds.
     pub(crate) async fn commit(
         &self,
         key: &str,
         write: Write,
         reservation: &Reservation,
+        guard: Option<&Compare>,
     ) -> Result<Outcome, StatusError> {
         let mut txn = match write {
             Write::Create(value) => {
                 Txn::new().compare(Compare::Absent(key.to_owned())).put(key, value, self.strategy.ttl())
             }
-            Write::Update(revision, value) => Txn::new()
-                .compare(Compare::AtRevision(key.to_owned(), revision))
-                .put(key, value, self.strategy.ttl()),
+            Write::Update(revision, value) => {
+                Txn::new().compare(Compare::AtRevision(key.to_owned(), revision)).put(key, value, self.strategy.ttl())
+            }
             Write::Delete(revision) => Txn::new().delete(key, revision),
         };
         for (taken, value) in &reservation.take {
             txn = txn.create(taken.clone(), value.clone());
         }
+        txn.compares.extend(guard.cloned());
         txn.ops.extend(reservation.release.iter().map(|key| Op::Delete { key: key.clone() }));
         match self.storage.commit(txn).await {
             Ok(committed) => Ok(Outcome::Committed(committed.revision)),
@@ -56,22 +60,13 @@ impl Registry {
                 if failed.contains(&key) {
                     return Ok(Outcome::Stale);
                 }
+                if guard.is_some_and(|guard| failed.contains(&guard.key())) {
+                    return Ok(Outcome::Unguarded);
+                }
                 Ok(Outcome::Lost(failed.into_iter().map(str::to_owned).collect()))
             }
-            Err(error) => Err(write_error(self.info(), error)),
+            Err(error) => Err(storage_error(error)),
         }
-    }
-}
-
-/// What a failed write tells the client.
-fn write_error(info: &ResourceInfo, error: Error) -> StatusError {
-    match error {
-        // Whether it was written is not known: upstream's ServerTimeout says "try again" without saying "not done".
-        Error::OutcomeUnknown(why) => {
-            tracing::warn!(resource = %info.plural, %why, "outcome of a write is unknown");
-            StatusError::server_timeout(info, "write", 2)
-        }
-        error => storage_error(error),
     }
 }
 
@@ -79,7 +74,8 @@ fn write_error(info: &ResourceInfo, error: Error) -> StatusError {
 pub(crate) fn storage_error(error: Error) -> StatusError {
     match error {
         Error::Unavailable(_) | Error::Closed => StatusError::service_unavailable(error.to_string()),
-        Error::Timeout { .. } | Error::OutcomeUnknown(_) => StatusError::timeout(&error, 2),
+        // A write may or may not have happened: without Retry-After clients do not repeat it on their own.
+        Error::Timeout { .. } | Error::OutcomeUnknown(_) => StatusError::timeout(&error, 0),
         Error::TooLarge => StatusError::request_entity_too_large(&error),
         Error::Expired { requested, oldest } => {
             StatusError::too_old_resource_version(requested.unsigned_abs(), oldest.unsigned_abs())
