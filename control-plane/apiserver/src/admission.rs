@@ -1,7 +1,7 @@
 //! Admission: what a request must fit into beyond its own validity. One file a check.
 
 use skep_api::{resource::ResourceInfo, status::StatusError};
-use skep_storage::{Resource, Storage};
+use skep_storage::{Compare, Resource, Storage};
 
 use crate::registry::{generic::Scope, object::Object};
 
@@ -24,19 +24,21 @@ impl Admission {
         }
     }
 
-    /// Admits a new object, and fills in what admission fills in.
+    /// Admits a new object, and fills in what admission fills in. What the decision rests on must still hold when the
+    /// object is written.
     pub(crate) async fn create(
         &self,
         scope: &Scope<'_>,
         info: &ResourceInfo,
         object: &mut dyn Object,
-    ) -> Result<(), StatusError> {
+    ) -> Result<Option<Compare>, StatusError> {
+        let mut guard = None;
         if info.namespaced {
-            self.namespace_lifecycle(scope, info, object).await?;
+            guard = self.namespace_lifecycle(scope, info, object).await?;
         }
         if info.plural == "pods" && info.group.is_empty() {
             self.service_account(scope, info, object).await?;
         }
-        Ok(())
+        Ok(guard)
     }
 }

@@ -88,9 +88,22 @@ fn node_may(request: &RequestInfo) -> bool {
     match request.verb {
         Verb::Get | Verb::List | Verb::Watch => matches!(
             resource,
-            "pods" | "services" | "endpoints" | "endpointslices" | "nodes" | "namespaces" | "configmaps" | "secrets"
-                | "serviceaccounts" | "leases" | "persistentvolumes" | "persistentvolumeclaims" | "runtimeclasses"
-                | "csinodes" | "csidrivers" | "volumeattachments"
+            "pods"
+                | "services"
+                | "endpoints"
+                | "endpointslices"
+                | "nodes"
+                | "namespaces"
+                | "configmaps"
+                | "secrets"
+                | "serviceaccounts"
+                | "leases"
+                | "persistentvolumes"
+                | "persistentvolumeclaims"
+                | "runtimeclasses"
+                | "csinodes"
+                | "csidrivers"
+                | "volumeattachments"
         ),
         Verb::Create => matches!(
             (resource, subresource),

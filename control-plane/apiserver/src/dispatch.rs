@@ -27,7 +27,7 @@ use crate::{
             decode::Warnings,
             delete::Deleted,
             list::ListStream,
-            patch::{Patch, Patched, add_warnings},
+            patch::{Patch, PatchKind, Patched, add_warnings},
             update::Replacement,
             view::{IncludeObject, Viewer},
         },
@@ -104,6 +104,7 @@ impl<'a> Call<'a> {
             Some("finalize") => self.part(registry, UpdateKind::Finalize).await,
             Some("scale") => subresource::scale::answer(self, registry).await,
             Some("binding") => subresource::binding::answer(self, registry).await,
+            Some("eviction") => subresource::eviction::answer(self, registry).await,
             Some("log") => subresource::log::answer(self, registry).await,
             Some(_) => Err(StatusError::generic_not_found()),
         }
@@ -191,12 +192,13 @@ impl<'a> Call<'a> {
     async fn patch(self, registry: &Arc<Registry>, name: &str, kind: UpdateKind) -> Answer {
         let accepted = accept(self.headers)?;
         let viewer = self.viewer(registry, &accepted)?;
+        let patch = PatchKind::of(self.headers)?;
         let options = PatchOptions::parse(&self.request.query, false)?;
         let scope = self.scope(registry, options.dry_run);
         let body = request_body::read(self.body).await?;
         let mut source = Patched {
             registry,
-            patch: Patch::parse(self.headers, &body)?,
+            patch: Patch::parse(patch, &body)?,
             validation: options.field_validation,
             warnings: Warnings::new(),
         };
@@ -273,7 +275,9 @@ fn delete_options(request: &RequestInfo, headers: &HeaderMap, body: &[u8]) -> Re
         StatusError::bad_request(format!("the delete options of the request cannot be read: {error}"))
     };
     let wire = match document(headers, body)? {
-        Document::Json(json) => serde_json::from_slice::<WireDeleteOptions>(&json).map_err(|error| unreadable(&error))?,
+        Document::Json(json) => {
+            serde_json::from_slice::<WireDeleteOptions>(&json).map_err(|error| unreadable(&error))?
+        }
         Document::Value(value) => WireDeleteOptions::deserialize(value).map_err(|error| unreadable(&error))?,
     };
     DeleteOptions::from_body(wire)

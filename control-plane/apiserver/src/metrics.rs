@@ -176,11 +176,9 @@ impl Metrics {
         }
         let mut text = String::new();
         match encode(&mut text, &self.registry.lock()) {
-            Ok(()) => response::with_type(
-                StatusCode::OK,
-                "application/openmetrics-text; version=1.0.0; charset=utf-8",
-                text,
-            ),
+            Ok(()) => {
+                response::with_type(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text)
+            }
             Err(error) => response::status_error(&StatusError::internal_error(error)),
         }
     }

@@ -120,7 +120,8 @@ fn value_end(json: &[u8], at: usize) -> Option<usize> {
         }
         _ => {
             let rest = &json[at..];
-            let length = rest.iter().position(|byte| matches!(byte, b',' | b'}' | b']' | b' ' | b'\t' | b'\n' | b'\r'))?;
+            let length =
+                rest.iter().position(|byte| matches!(byte, b',' | b'}' | b']' | b' ' | b'\t' | b'\n' | b'\r'))?;
             (length > 0).then_some(at + length)
         }
     }

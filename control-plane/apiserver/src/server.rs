@@ -1,6 +1,6 @@
 //! The server: wires the pipeline and serves it over TLS.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -20,8 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Config, Error,
     admission::Admission,
-    authn,
-    bootstrap,
+    authn, bootstrap,
     discovery::Discovery,
     dispatch::Registries,
     error::Result,
@@ -30,10 +29,7 @@ use crate::{
     limits::Limits,
     metrics::Metrics,
     openapi::OpenApi,
-    registry::{
-        generic::Registry,
-        table,
-    },
+    registry::{generic::Registry, table},
     service::{ApiService, Shared},
     user::UserInfo,
 };
@@ -199,42 +195,45 @@ fn is_passing(error: &std::io::Error) -> bool {
 }
 
 /// Serves one connection to its end.
-fn connection(
+async fn connection(
     stream: TcpStream,
     acceptor: TlsAcceptor,
     service: ApiService,
     watcher: hyper_util::server::graceful::Watcher,
-) -> impl Future<Output = ()> + Send {
-    async move {
-        // Answers are small and awaited: they must not wait for more to fill a packet.
-        let _ = stream.set_nodelay(true);
-        let tls = match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-            Ok(Ok(tls)) => tls,
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "TLS handshake failed");
-                return;
-            }
-            Err(_) => return,
-        };
-        let user = match authn::certificate_user(tls.get_ref().1) {
-            Ok(user) => user.unwrap_or_else(UserInfo::anonymous),
-            Err(error) => {
-                tracing::debug!(%error, "a client certificate names no user");
-                UserInfo::anonymous()
-            }
-        };
-        let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(MAX_STREAMS)
-            .keep_alive_interval(Duration::from_secs(30))
-            .keep_alive_timeout(Duration::from_secs(20));
-        let service = TowerToHyperService::new(service.with_user(user));
-        let connection = builder.serve_connection(TokioIo::new(tls), service);
-        if let Err(error) = watcher.watch(connection).await {
-            tracing::debug!(%error, "a connection broke");
+) {
+    // Answers are small and awaited: they must not wait for more to fill a packet.
+    let _ = stream.set_nodelay(true);
+    let tls = match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+        Ok(Ok(tls)) => tls,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "TLS handshake failed");
+            return;
         }
+        Err(_) => return,
+    };
+    let user = match authn::certificate_user(tls.get_ref().1) {
+        Ok(user) => user.unwrap_or_else(UserInfo::anonymous),
+        Err(error) => {
+            tracing::debug!(%error, "a client certificate names no user");
+            UserInfo::anonymous()
+        }
+    };
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    // ALPN has decided; to wait for the first bytes to tell would be to wait without a limit.
+    builder = match tls.get_ref().1.alpn_protocol() {
+        Some(b"h2") => builder.http2_only(),
+        _ => builder.http1_only(),
+    };
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(20));
+    let service = TowerToHyperService::new(service.with_user(user));
+    let connection = builder.serve_connection(TokioIo::new(tls), service);
+    if let Err(error) = watcher.watch(connection).await {
+        tracing::debug!(%error, "a connection broke");
     }
 }

@@ -5,7 +5,7 @@ use std::{
     panic::AssertUnwindSafe,
     sync::Arc,
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use futures::{FutureExt, future::BoxFuture};
@@ -15,6 +15,7 @@ use skep_api::{
     request::{RequestInfo, Verb},
     status::StatusError,
 };
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 use uuid::Uuid;
@@ -38,6 +39,8 @@ use crate::{
     version,
 };
 
+/// Upstream's `--request-timeout`; watches and logs are not bound by it.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 
 /// What all requests share.
@@ -101,11 +104,8 @@ impl Shared {
     async fn handle(&self, request: Request<RequestBody>, user: Option<UserInfo>) -> Response<Body> {
         let started = Instant::now();
         let (mut parts, body) = request.into_parts();
-        let audit_id = parts
-            .headers
-            .get(AUDIT_ID)
-            .cloned()
-            .or_else(|| HeaderValue::try_from(Uuid::new_v4().to_string()).ok());
+        let audit_id =
+            parts.headers.get(AUDIT_ID).cloned().or_else(|| HeaderValue::try_from(Uuid::new_v4().to_string()).ok());
         let user = parts.extensions.remove::<UserInfo>().or(user).unwrap_or_else(UserInfo::anonymous);
         let head = parts.method == Method::HEAD;
         let mut counted = None;
@@ -167,8 +167,13 @@ impl Shared {
             kubelet: &self.kubelet,
             now: Timestamp::now(),
         };
-        let response = call.answer().await?;
-        Ok(if long_running { self.count_stream(response) } else { response })
+        if long_running {
+            return Ok(self.count_stream(call.answer().await?));
+        }
+        // Includes the time a client takes to send its body.
+        timeout(REQUEST_TIMEOUT, call.answer())
+            .await
+            .unwrap_or_else(|_| Err(StatusError::timeout("request did not complete within the allotted timeout", 0)))
     }
 
     /// What is not a resource.
@@ -179,9 +184,7 @@ impl Shared {
         let reads = matches!(info.verb, Verb::Get | Verb::Head);
         let path = info.path.trim_end_matches('/');
         match path {
-            "/version" if reads => {
-                Ok(response::object(StatusCode::OK, &accept_plain(headers)?, &version::info()))
-            }
+            "/version" if reads => Ok(response::object(StatusCode::OK, &accept_plain(headers)?, &version::info())),
             "/metrics" if reads => Ok(self.metrics.respond(&self.limits)),
             _ if reads && path.starts_with("/openapi/") => {
                 self.openapi.respond(path).ok_or_else(StatusError::generic_not_found)

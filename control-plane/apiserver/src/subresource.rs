@@ -1,5 +1,6 @@
 //! Subresources that are not the object itself. One file each.
 
 pub(crate) mod binding;
+pub(crate) mod eviction;
 pub(crate) mod log;
 pub(crate) mod scale;

@@ -1,10 +1,16 @@
 //! NamespaceLifecycle: nothing new in a namespace that does not exist or is going away.
+//!
+//! The namespace is looked up in the cache, which may be behind; the write itself then demands that the namespace has not
+//! changed since, so nothing can slip into a namespace after its deletion began.
 
 use std::sync::Arc;
 
 use k8s_openapi::{api::core::v1::Namespace, apimachinery::pkg::apis::meta::v1::StatusCause};
-use skep_api::{resource::ResourceInfo, status::{GroupResource, StatusError}};
-use skep_storage::Object as Cached;
+use skep_api::{
+    resource::ResourceInfo,
+    status::{GroupResource, StatusError},
+};
+use skep_storage::{Compare, Object as Cached};
 
 use super::Admission;
 use crate::registry::{
@@ -13,13 +19,13 @@ use crate::registry::{
 };
 
 impl Admission {
-    pub(super) async fn namespace_lifecycle(
+    pub(crate) async fn namespace_lifecycle(
         &self,
         scope: &Scope<'_>,
         info: &ResourceInfo,
         object: &dyn Object,
-    ) -> Result<(), StatusError> {
-        let (Some(name), Some(namespaces)) = (scope.namespace, &self.namespaces) else { return Ok(()) };
+    ) -> Result<Option<Compare>, StatusError> {
+        let (Some(name), Some(namespaces)) = (scope.namespace, &self.namespaces) else { return Ok(None) };
         let key = format!("/registry/namespaces/{name}");
         let mut found = namespaces.get(&key);
         if found.is_none() {
@@ -38,7 +44,7 @@ impl Admission {
                 field: Some("metadata.namespace".to_owned()),
             }));
         }
-        Ok(())
+        Ok(Some(Compare::AtRevision(key, namespace.mod_revision())))
     }
 }
 

@@ -21,8 +21,7 @@ impl Admission {
     ) -> Result<(), StatusError> {
         let (Some(namespace), Some(accounts)) = (scope.namespace, &self.service_accounts) else { return Ok(()) };
         let Some(pod) = object.as_any_mut().downcast_mut::<Pod>() else { return Ok(()) };
-        let is_mirror =
-            pod.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(MIRROR));
+        let is_mirror = pod.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(MIRROR));
         let Some(spec) = &mut pod.spec else { return Ok(()) };
         let named = spec.service_account_name.clone().filter(|name| !name.is_empty());
         let pod_name = pod.metadata.name.clone().unwrap_or_default();
@@ -40,9 +39,8 @@ impl Admission {
             found = accounts.get(&key).is_some();
         }
         if !found {
-            let why = format!(
-                "error looking up service account {namespace}/{account}: serviceaccount {account:?} not found"
-            );
+            let why =
+                format!("error looking up service account {namespace}/{account}: serviceaccount {account:?} not found");
             return Err(StatusError::forbidden(info, &pod_name, why));
         }
         spec.service_account = Some(account.clone());

@@ -65,9 +65,10 @@ impl<'a> Alternative<'a> {
 
     /// The value of a parameter such as `as`.
     pub(crate) fn parameter(&self, name: &str) -> Option<&'a str> {
-        self.parameters.split(';').filter_map(|pair| pair.split_once('=')).find_map(|(key, value)| {
-            key.trim().eq_ignore_ascii_case(name).then(|| value.trim().trim_matches('"'))
-        })
+        self.parameters
+            .split(';')
+            .filter_map(|pair| pair.split_once('='))
+            .find_map(|(key, value)| key.trim().eq_ignore_ascii_case(name).then(|| value.trim().trim_matches('"')))
     }
 
     /// The format this alternative asks for, if it is one of ours.
@@ -159,7 +160,8 @@ mod tests {
 
     #[test]
     fn unknown_alternatives_are_passed_over() {
-        let accepted = accepting("application/vnd.kubernetes.protobuf, application/json;as=Magic;g=meta.k8s.io;v=v1, */*");
+        let accepted =
+            accepting("application/vnd.kubernetes.protobuf, application/json;as=Magic;g=meta.k8s.io;v=v1, */*");
         assert_eq!(accepted.unwrap(), Accepted::JSON);
         let accepted = accepting("application/json;q=0.5, application/yaml");
         assert_eq!(accepted.unwrap().format, Format::Yaml);

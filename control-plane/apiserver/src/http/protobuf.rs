@@ -22,7 +22,8 @@ const MAGIC: &[u8] = b"k8s\0";
 /// As deep as JSON may nest.
 const MAX_DEPTH: usize = 128;
 
-static MESSAGES: LazyLock<HashMap<&'static str, Message>> = LazyLock::new(|| parse_table(include_str!("protobuf/messages.txt")));
+static MESSAGES: LazyLock<HashMap<&'static str, Message>> =
+    LazyLock::new(|| parse_table(include_str!("protobuf/messages.txt")));
 
 type Message = Vec<Field>;
 
@@ -157,7 +158,10 @@ fn message_name(api_version: &str, kind: &str) -> Option<&'static str> {
         None => format!("core/{api_version}.{kind}"),
         Some((group, version)) => format!("{}/{version}.{kind}", group.split('.').next().unwrap_or_default()),
     };
-    [own, format!("meta/v1.{kind}")].iter().find_map(|name| MESSAGES.get_key_value(name.as_str())).map(|(name, _)| *name)
+    [own, format!("meta/v1.{kind}")]
+        .iter()
+        .find_map(|name| MESSAGES.get_key_value(name.as_str()))
+        .map(|(name, _)| *name)
 }
 
 /// Adds the fields of a message to a JSON object. None when the bytes are no such message.
@@ -246,7 +250,11 @@ fn value(kind: Kind, wire: Wire<'_>, depth: usize) -> Option<Value> {
             let mut object = Map::new();
             message_into(name, bytes, &mut object, depth + 1)?;
             // Named list types are messages of one list.
-            if name.ends_with(".ExtraValue") { object.remove("items").unwrap_or_default() } else { Value::Object(object) }
+            if name.ends_with(".ExtraValue") {
+                object.remove("items").unwrap_or_default()
+            } else {
+                Value::Object(object)
+            }
         }
         _ => return None,
     })

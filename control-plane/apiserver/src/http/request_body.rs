@@ -8,11 +8,7 @@ use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use serde_json::Value;
 use skep_api::status::StatusError;
 
-use super::{
-    body::BodyError,
-    negotiate::content_type,
-    protobuf,
-};
+use super::{body::BodyError, negotiate::content_type, protobuf};
 
 /// The media types bodies may have.
 const BODY_TYPES: &[&str] = &["application/json", "application/yaml", protobuf::MEDIA_TYPE];
@@ -83,9 +79,8 @@ const MAX_YAML_DEPTH: usize = 256;
 
 /// Parses YAML, refusing what JSON cannot say. Aliases are bounded by the library.
 pub(crate) fn yaml(body: &[u8]) -> Result<Value, StatusError> {
-    let refuse = |why: &dyn std::fmt::Display| {
-        StatusError::bad_request(format!("error converting YAML to JSON: {why}"))
-    };
+    let refuse =
+        |why: &dyn std::fmt::Display| StatusError::bad_request(format!("error converting YAML to JSON: {why}"));
     if is_deep(body) {
         return Err(refuse(&"recursion limit exceeded"));
     }

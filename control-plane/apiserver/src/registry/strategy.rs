@@ -20,12 +20,7 @@ use jiff::Timestamp;
 use k8s_openapi::Metadata as _;
 use serde_json::Value;
 use skep_api::{
-    field,
-    meta::ApiObject,
-    name::Validator,
-    options::DeleteOptions,
-    resource::ResourceInfo,
-    status::StatusError,
+    field, meta::ApiObject, name::Validator, options::DeleteOptions, resource::ResourceInfo, status::StatusError,
 };
 use skep_storage::SelectableField;
 
@@ -117,8 +112,11 @@ impl Column {
     };
 
     /// The age column of nearly every table.
-    pub const AGE: Self =
-        Self::new("Age", "string", "CreationTimestamp is a timestamp representing the server time when this object was created.");
+    pub const AGE: Self = Self::new(
+        "Age",
+        "string",
+        "CreationTimestamp is a timestamp representing the server time when this object was created.",
+    );
 }
 
 /// How a delete request treats this object.

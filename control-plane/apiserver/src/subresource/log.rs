@@ -92,9 +92,9 @@ fn parameters(query: &Query, name: &str) -> Result<String, StatusError> {
     }
     for (key, least) in [("sinceSeconds", 1), ("tailLines", 0), ("limitBytes", 1)] {
         let Some(text) = query.get(key).filter(|text| !text.is_empty()) else { continue };
-        let number: i64 = text.parse().map_err(|_| {
-            StatusError::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
-        })?;
+        let number: i64 = text
+            .parse()
+            .map_err(|_| StatusError::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))?;
         if number < least {
             let why = if least == 0 { "must be greater than or equal to 0" } else { "must be greater than 0" };
             errors.push(field::Error::invalid(&field::Path::new(key), number, why));
@@ -107,7 +107,8 @@ fn parameters(query: &Query, name: &str) -> Result<String, StatusError> {
             .map_err(|error| StatusError::bad_request(format!("sinceTime: Invalid value: {text:?}: {error}")))?;
         if query.get("sinceSeconds").is_some_and(|text| !text.is_empty()) {
             let path = field::Path::new("sinceSeconds");
-            errors.push(field::Error::forbidden(&path, "at most one of `sinceTime` or `sinceSeconds` may be specified"));
+            errors
+                .push(field::Error::forbidden(&path, "at most one of `sinceTime` or `sinceSeconds` may be specified"));
         }
         push("sinceTime", &time.to_string());
     }

@@ -24,7 +24,7 @@ use crate::{
         erased::{UnknownFields, UpdateKind},
         generic::{
             Registry,
-            patch::Patch,
+            patch::{Patch, PatchKind},
             update::{Current, Source},
         },
         object::Object,
@@ -34,21 +34,24 @@ use crate::{
 pub(crate) async fn answer(call: Call<'_>, registry: &Arc<Registry>) -> Result<Response<Body>, StatusError> {
     let Some(name) = call.request.name.as_deref() else { return Err(StatusError::generic_not_found()) };
     let accepted = accept_plain(call.headers)?;
-    let (dry_run, body) = match call.request.verb {
+    let (dry_run, patch) = match call.request.verb {
         Verb::Get => {
             let object = registry.get_object(call.namespace(registry), name).await?;
             let scale = scale_of(registry, &*object)?;
             return Ok(response::object(StatusCode::OK, &accepted, &scale));
         }
         Verb::Update => (CreateOptions::parse_update(&call.request.query)?.dry_run, None),
-        Verb::Patch => (PatchOptions::parse(&call.request.query, false)?.dry_run, Some(())),
+        Verb::Patch => {
+            let kind = PatchKind::of(call.headers)?;
+            (PatchOptions::parse(&call.request.query, false)?.dry_run, Some(kind))
+        }
         _ => return Err(call.wrong_method()),
     };
     let scope = call.scope(registry, dry_run);
     let headers = call.headers;
     let bytes = request_body::read(call.body).await?;
-    let change = match body {
-        Some(()) => Change::Patch(Patch::parse(headers, &bytes)?),
+    let change = match patch {
+        Some(kind) => Change::Patch(Patch::parse(kind, &bytes)?),
         None => {
             let value = match document(headers, &bytes)? {
                 Document::Json(json) => serde_json::from_slice(&json).map_err(|error| unreadable(&error))?,
@@ -59,10 +62,8 @@ pub(crate) async fn answer(call: Call<'_>, registry: &Arc<Registry>) -> Result<R
     };
     let mut source = ScaleSource { registry, name, change };
     let written = registry.update(&scope, name, UpdateKind::Main, &mut source).await?;
-    let object = registry
-        .strategy
-        .decode(&written.json, &mut UnknownFields::new())
-        .map_err(StatusError::internal_error)?;
+    let object =
+        registry.strategy.decode(&written.json, &mut UnknownFields::new()).map_err(StatusError::internal_error)?;
     Ok(response::object(StatusCode::OK, &accepted, &scale_of(registry, &*object)?))
 }
 

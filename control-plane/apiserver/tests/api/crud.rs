@@ -29,10 +29,8 @@ async fn system_namespaces_and_the_kubernetes_service_are_there() {
 async fn an_object_lives_from_create_to_delete() {
     let server = TestServer::start().await;
     let maps: Api<ConfigMap> = Api::namespaced(server.client(), "default");
-    let made = maps
-        .create(&PostParams::default(), &serde_json::from_value(config_map("a", "1")).unwrap())
-        .await
-        .unwrap();
+    let made =
+        maps.create(&PostParams::default(), &serde_json::from_value(config_map("a", "1")).unwrap()).await.unwrap();
     let uid = made.metadata.uid.clone().unwrap();
     assert!(made.metadata.creation_timestamp.is_some() && made.metadata.resource_version.is_some());
     assert_eq!(maps.get("a").await.unwrap(), made);
@@ -179,10 +177,8 @@ async fn pages_show_one_state_whatever_happens_between_them() {
     let token = first.metadata.continue_.unwrap();
     let second = maps.list(&ListParams::default().limit(2).continue_token(&token)).await.unwrap();
     assert_eq!(second.metadata.resource_version, first.metadata.resource_version);
-    let third = maps
-        .list(&ListParams::default().limit(2).continue_token(&second.metadata.continue_.unwrap()))
-        .await
-        .unwrap();
+    let third =
+        maps.list(&ListParams::default().limit(2).continue_token(&second.metadata.continue_.unwrap())).await.unwrap();
     assert!(third.metadata.continue_.is_none());
     let names: Vec<_> =
         [first.items, second.items, third.items].concat().into_iter().filter_map(|m| m.metadata.name).collect();

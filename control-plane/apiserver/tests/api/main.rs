@@ -3,8 +3,8 @@
 mod bad_input;
 mod crud;
 mod faults;
-mod resources;
 mod paths;
+mod resources;
 mod strategies;
 mod support;
 mod tls;

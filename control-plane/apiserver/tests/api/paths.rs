@@ -18,10 +18,7 @@ async fn discovery_names_every_resource_in_both_shapes() {
     assert_eq!(find("pods").unwrap()["shortNames"][0], "po");
     assert_eq!(find("pods/binding").unwrap()["kind"], "Binding");
     let request = Request::get("/apis")
-        .header(
-            "accept",
-            "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json;q=0.9",
-        )
+        .header("accept", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json;q=0.9")
         .body(Full::default())
         .unwrap();
     let response = server.send(request).await;

@@ -43,7 +43,8 @@ async fn client(address: SocketAddr, ca: &str, identity: Option<Identity>) -> Cl
     let _ = rustls::crypto::ring::default_provider().install_default();
     let server = format!("https://{address}");
     let nobody = Identity { certificate: String::new(), key: String::new() };
-    let mut kubeconfig = skep_pki::Kubeconfig::new(&server, ca, "u", identity.as_ref().unwrap_or(&nobody)).to_yaml().unwrap();
+    let mut kubeconfig =
+        skep_pki::Kubeconfig::new(&server, ca, "u", identity.as_ref().unwrap_or(&nobody)).to_yaml().unwrap();
     if identity.is_none() {
         kubeconfig = kubeconfig.lines().filter(|line| !line.contains("client-")).collect::<Vec<_>>().join("\n");
         kubeconfig = kubeconfig.replace("user:\n", "user: {}\n");

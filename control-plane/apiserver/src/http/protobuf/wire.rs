@@ -22,7 +22,6 @@ impl<'a> Reader<'a> {
     }
 
     /// The next field; `Some(None)` at the end, `None` when the bytes are no protobuf.
-    #[expect(clippy::should_implement_trait, reason = "an end and a fault are told apart")]
     pub(super) fn next(&mut self) -> Option<Option<(u32, Wire<'a>)>> {
         if self.0.is_empty() {
             return Some(None);

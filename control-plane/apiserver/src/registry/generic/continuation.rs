@@ -29,7 +29,8 @@ impl Token {
     }
 
     pub(crate) fn decode(text: &str) -> Result<Self, StatusError> {
-        let invalid = |why: &dyn std::fmt::Display| StatusError::bad_request(format!("continue key is not valid: {why}"));
+        let invalid =
+            |why: &dyn std::fmt::Display| StatusError::bad_request(format!("continue key is not valid: {why}"));
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|error| invalid(&error))?;
         let token: Self = serde_json::from_slice(&bytes).map_err(|error| invalid(&error))?;
         if token.version != VERSION {

@@ -3,17 +3,13 @@
 use bytes::Bytes;
 use http::StatusCode;
 use skep_api::{meta, status::StatusError};
-use skep_storage::response_bytes;
+use skep_storage::{Compare, response_bytes};
 
 use super::{
     Registry, Scope,
     commit::{Outcome, Write, storage_error},
 };
-use crate::registry::{
-    erased::AnyChange,
-    object::Object,
-    strategy::Reservation,
-};
+use crate::registry::{erased::AnyChange, object::Object, strategy::Reservation};
 
 /// How often a generated name that is taken is replaced by another (upstream: 8).
 const NAME_ATTEMPTS: u32 = 8;
@@ -44,7 +40,7 @@ impl Registry {
         if let Some(base) = &base {
             meta.name = Some(meta::generate_name(base));
         }
-        self.admission.create(scope, self.info(), &mut *object).await?;
+        let mut guard = self.admission.create(scope, self.info(), &mut *object).await?;
         self.strategy.prepare_for_create(&scope.context(), &mut *object);
         let mut errors = self.metadata_errors(object.meta());
         errors.extend(self.strategy.validate(&*object));
@@ -53,7 +49,7 @@ impl Registry {
         let mut attempt = 1;
         loop {
             let name = object.name().to_owned();
-            match self.try_create(scope, &mut *object).await? {
+            match self.try_create(scope, &mut *object, &mut guard).await? {
                 Some(written) => return Ok(written),
                 None => match &base {
                     Some(base) if attempt < NAME_ATTEMPTS => {
@@ -68,7 +64,12 @@ impl Registry {
     }
 
     /// One attempt with one name; none if the name is taken.
-    async fn try_create(&self, scope: &Scope<'_>, object: &mut dyn Object) -> Result<Option<Written>, StatusError> {
+    async fn try_create(
+        &self,
+        scope: &Scope<'_>,
+        object: &mut dyn Object,
+        guard: &mut Option<Compare>,
+    ) -> Result<Option<Written>, StatusError> {
         let key = self
             .key(scope.namespace.filter(|_| self.info().namespaced), object.name())
             .ok_or_else(|| StatusError::bad_request("the object's name can be no key"))?;
@@ -93,13 +94,17 @@ impl Registry {
                 let taken = self.latest(&key).await?.is_some();
                 return Ok((!taken).then_some(Written { code: StatusCode::CREATED, json: value }));
             }
-            match self.commit(&key, Write::Create(value.clone()), &reservation).await? {
+            match self.commit(&key, Write::Create(value.clone()), &reservation, guard.as_ref()).await? {
                 Outcome::Committed(revision) => {
                     let json = response_bytes(&value, revision).map_err(storage_error)?;
                     return Ok(Some(Written { code: StatusCode::CREATED, json }));
                 }
                 Outcome::Stale => return Ok(None),
                 Outcome::Lost(keys) => self.count_loss(&mut reservation, keys)?,
+                Outcome::Unguarded => {
+                    self.refresh().await?;
+                    *guard = self.admission.namespace_lifecycle(scope, self.info(), object).await?;
+                }
             }
         }
     }

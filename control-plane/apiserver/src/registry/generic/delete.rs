@@ -133,9 +133,9 @@ impl Registry {
                 let value = Bytes::from(self.encode(&mut *object)?);
                 let mut revision = base;
                 if !scope.dry_run {
-                    match self.commit(key, Write::Update(base, value.clone()), &Reservation::default()).await? {
+                    match self.commit(key, Write::Update(base, value.clone()), &Reservation::default(), None).await? {
                         Outcome::Committed(committed) => revision = committed,
-                        Outcome::Stale | Outcome::Lost(_) => return Ok(Attempt::Stale),
+                        Outcome::Stale | Outcome::Lost(_) | Outcome::Unguarded => return Ok(Attempt::Stale),
                     }
                 }
                 let json = response_bytes(&value, revision).map_err(storage_error)?;
@@ -148,9 +148,9 @@ impl Registry {
                 }
                 let mut revision = base;
                 if !scope.dry_run {
-                    match self.commit(key, Write::Delete(base), &reservation).await? {
+                    match self.commit(key, Write::Delete(base), &reservation, None).await? {
                         Outcome::Committed(committed) => revision = committed,
-                        Outcome::Stale | Outcome::Lost(_) => return Ok(Attempt::Stale),
+                        Outcome::Stale | Outcome::Lost(_) | Outcome::Unguarded => return Ok(Attempt::Stale),
                     }
                 }
                 Ok(Attempt::Done(self.gone(&mut *object, revision)?))

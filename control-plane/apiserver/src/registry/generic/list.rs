@@ -12,14 +12,7 @@ use skep_api::{
 };
 use skep_storage::{Error, Snapshot};
 
-use super::{
-    Registry,
-    commit::storage_error,
-    continuation,
-    continuation::Token,
-    selection::Selection,
-    view::Viewer,
-};
+use super::{Registry, commit::storage_error, continuation, continuation::Token, selection::Selection, view::Viewer};
 use crate::http::{
     body::{Body, BodyError},
     negotiate::{Accepted, Format},

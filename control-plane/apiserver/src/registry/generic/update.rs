@@ -229,8 +229,7 @@ impl Registry {
                 let copy = &mut **spare.insert(object.boxed_clone());
                 reservation.take.clear();
                 reservation.release.clear();
-                let change =
-                    if goes { AnyChange::Delete { old } } else { AnyChange::Update { object: copy, old } };
+                let change = if goes { AnyChange::Delete { old } } else { AnyChange::Update { object: copy, old } };
                 if let Err(error) = self.strategy.reserve(change, &mut reservation) {
                     self.doubt(&mut fresh, error).await?;
                     continue;
@@ -254,9 +253,9 @@ impl Registry {
                 return done(response_bytes(&value, base).map_err(storage_error)?);
             }
             let write = if goes { Write::Delete(base) } else { Write::Update(base, value.clone()) };
-            match self.commit(key, write, &reservation).await? {
+            match self.commit(key, write, &reservation, None).await? {
                 Outcome::Committed(revision) => return done(response_bytes(&value, revision).map_err(storage_error)?),
-                Outcome::Stale => return Ok(Attempt::Stale),
+                Outcome::Stale | Outcome::Unguarded => return Ok(Attempt::Stale),
                 Outcome::Lost(keys) => self.count_loss(&mut reservation, keys)?,
             }
         }

@@ -11,13 +11,12 @@ use skep_storage::{Error, Event, EventKind, Object as Cached, Snapshot, Watcher}
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Registry,
-    commit::storage_error,
-    selection::Selection,
-    view::Viewer,
+use super::{Registry, commit::storage_error, selection::Selection, view::Viewer};
+use crate::http::{
+    body::Body,
+    negotiate::{Accepted, Format, MEDIA_TYPES},
+    response,
 };
-use crate::http::{body::Body, negotiate::{Accepted, Format, MEDIA_TYPES}, response};
 
 /// Events taken from the history at once.
 const BATCH: usize = 64;
