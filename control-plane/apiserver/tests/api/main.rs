@@ -3,6 +3,7 @@
 mod bad_input;
 mod crud;
 mod faults;
+mod logs;
 mod paths;
 mod resources;
 mod strategies;
