@@ -26,7 +26,7 @@ use crate::{
             Registry, Scope,
             decode::Warnings,
             delete::Deleted,
-            list::ListStream,
+            list,
             patch::{Patch, PatchKind, Patched, add_warnings},
             update::Replacement,
             view::{IncludeObject, Viewer},
@@ -231,7 +231,7 @@ impl<'a> Call<'a> {
         let scope = Scope { user, namespace, now, dry_run: delete.dry_run };
         let page = registry.page(selection, &options).await?;
         registry.delete_collection(&scope, &page, &delete).await?;
-        Ok(response::json(StatusCode::OK, Body::list(ListStream::new(page, viewer))))
+        list::respond(page, viewer, &accepted).await
     }
 
     // --- what verbs share ---

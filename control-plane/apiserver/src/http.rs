@@ -2,6 +2,5 @@
 
 pub mod body;
 pub(crate) mod negotiate;
-pub(crate) mod protobuf;
 pub(crate) mod request_body;
 pub(crate) mod response;

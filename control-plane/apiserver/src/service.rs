@@ -117,7 +117,7 @@ impl Shared {
                     Ok(Ok(response)) => response,
                     Ok(Err(error)) => {
                         log(&info, &user, &error);
-                        response::status_error(&error)
+                        response::failure(&parts.headers, &error)
                     }
                     Err(_) => {
                         tracing::error!(verb = %info.verb, path = %info.path, "a request made the server panic");
@@ -125,7 +125,7 @@ impl Shared {
                     }
                 }
             }
-            Err(error) => response::status_error(&error),
+            Err(error) => response::failure(&parts.headers, &error),
         };
         if let Some(audit_id) = audit_id {
             response.headers_mut().insert(AUDIT_ID, audit_id);

@@ -3,14 +3,16 @@
 use http::{HeaderMap, header};
 use skep_api::status::StatusError;
 
-/// The media types a server with no protobuf can read and write.
-pub(crate) const MEDIA_TYPES: &[&str] = &["application/json", "application/yaml"];
+/// The media types of bodies, both ways.
+pub(crate) const MEDIA_TYPES: &[&str] = &["application/json", "application/yaml", skep_protobuf::MEDIA_TYPE];
 
 /// How a response is encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     Json,
     Yaml,
+    /// Only for those who take nothing else: objects are held as JSON.
+    Protobuf,
 }
 
 /// What a response shows of an object.
@@ -41,6 +43,7 @@ impl Accepted {
         match self.format {
             Format::Json => "application/json",
             Format::Yaml => "application/yaml",
+            Format::Protobuf => skep_protobuf::MEDIA_TYPE,
         }
     }
 }
@@ -76,6 +79,7 @@ impl<'a> Alternative<'a> {
         match self.media_type {
             "application/json" | "*/*" | "application/*" => Some(Format::Json),
             "application/yaml" => Some(Format::Yaml),
+            skep_protobuf::MEDIA_TYPE => Some(Format::Protobuf),
             _ => None,
         }
     }
@@ -117,20 +121,30 @@ pub(crate) fn alternatives(headers: &HeaderMap) -> Vec<Alternative<'_>> {
 
 /// Agrees on the encoding of objects, or answers 406.
 pub(crate) fn accept(headers: &HeaderMap) -> Result<Accepted, StatusError> {
-    alternatives(headers)
-        .iter()
-        .find_map(|alternative| Some(Accepted { format: alternative.format()?, view: alternative.view()? }))
-        .ok_or_else(|| StatusError::not_acceptable(MEDIA_TYPES))
+    let found = alternatives(headers);
+    let found = found.iter().filter_map(|alternative| {
+        let accepted = Accepted { format: alternative.format()?, view: alternative.view()? };
+        // Upstream's protobuf has no tables.
+        let writable = accepted.format != Format::Protobuf || !matches!(accepted.view, View::Table(_));
+        writable.then_some(accepted)
+    });
+    choose(found)
 }
 
 /// Agrees on the encoding of what has no other views (discovery, version), or answers 406.
 pub(crate) fn accept_plain(headers: &HeaderMap) -> Result<Accepted, StatusError> {
-    alternatives(headers)
-        .iter()
-        .filter(|alternative| alternative.parameter("as").is_none())
-        .find_map(Alternative::format)
-        .map(|format| Accepted { format, view: View::Whole })
-        .ok_or_else(|| StatusError::not_acceptable(MEDIA_TYPES))
+    let found = alternatives(headers);
+    let plain = found.iter().filter(|alternative| alternative.parameter("as").is_none());
+    choose(plain.filter_map(Alternative::format).map(|format| Accepted { format, view: View::Whole }))
+}
+
+/// The first of what a client takes; JSON of the same view in place of protobuf wherever that will do, for it is at hand.
+fn choose(mut found: impl Iterator<Item = Accepted>) -> Result<Accepted, StatusError> {
+    let first = found.next().ok_or_else(|| StatusError::not_acceptable(MEDIA_TYPES))?;
+    if first.format != Format::Protobuf {
+        return Ok(first);
+    }
+    Ok(found.find(|other| other.format == Format::Json && other.view == first.view).unwrap_or(first))
 }
 
 /// The media type of the request's body without parameters; none if it does not say.
@@ -168,8 +182,20 @@ mod tests {
     }
 
     #[test]
-    fn protobuf_alone_is_not_acceptable() {
-        assert_eq!(accepting("application/vnd.kubernetes.protobuf").unwrap_err().code(), 406);
+    fn protobuf_is_written_for_those_who_take_nothing_else() {
+        let view = || View::Metadata("v1");
+        let protobuf = "application/vnd.kubernetes.protobuf";
+        assert_eq!(accepting(protobuf).unwrap(), Accepted { format: Format::Protobuf, view: View::Whole });
+        assert_eq!(accepting("application/vnd.kubernetes.protobuf,application/json").unwrap(), Accepted::JSON);
+        let metadata =
+            "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
+        assert_eq!(accepting(metadata).unwrap(), Accepted { format: Format::Protobuf, view: view() });
+        let metadata = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,\
+                        application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+        assert_eq!(accepting(metadata).unwrap(), Accepted { format: Format::Json, view: view() });
+        let table = "application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1";
+        assert_eq!(accepting(table).unwrap_err().code(), 406);
+        assert_eq!(accepting("text/html").unwrap_err().code(), 406);
         assert_eq!(accept(&HeaderMap::new()).unwrap(), Accepted::JSON);
     }
 }

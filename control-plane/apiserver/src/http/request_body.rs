@@ -8,10 +8,10 @@ use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use serde_json::Value;
 use skep_api::status::StatusError;
 
-use super::{body::BodyError, negotiate::content_type, protobuf};
-
-/// The media types bodies may have.
-const BODY_TYPES: &[&str] = &["application/json", "application/yaml", protobuf::MEDIA_TYPE];
+use super::{
+    body::BodyError,
+    negotiate::{MEDIA_TYPES, content_type},
+};
 
 /// The most bytes a request body may have.
 pub(crate) const MAX_BODY: usize = 3 * 1024 * 1024;
@@ -69,9 +69,16 @@ pub(crate) fn document<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<Docume
         None | Some("application/json") => Ok(Document::Json(Cow::Borrowed(body))),
         // Valid JSON is valid YAML, and curl's default type has always been read as JSON.
         Some("application/yaml") => yaml(body).map(Document::Value),
-        Some(protobuf::MEDIA_TYPE) => protobuf::decode(body).map(Document::Value),
-        Some(_) => Err(StatusError::unsupported_media_type(BODY_TYPES)),
+        Some(skep_protobuf::MEDIA_TYPE) => protobuf(body).map(Document::Value),
+        Some(_) => Err(StatusError::unsupported_media_type(MEDIA_TYPES)),
     }
+}
+
+/// The JSON of an object that a typed client sends.
+fn protobuf(body: &[u8]) -> Result<Value, StatusError> {
+    let (_, object) = skep_protobuf::decode(body)
+        .map_err(|error| StatusError::bad_request(format!("the body of the request is no valid protobuf: {error}")))?;
+    Ok(object)
 }
 
 /// The deepest nesting of brackets YAML may have. JSON ends at 128 by itself.

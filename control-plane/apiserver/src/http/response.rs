@@ -1,13 +1,13 @@
 //! Makes responses.
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 use skep_api::status::StatusError;
 
 use super::{
     body::Body,
-    negotiate::{Accepted, Format},
+    negotiate::{Accepted, Format, accept_plain},
 };
 
 /// A response with JSON bytes that are ready to be sent.
@@ -46,6 +46,21 @@ pub(crate) fn json_as(code: StatusCode, accepted: &Accepted, bytes: Bytes) -> Re
             Ok(text) => with_type(code, accepted.content_type(), text),
             Err(error) => status_error(&StatusError::internal_error(error)),
         },
+        Format::Protobuf => match skep_protobuf::encode_json(&bytes) {
+            Ok(bytes) => with_type(code, accepted.content_type(), bytes),
+            Err(error) => status_error(&protobuf_error(error)),
+        },
+    }
+}
+
+/// Why something cannot be answered in protobuf.
+pub(crate) fn protobuf_error(error: skep_protobuf::Error) -> StatusError {
+    match error {
+        // Custom resources, and what is no API object at all.
+        skep_protobuf::Error::UnknownKind { .. } | skep_protobuf::Error::NoKind => {
+            StatusError::not_acceptable(&["application/json", "application/yaml"])
+        }
+        error => StatusError::internal_error(error),
     }
 }
 
@@ -53,6 +68,20 @@ pub(crate) fn json_as(code: StatusCode, accepted: &Accepted, bytes: Bytes) -> Re
 pub(crate) fn to_yaml(json: &[u8]) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
     let value: serde_json::Value = serde_json::from_slice(json)?;
     Ok(serde_yaml_ng::to_string(&value)?)
+}
+
+/// The response of a failed request, in protobuf for a client that takes nothing else.
+pub(crate) fn failure(headers: &HeaderMap, error: &StatusError) -> Response<Body> {
+    let response = status_error(error);
+    match accept_plain(headers) {
+        Ok(accepted) if accepted.format == Format::Protobuf => {
+            let (mut parts, _) = response.into_parts();
+            let other = object(parts.status, &accepted, error.status());
+            parts.headers.extend(other.headers().clone());
+            Response::from_parts(parts, other.into_body())
+        }
+        _ => response,
+    }
 }
 
 /// The response of a failed request.

@@ -270,7 +270,7 @@ async fn tables_and_metadata_are_made_on_request() {
     assert_eq!(answer["kind"], "PartialObjectMetadataList");
     assert_eq!(answer["items"][0]["metadata"]["name"], "a");
     assert!(answer["items"][0]["data"].is_null());
-    let answer = fetch(MAPS.to_owned(), "application/vnd.kubernetes.protobuf").await;
+    let answer = fetch(MAPS.to_owned(), "text/html").await;
     assert_eq!(answer["code"], 406);
 }
 

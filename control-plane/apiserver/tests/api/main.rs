@@ -5,6 +5,7 @@ mod crud;
 mod faults;
 mod logs;
 mod paths;
+mod protobuf;
 mod resources;
 mod strategies;
 mod support;

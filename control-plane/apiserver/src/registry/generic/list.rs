@@ -22,6 +22,16 @@ use crate::http::{
 /// A chunk of a list is sent when it has grown to this size.
 const CHUNK: usize = 64 * 1024;
 
+/// A page of a list as a response.
+pub(crate) async fn respond(page: Page, viewer: Viewer, accepted: &Accepted) -> Result<Response<Body>, StatusError> {
+    let stream = ListStream::new(page, viewer);
+    if accepted.format == Format::Json {
+        return Ok(response::json(StatusCode::OK, Body::list(stream)));
+    }
+    let body = Body::list(stream).collect().await.map_err(StatusError::internal_error)?.to_bytes();
+    Ok(response::json_as(StatusCode::OK, accepted, body))
+}
+
 impl Registry {
     /// Answers a list request.
     pub(crate) async fn list(
@@ -31,13 +41,7 @@ impl Registry {
         viewer: Viewer,
         accepted: &Accepted,
     ) -> Result<Response<Body>, StatusError> {
-        let page = self.page(selection, options).await?;
-        let stream = ListStream::new(page, viewer);
-        if accepted.format == Format::Json {
-            return Ok(response::json(StatusCode::OK, Body::list(stream)));
-        }
-        let body = Body::list(stream).collect().await.map_err(StatusError::internal_error)?.to_bytes();
-        Ok(response::json_as(StatusCode::OK, accepted, body))
+        respond(self.page(selection, options).await?, viewer, accepted).await
     }
 
     /// The snapshot and the part of it that a list request asks for.

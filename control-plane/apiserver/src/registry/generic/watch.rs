@@ -14,10 +14,12 @@ use tokio_util::sync::CancellationToken;
 use super::{Registry, commit::storage_error, selection::Selection, view::Viewer};
 use crate::http::{
     body::Body,
-    negotiate::{Accepted, Format, MEDIA_TYPES},
+    negotiate::{Accepted, Format},
     response,
 };
 
+/// The media types of watches.
+const WATCH_TYPES: &[&str] = &["application/json;stream=watch", skep_protobuf::WATCH_MEDIA_TYPE];
 /// Events taken from the history at once.
 const BATCH: usize = 64;
 /// Upstream's minimum: a watch without timeout ends after one to two times this.
@@ -35,9 +37,13 @@ impl Registry {
         accepted: &Accepted,
         shutdown: CancellationToken,
     ) -> Result<Response<Body>, StatusError> {
-        if accepted.format != Format::Json {
-            return Err(StatusError::not_acceptable(&MEDIA_TYPES[..1]));
-        }
+        let content_type = match accepted.format {
+            Format::Json => "application/json",
+            Format::Protobuf if skep_protobuf::knows(&self.info().api_version(), &self.info().kind) => {
+                skep_protobuf::WATCH_MEDIA_TYPE
+            }
+            Format::Protobuf | Format::Yaml => return Err(StatusError::not_acceptable(WATCH_TYPES)),
+        };
         let timeout = match options.timeout_seconds {
             Some(seconds) if seconds > 0 => Duration::from_secs(seconds.min(u64::from(u32::MAX))),
             _ => SHORTEST.mul_f64(1.0 + rand::rng().random::<f64>()),
@@ -53,6 +59,7 @@ impl Registry {
             deadline: Instant::now() + timeout,
             first_table: true,
             viewer,
+            format: accepted.format,
             kind: (self.info().kind.to_string(), self.info().api_version().into_owned()),
             selection,
             shutdown,
@@ -84,7 +91,7 @@ impl Registry {
                 Next::End => None,
             }
         });
-        Ok(response::json(StatusCode::OK, Body::stream(frames)))
+        Ok(response::with_type(StatusCode::OK, content_type, Body::stream(frames)))
     }
 }
 
@@ -101,6 +108,7 @@ struct Watch {
     deadline: Instant,
     first_table: bool,
     viewer: Viewer,
+    format: Format,
     /// Kind and apiVersion of bookmarks.
     kind: (String, String),
     selection: Selection,
@@ -117,7 +125,7 @@ impl Watch {
     async fn next_frame(&mut self) -> Next {
         loop {
             if let Some(error) = self.error.take() {
-                return Next::Last(error_frame(&storage_error(error)));
+                return Next::Last(self.error_frame(&storage_error(error)));
             }
             let made = match self.next_initial() {
                 Some(made) => made,
@@ -129,7 +137,7 @@ impl Watch {
             match made {
                 Ok(Some(frame)) => return Next::Frame(frame),
                 Ok(None) => {}
-                Err(error) => return Next::Last(error_frame(&error)),
+                Err(error) => return Next::Last(self.error_frame(&error)),
             }
         }
     }
@@ -147,7 +155,7 @@ impl Watch {
         if !self.send_end {
             return None;
         }
-        Some(Ok(Some(self.bookmark_frame(revision, true))))
+        Some(self.bookmark_frame(revision, true).map(Some))
     }
 
     /// The next change or bookmark; none when the watch ends.
@@ -171,7 +179,7 @@ impl Watch {
             () = tokio::time::sleep_until(self.next_bookmark), if self.bookmarks => {
                 self.next_bookmark = Instant::now() + BOOKMARK_INTERVAL;
                 let revision = watcher.bookmark();
-                return Some(Ok(Some(self.bookmark_frame(revision, false))));
+                return Some(self.bookmark_frame(revision, false).map(Some));
             }
         }
         Some(Ok(None))
@@ -184,7 +192,7 @@ impl Watch {
             event.seen_by(|object| self.selection.matches(object))
         };
         let Some(kind) = seen else { return Ok(None) };
-        if self.viewer.is_whole() {
+        if self.viewer.is_whole() && self.format == Format::Json {
             return Ok(Some(event.frame_as(kind)));
         }
         let name = match kind {
@@ -203,10 +211,10 @@ impl Watch {
     fn made_frame(&mut self, kind: &str, json: &Bytes) -> Result<Bytes, StatusError> {
         let object = self.viewer.single(json, self.first_table)?;
         self.first_table = false;
-        Ok(frame(kind, &object))
+        self.frame(kind, &object)
     }
 
-    fn bookmark_frame(&self, revision: i64, initial_events_end: bool) -> Bytes {
+    fn bookmark_frame(&self, revision: i64, initial_events_end: bool) -> Result<Bytes, StatusError> {
         let (kind, api_version) = &self.kind;
         let annotations =
             if initial_events_end { r#","annotations":{"k8s.io/initial-events-end":"true"}"# } else { "" };
@@ -215,13 +223,26 @@ impl Watch {
         );
         // A table's bookmark is a table too.
         match self.viewer.bookmark(object.as_bytes()) {
-            Some(table) => frame("BOOKMARK", &table),
-            None => frame("BOOKMARK", object.as_bytes()),
+            Some(table) => self.frame("BOOKMARK", &table),
+            None => self.frame("BOOKMARK", object.as_bytes()),
         }
+    }
+
+    fn error_frame(&self, error: &StatusError) -> Bytes {
+        // A Status is strings and numbers: it always serialises, and protobuf knows it.
+        let status = serde_json::to_vec(error.status()).unwrap_or_default();
+        self.frame("ERROR", &status).unwrap_or_default()
+    }
+
+    fn frame(&self, kind: &str, object: &[u8]) -> Result<Bytes, StatusError> {
+        if self.format == Format::Protobuf {
+            return skep_protobuf::watch_frame(kind, object).map(Bytes::from).map_err(response::protobuf_error);
+        }
+        Ok(json_frame(kind, object))
     }
 }
 
-fn frame(kind: &str, object: &[u8]) -> Bytes {
+fn json_frame(kind: &str, object: &[u8]) -> Bytes {
     let mut out = Vec::with_capacity(object.len() + kind.len() + 24);
     out.extend_from_slice(b"{\"type\":\"");
     out.extend_from_slice(kind.as_bytes());
@@ -229,9 +250,4 @@ fn frame(kind: &str, object: &[u8]) -> Bytes {
     out.extend_from_slice(object);
     out.extend_from_slice(b"}\n");
     out.into()
-}
-
-fn error_frame(error: &StatusError) -> Bytes {
-    // A Status is strings and numbers: it always serialises.
-    frame("ERROR", &serde_json::to_vec(error.status()).unwrap_or_default())
 }
