@@ -129,6 +129,7 @@ where
         observed: Observed::default(),
         events,
         reported: None,
+        tried_to_write: false,
     };
     if shutdown.run_until_cancelled(candidate.acquire()).await.is_none() {
         candidate.release().await;
@@ -178,6 +179,8 @@ struct Candidate {
     observed: Observed,
     events: Option<Recorder>,
     reported: Option<String>,
+    /// Whether the lease may be held: a write was begun, whatever came of it.
+    tried_to_write: bool,
 }
 
 impl Candidate {
@@ -245,6 +248,7 @@ impl Candidate {
             Some(lease) => self.observed.observe(lease, started),
             None => {
                 let lease = self.observed.next(&self.config, Timestamp::now(), true);
+                self.tried_to_write = true;
                 let created = self.leases.create(&PostParams::default(), &lease).await?;
                 self.observed.observe(created, started);
                 return Ok(true);
@@ -260,30 +264,49 @@ impl Candidate {
     async fn write(&mut self) -> Result<(), kube::Error> {
         let started = Instant::now();
         let lease = self.observed.next(&self.config, Timestamp::now(), false);
+        self.tried_to_write = true;
         let written = self.leases.replace(&self.config.name, &PostParams::default(), &lease).await?;
         self.observed.observe(written, started);
         Ok(())
     }
 
     /// Gives the lease up, if held, so that the next leader need not wait for it to expire.
+    ///
+    /// Reads it first, as upstream does: a renewal that was under way when the work ended may have been written without its
+    /// answer having been seen, and so may the very first write of a candidate that is shut down.
     async fn release(&mut self) {
-        if self.observed.holder() != self.config.identity {
+        if !self.tried_to_write {
             return;
         }
-        let mut lease = self.observed.next(&self.config, Timestamp::now(), false);
-        if let Some(spec) = lease.spec.as_mut() {
-            spec.holder_identity = Some(String::new());
-            spec.lease_duration_seconds = Some(1);
-            spec.acquire_time.clone_from(&spec.renew_time);
+        let name = &self.config.name;
+        let mut written = false;
+        let outcome = timeout(self.config.renew_deadline, async {
+            loop {
+                let Some(lease) = self.leases.get_opt(name).await? else { return Ok(None) };
+                self.observed.observe(lease, Instant::now());
+                if self.observed.holder() != self.config.identity {
+                    return Ok(None);
+                }
+                let lease = self.observed.released(&self.config, Timestamp::now());
+                match self.leases.replace(name, &PostParams::default(), &lease).await {
+                    Err(kube::Error::Api(status)) if status.code == 409 => {}
+                    answer => return answer.map(Some),
+                }
+            }
+        });
+        match outcome.await {
+            Ok(Ok(Some(lease))) => {
+                self.observed.observe(lease, Instant::now());
+                written = true;
+            }
+            // Another has it by now, or it was deleted.
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => warn!(lease = %name, %error, "failed to release lease"),
+            Err(_) => warn!(lease = %name, "failed to release lease: timed out"),
         }
-        let params = PostParams::default();
-        let written = self.leases.replace(&self.config.name, &params, &lease);
-        match timeout(self.config.renew_deadline, written).await {
-            Ok(Ok(lease)) => self.observed.observe(lease, Instant::now()),
-            Ok(Err(error)) => warn!(lease = %self.config.name, %error, "failed to release lease"),
-            Err(_) => warn!(lease = %self.config.name, "failed to release lease: timed out"),
+        if written {
+            self.announce("stopped leading");
         }
-        self.announce("stopped leading");
     }
 
     fn announce(&self, what: &str) {
@@ -328,6 +351,17 @@ impl Observed {
     fn may_take(&self, identity: &str, now: Instant) -> bool {
         let holder = self.holder();
         holder.is_empty() || holder == identity || !self.is_valid(now)
+    }
+
+    /// The record of a lease that its holder gives up.
+    fn released(&self, config: &LeaderElection, now: Timestamp) -> Lease {
+        let mut lease = self.next(config, now, false);
+        if let Some(spec) = lease.spec.as_mut() {
+            spec.holder_identity = Some(String::new());
+            spec.lease_duration_seconds = Some(1);
+            spec.acquire_time.clone_from(&spec.renew_time);
+        }
+        lease
     }
 
     /// The record this candidate writes next, keeping metadata (and so the resourceVersion precondition) of what it saw.
@@ -397,9 +431,11 @@ mod tests {
     #[test]
     fn a_released_lease_is_free_at_once() {
         let mut observed = Observed::default();
-        let mut lease = held_by("a", 1);
-        lease.spec.as_mut().unwrap().holder_identity = Some(String::new());
-        observed.observe(lease, Instant::now());
+        observed.observe(held_by("a", 1), Instant::now());
+        let config = LeaderElection::new("kube-scheduler", "a");
+        let released = observed.released(&config, Timestamp::from_second(2).unwrap());
+        assert_eq!(released.metadata.resource_version.as_deref(), Some("1"), "conditional on what was seen");
+        observed.observe(released, Instant::now());
         assert!(observed.may_take("b", Instant::now()));
     }
 
