@@ -22,6 +22,9 @@ pub enum Error {
     /// The Lease was lost; the process must not go on acting as leader.
     #[error("leader election lost")]
     LeadershipLost,
+    /// A part of the controller manager crashed; without it the others would work half blind.
+    #[error("a task of the controller manager panicked: {0}")]
+    Panicked(#[source] tokio::task::JoinError),
     /// A selector in a stored object does not parse.
     #[error("invalid label selector in {key}: {reason}")]
     Selector {

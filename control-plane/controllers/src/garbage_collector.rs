@@ -10,7 +10,7 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use parking_lot::{Mutex, RwLock};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -120,7 +120,16 @@ pub(crate) async fn run(context: Context, shutdown: CancellationToken) {
     let mut workers_started = false;
     let mut tick = tokio::time::interval(context.config.discovery_period);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    while shutdown.run_until_cancelled(tick.tick()).await.is_some() {
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            // A watch of a type that is gone has ended, or one has crashed; then the whole manager ends.
+            Some(ended) = tasks.join_next() => {
+                propagate(ended);
+                continue;
+            }
+            _ = tick.tick() => {}
+        }
         match discovery::discover(&context.client).await {
             Ok(found) => {
                 let failed: Vec<String> = found.failed.into_iter().map(|(group, _)| group).collect();
@@ -154,7 +163,18 @@ pub(crate) async fn run(context: Context, shutdown: CancellationToken) {
             workers_started = true;
         }
     }
-    while tasks.join_next().await.is_some() {}
+    while let Some(ended) = tasks.join_next().await {
+        propagate(ended);
+    }
+}
+
+/// Panics as the task did that ended so.
+fn propagate(ended: Result<(), JoinError>) {
+    if let Err(panic) = ended.map_err(JoinError::try_into_panic)
+        && let Ok(panic) = panic
+    {
+        std::panic::resume_unwind(panic);
+    }
 }
 
 async fn wait_for_lists(monitors: &Monitors, shutdown: &CancellationToken) {

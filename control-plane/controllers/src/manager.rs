@@ -6,7 +6,7 @@ use kube::Client;
 use skep_client::{LeaderElection, Recorder, leader_election};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::info;
 
 use crate::config::Config;
 use crate::context::Context;
@@ -34,12 +34,12 @@ const COMPONENT: &str = "kube-controller-manager";
 /// kube-system/kube-controller-manager.
 ///
 /// # Errors
-/// A configuration that makes no sense, or leadership that was lost: the caller should start over (upstream's process ends).
+/// A configuration that makes no sense; leadership that was lost or a part that crashed: then the caller should start over
+/// (upstream's process ends).
 pub async fn run(client: Client, config: Config, shutdown: CancellationToken) -> Result<(), Error> {
     config.validate()?;
     if !config.leader_elect {
-        lead(client, config, shutdown).await;
-        return Ok(());
+        return lead(client, config, shutdown.child_token()).await;
     }
     let identity = config.identity.clone().unwrap_or_else(|| leader_election::default_identity(&host_name()));
     let (lease_duration, renew_deadline, retry_period) = config.lease_times;
@@ -47,13 +47,11 @@ pub async fn run(client: Client, config: Config, shutdown: CancellationToken) ->
         LeaderElection { lease_duration, renew_deadline, retry_period, ..LeaderElection::new(COMPONENT, identity) };
     let recorder = Recorder::new(client.clone(), COMPONENT, "");
     let led = client.clone();
-    leader_election::run(client, election, Some(recorder), shutdown, move |stop| lead(led, config, stop))
-        .await
-        .map(|_| ())
-        .map_err(|error| match error {
-            leader_election::Error::Lost { .. } => Error::LeadershipLost,
-            other => Error::LeaderElection(Box::new(other)),
-        })
+    match leader_election::run(client, election, Some(recorder), shutdown, move |stop| lead(led, config, stop)).await {
+        Ok(led) => led.unwrap_or(Ok(())),
+        Err(leader_election::Error::Lost { .. }) => Err(Error::LeadershipLost),
+        Err(other) => Err(Error::LeaderElection(Box::new(other))),
+    }
 }
 
 fn host_name() -> String {
@@ -91,7 +89,8 @@ impl Starter<'_> {
     }
 }
 
-async fn lead(client: Client, config: Config, shutdown: CancellationToken) {
+/// Runs the controllers until `stop`, which is this function's own to cancel.
+async fn lead(client: Client, config: Config, stop: CancellationToken) -> Result<(), Error> {
     let metrics = config.metrics.clone();
     let context = Context {
         informers: Informers::new(&client),
@@ -101,7 +100,7 @@ async fn lead(client: Client, config: Config, shutdown: CancellationToken) {
         config: Arc::new(config),
     };
     let mut tasks = JoinSet::new();
-    let mut starter = Starter { context: &context, stop: &shutdown, tasks: &mut tasks };
+    let mut starter = Starter { context: &context, stop: &stop, tasks: &mut tasks };
     starter.start("deployment", DeploymentController::new);
     starter.start("replicaset", ReplicaSetController::new);
     starter.start("endpoint_slice", EndpointSliceController::new);
@@ -118,22 +117,25 @@ async fn lead(client: Client, config: Config, shutdown: CancellationToken) {
     let node_lifecycle = starter.start("node_lifecycle_controller", NodeLifecycleController::new);
 
     // All handlers are registered: now the watches may begin.
-    context.informers.run(&mut tasks, &shutdown);
-    tasks.spawn(garbage_collector::run(context.clone(), shutdown.clone()));
-    let (later, stop) = (context.clone(), shutdown.clone());
+    context.informers.run(&mut tasks, &stop);
+    tasks.spawn(garbage_collector::run(context.clone(), stop.clone()));
+    let (later, end) = (context.clone(), stop.clone());
     tasks.spawn(async move {
-        if later.informers.synced(&stop).await {
+        if later.informers.synced(&end).await {
             info!("informers are synced, controllers work");
-            tokio::join!(node_lifecycle.monitor(stop.clone()), pod_gc::run(later, stop));
+            tokio::join!(node_lifecycle.monitor(end.clone()), pod_gc::run(later, end));
         }
     });
+    let mut outcome = Ok(());
     while let Some(result) = tasks.join_next().await {
         if let Err(failure) = result
             && failure.is_panic()
+            && outcome.is_ok()
         {
-            // A dead informer would leave every controller blind: better end and let the caller start over.
-            error!(%failure, "a task of the controller manager panicked");
-            shutdown.cancel();
+            // A dead informer would leave every controller blind: better end, and let the caller start over.
+            stop.cancel();
+            outcome = Err(Error::Panicked(failure));
         }
     }
+    outcome
 }

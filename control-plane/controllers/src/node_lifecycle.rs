@@ -14,7 +14,7 @@ use serde_json::json;
 use skep_client::Recorder;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::context::Context;
 use crate::controller::{Queue, Reconciler};
@@ -81,8 +81,13 @@ impl NodeLifecycleController {
             self.health.lock().retain(|name, _| nodes.iter().any(|node| meta::name(&node.metadata) == name));
             stream::iter(&nodes)
                 .for_each_concurrent(PARALLEL, |node| async {
-                    if let Err(error) = self.look_at(node).await {
-                        warn!(node = meta::name(&node.metadata), %error, "cannot update node health");
+                    match self.look_at(node).await {
+                        Ok(()) => {}
+                        // It reported just now, or is gone: the next look knows.
+                        Err(error) if error.is_conflict() || error.is_not_found() => {
+                            debug!(node = meta::name(&node.metadata), %error, "node changed while it was looked at");
+                        }
+                        Err(error) => warn!(node = meta::name(&node.metadata), %error, "cannot update node health"),
                     }
                 })
                 .await;
@@ -163,9 +168,8 @@ impl NodeLifecycleController {
     /// Counts healthy and unhealthy nodes by zone: a zone that looks broken as a whole is more likely cut off than dead.
     fn assess_zones(&self) {
         let nodes = self.context.informers.nodes.list();
-        let ended = self.zones.lock().assess(&nodes);
-        if ended {
-            // Evictions were stopped everywhere and may go on.
+        if self.zones.lock().assess(&nodes) {
+            // Evictions stop everywhere, or may go on.
             for node in &nodes {
                 self.queue.add(ObjectKey::of(&node.metadata));
             }
@@ -202,16 +206,23 @@ impl Reconciler for NodeLifecycleController {
             return Ok(None);
         }
         let mut wait = None;
-        let evicts = if taint::needs_new_eviction(&node) {
-            match self.zones.lock().permit(&zone::of(&node), Instant::now()) {
-                Ok(()) => true,
-                Err(until) => {
-                    wait = Some(until);
-                    false
+        let evicts = {
+            let mut zones = self.zones.lock();
+            if zones.all_down() {
+                // As upstream: with no node to move to, evictions under way are called off too. The end of this state
+                // queues every node again.
+                false
+            } else if taint::needs_new_eviction(&node) {
+                match zones.permit(&zone::of(&node), Instant::now()) {
+                    Ok(()) => true,
+                    Err(until) => {
+                        wait = Some(until);
+                        false
+                    }
                 }
+            } else {
+                true
             }
-        } else {
-            true
         };
         let known = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
         if let Some(taints) = taint::desired(&node, &known, evicts) {

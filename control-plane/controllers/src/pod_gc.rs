@@ -1,8 +1,9 @@
 //! Pod garbage collection: pods nobody will ever clean up otherwise.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use serde_json::json;
@@ -16,10 +17,12 @@ use crate::pod;
 
 /// Two looks apart must find the node missing (upstream: 40 s quarantine).
 const QUARANTINE_LOOKS: u32 = 2;
+/// Pods deleted at the same time.
+const PARALLEL: usize = 16;
 
 /// Looks every `pod_gc_period` until `shutdown`.
 pub(crate) async fn run(context: Context, shutdown: CancellationToken) {
-    let mut missing: std::collections::HashMap<String, u32> = std::collections::HashMap::new();
+    let mut missing: HashMap<String, u32> = HashMap::new();
     let mut tick = tokio::time::interval(context.config.pod_gc_period);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while shutdown.run_until_cancelled(tick.tick()).await.is_some() {
@@ -36,19 +39,23 @@ pub(crate) async fn run(context: Context, shutdown: CancellationToken) {
         for node in gone {
             *missing.entry(node).or_default() += 1;
         }
-        for victim in terminated_excess(&pods, context.config.terminated_pod_gc_threshold) {
-            delete(&context, &victim, None).await;
-        }
-        for victim in pods.iter().filter(|pod| is_unscheduled_terminating(pod)) {
-            delete(&context, victim, None).await;
-        }
+        let mut victims: Vec<(Arc<Pod>, Option<&str>)> = Vec::new();
+        let excess = terminated_excess(&pods, context.config.terminated_pod_gc_threshold);
+        victims.extend(excess.into_iter().map(|pod| (pod, None)));
+        victims.extend(pods.iter().filter(|pod| is_unscheduled_terminating(pod)).map(|pod| (pod.clone(), None)));
         for (node, looks) in &missing {
             if *looks < QUARANTINE_LOOKS || node_exists(&context, node).await != Ok(false) {
                 continue;
             }
-            for victim in context.informers.pods.indexed(crate::informers::BY_NODE, node) {
-                delete(&context, &victim, Some("PodGC: node no longer exists")).await;
+            let lost = context.informers.pods.indexed(crate::informers::BY_NODE, node);
+            victims.extend(lost.into_iter().map(|pod| (pod, Some("PodGC: node no longer exists"))));
+        }
+        for batch in victims.chunks(PARALLEL) {
+            // There may be thousands: the end of leadership does not wait for them.
+            if shutdown.is_cancelled() {
+                return;
             }
+            join_all(batch.iter().map(|(victim, disruption)| delete(&context, victim, *disruption))).await;
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The arithmetic of rolling updates and proportional scaling. Pure functions.
+//! The arithmetic of rolling updates and proportional scaling. Pure functions. Sums saturate: the API lets each ReplicaSet ask
+//! for as many replicas as an i32 holds.
 
 use k8s_openapi::api::apps::v1::DeploymentSpec;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -19,12 +20,16 @@ pub(super) fn desired(spec: &DeploymentSpec) -> i32 {
     spec.replicas.unwrap_or(1).max(0)
 }
 
+/// The sum of numbers of pods.
+pub(super) fn sum(numbers: impl IntoIterator<Item = i32>) -> i32 {
+    numbers.into_iter().fold(0, i32::saturating_add)
+}
+
 /// A number or a percentage of `total`; something that is neither counts as zero.
-fn scaled(value: Option<&IntOrString>, total: i32, round_up: bool) -> i32 {
+fn scaled(value: &IntOrString, total: i32, round_up: bool) -> i32 {
     match value {
-        None => 0,
-        Some(IntOrString::Int(number)) => *number,
-        Some(IntOrString::String(text)) => {
+        IntOrString::Int(number) => *number,
+        IntOrString::String(text) => {
             let Some(percent) = text.strip_suffix('%').and_then(|number| number.parse::<i64>().ok()) else { return 0 };
             let hundredths = percent.saturating_mul(i64::from(total));
             let number =
@@ -38,7 +43,7 @@ fn scaled(value: Option<&IntOrString>, total: i32, round_up: bool) -> i32 {
 fn fenceposts(spec: &DeploymentSpec) -> (i32, i32) {
     let parameters = spec.strategy.as_ref().and_then(|strategy| strategy.rolling_update.as_ref());
     let quarter = IntOrString::String("25%".to_owned());
-    let of = |value: Option<&IntOrString>, up| scaled(Some(value.unwrap_or(&quarter)), desired(spec), up);
+    let of = |value: Option<&IntOrString>, up| scaled(value.unwrap_or(&quarter), desired(spec), up).max(0);
     let surge = of(parameters.and_then(|p| p.max_surge.as_ref()), true);
     let unavailable = of(parameters.and_then(|p| p.max_unavailable.as_ref()), false);
     (surge, if surge == 0 && unavailable == 0 { 1 } else { unavailable })
@@ -61,7 +66,7 @@ pub(super) fn new_set_replicas(spec: &DeploymentSpec, total: i32, new: i32) -> i
         return desired;
     }
     let limit = desired.saturating_add(max_surge(spec));
-    if total >= limit { new } else { new + (limit - total).min(desired - new) }
+    if total >= limit { new } else { new.saturating_add((limit - total.max(0)).min(desired - new.max(0))) }
 }
 
 /// New sizes of the old ReplicaSets (oldest first), such that enough pods stay available. First the pods that are not
@@ -69,19 +74,19 @@ pub(super) fn new_set_replicas(spec: &DeploymentSpec, total: i32, new: i32) -> i
 pub(super) fn old_set_replicas(spec: &DeploymentSpec, new: Size, old: &[Size]) -> Vec<i32> {
     let mut sizes: Vec<i32> = old.iter().map(|set| set.replicas).collect();
     let min_available = desired(spec) - max_unavailable(spec);
-    let total: i32 = new.replicas + sizes.iter().sum::<i32>();
-    let new_unavailable = new.replicas - new.available;
-    let mut unhealthy_budget = total - min_available - new_unavailable;
+    let total = sum(sizes.iter().copied().chain([new.replicas]));
+    let new_unavailable = new.replicas.saturating_sub(new.available);
+    let mut unhealthy_budget = total.saturating_sub(min_available).saturating_sub(new_unavailable);
     if unhealthy_budget <= 0 {
         return sizes;
     }
     for (size, set) in sizes.iter_mut().zip(old) {
-        let unhealthy = (*size - set.available).clamp(0, unhealthy_budget.max(0));
+        let unhealthy = size.saturating_sub(set.available).clamp(0, unhealthy_budget.max(0));
         *size -= unhealthy;
         unhealthy_budget -= unhealthy;
     }
-    let available: i32 = new.available + old.iter().map(|set| set.available).sum::<i32>();
-    let mut budget = (available - min_available).max(0);
+    let available = sum(old.iter().map(|set| set.available).chain([new.available]));
+    let mut budget = available.saturating_sub(min_available).max(0);
     for size in &mut sizes {
         let fewer = (*size).min(budget);
         *size -= fewer;
@@ -103,20 +108,20 @@ pub(super) struct Share {
 pub(super) fn proportional(spec: &DeploymentSpec, sets: &[Share]) -> Vec<i32> {
     let desired = desired(spec);
     let allowed = if desired > 0 { desired.saturating_add(max_surge(spec)) } else { 0 };
-    let to_add = allowed - sets.iter().map(|set| set.replicas).sum::<i32>();
-    let mut added = 0;
+    let to_add = allowed.saturating_sub(sum(sets.iter().map(|set| set.replicas)));
+    let mut added = 0_i32;
     let mut sizes: Vec<i32> = sets
         .iter()
         .map(|set| {
             let share = share(*set, desired, allowed, to_add, added);
-            added += share;
-            (set.replicas + share).max(0)
+            added = added.saturating_add(share);
+            set.replicas.saturating_add(share).max(0)
         })
         .collect();
     if let Some(first) = sizes.first_mut()
         && to_add != 0
     {
-        *first = (*first + to_add - added).max(0);
+        *first = first.saturating_add(to_add.saturating_sub(added)).max(0);
     }
     sizes
 }
@@ -126,7 +131,7 @@ fn share(set: Share, desired: i32, allowed: i32, to_add: i32, added: i32) -> i32
         return 0;
     }
     let fraction = if desired == 0 {
-        -set.replicas
+        set.replicas.saturating_neg()
     } else if set.max_before <= 0 {
         0
     } else {
@@ -134,7 +139,8 @@ fn share(set: Share, desired: i32, allowed: i32, to_add: i32, added: i32) -> i32
         // Both factors are i32, so the rounded value fits unless the annotation is absurd; then it saturates.
         (size.round() as i32).saturating_sub(set.replicas)
     };
-    if to_add > 0 { fraction.min(to_add - added) } else { fraction.max(to_add - added) }
+    let left = to_add.saturating_sub(added);
+    if to_add > 0 { fraction.min(left) } else { fraction.max(left) }
 }
 
 #[cfg(test)]

@@ -62,6 +62,16 @@ fn scaling_to_zero_empties_every_set() {
     assert_eq!(proportional(&spec, &sets), [0, 0]);
 }
 
+#[test]
+fn the_largest_numbers_the_api_takes_do_not_overflow() {
+    let spec = spec(i32::MAX, percent(100), percent(0));
+    let full = Size { replicas: i32::MAX, available: 0 };
+    assert_eq!(new_set_replicas(&spec, sum([i32::MAX, i32::MAX]), 5), 5);
+    assert_eq!(old_set_replicas(&spec, full, &[full, full]), [i32::MAX, i32::MAX], "too few are available");
+    let shares = [Share { replicas: i32::MAX, max_before: 1 }, Share { replicas: i32::MAX, max_before: i32::MAX }];
+    assert!(proportional(&spec, &shares).iter().all(|size| *size >= 0));
+}
+
 proptest! {
     #[test]
     fn a_rollout_ends_and_never_breaks_its_bounds(

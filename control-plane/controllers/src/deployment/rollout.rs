@@ -91,7 +91,7 @@ impl Sync<'_> {
         if size == desired {
             return Ok(false);
         }
-        let total = self.sets.iter().map(|set| replicas(set)).sum();
+        let total = rolling::sum(self.sets.iter().map(|set| replicas(set)));
         let target = if size > desired { desired } else { rolling::new_set_replicas(self.spec(), total, size) };
         self.resize(newest, target).await
     }
@@ -125,7 +125,13 @@ impl Sync<'_> {
     /// and missing.
     pub(super) async fn sync_revision(&mut self, create: bool) -> Result<Option<Arc<ReplicaSet>>, Error> {
         let newest = self.find_new_set();
-        let next = self.old_sets(newest.as_ref()).iter().map(|set| revision::revision(set)).max().unwrap_or(0) + 1;
+        let next = self
+            .old_sets(newest.as_ref())
+            .iter()
+            .map(|set| revision::revision(set))
+            .max()
+            .unwrap_or(0)
+            .saturating_add(1);
         match newest {
             Some(newest) => self.keep_new_set(&newest, next).await.map(Some),
             None if create => self.make_new_set(next).await,
@@ -198,7 +204,7 @@ impl Sync<'_> {
         selector.match_labels.get_or_insert_default().insert(TEMPLATE_HASH.to_owned(), template_hash.to_owned());
         let mut annotations = std::collections::BTreeMap::new();
         revision::set_new_set_annotations(&self.deployment, &mut annotations, next, false);
-        let total = self.sets.iter().map(|set| replicas(set)).sum();
+        let total = rolling::sum(self.sets.iter().map(|set| replicas(set)));
         ReplicaSet {
             metadata: ObjectMeta {
                 name: Some(name.to_owned()),

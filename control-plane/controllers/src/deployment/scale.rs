@@ -56,7 +56,7 @@ impl Sync<'_> {
             return Ok(());
         }
         let mut active: Vec<_> = self.sets.iter().filter(|set| replicas(set) > 0).cloned().collect();
-        let total: i32 = active.iter().map(|set| replicas(set)).sum();
+        let total = rolling::sum(active.iter().map(|set| replicas(set)));
         let grows = desired.saturating_add(rolling::max_surge(self.spec())) > total && desired > 0;
         // Largest first; among equals the newer takes the rest when growing, the older when shrinking.
         active.sort_by(|a, b| {

@@ -27,7 +27,7 @@ pub(super) fn is_complete(deployment: &Deployment, status: &DeploymentStatus) ->
 
 fn is_progressing(old: &DeploymentStatus, new: &DeploymentStatus) -> bool {
     let number = |value: Option<i32>| value.unwrap_or(0);
-    let outdated = |status: &DeploymentStatus| number(status.replicas) - number(status.updated_replicas);
+    let outdated = |status: &DeploymentStatus| number(status.replicas).saturating_sub(number(status.updated_replicas));
     number(new.updated_replicas) > number(old.updated_replicas)
         || outdated(new) < outdated(old)
         || number(new.ready_replicas) > number(old.ready_replicas)
@@ -60,9 +60,10 @@ pub(super) fn calculate(
     newest: Option<&Arc<ReplicaSet>>,
 ) -> DeploymentStatus {
     let actual = |set: &ReplicaSet| set.status.as_ref().map_or(0, |status| status.replicas);
-    let sum = |of: &dyn Fn(&ReplicaSet) -> i32| sets.iter().map(|set| of(set)).sum::<i32>();
+    let sum = |of: &dyn Fn(&ReplicaSet) -> i32| rolling::sum(sets.iter().map(|set| of(set)));
     let available = sum(&available);
-    let terminating = sets.iter().filter_map(|set| set.status.as_ref()?.terminating_replicas).reduce(|a, b| a + b);
+    let terminating =
+        sets.iter().filter_map(|set| set.status.as_ref()?.terminating_replicas).reduce(i32::saturating_add);
     let old = deployment.status.clone().unwrap_or_default();
     let mut status = DeploymentStatus {
         observed_generation: deployment.metadata.generation,
@@ -70,13 +71,13 @@ pub(super) fn calculate(
         updated_replicas: optional(newest.map_or(0, |set| actual(set))),
         ready_replicas: optional(sum(&|set| set.status.as_ref().and_then(|s| s.ready_replicas).unwrap_or(0))),
         available_replicas: optional(available),
-        unavailable_replicas: optional((sum(&replicas) - available).max(0)),
+        unavailable_replicas: optional(sum(&replicas).saturating_sub(available).max(0)),
         terminating_replicas: terminating,
         collision_count: old.collision_count,
         conditions: old.conditions,
     };
     let spec = spec(deployment);
-    let condition = if available >= rolling::desired(spec) - rolling::max_unavailable(spec) {
+    let condition = if available >= rolling::desired(spec).saturating_sub(rolling::max_unavailable(spec)) {
         condition::new(AVAILABLE, "True", "MinimumReplicasAvailable", "Deployment has minimum availability.")
     } else {
         condition::new(

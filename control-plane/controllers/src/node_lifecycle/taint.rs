@@ -56,7 +56,8 @@ pub(super) fn needs_new_eviction(node: &Node) -> bool {
     wanted_no_execute(node).is_some() && !known.iter().any(is_no_execute_of_ours)
 }
 
-/// The node's whole new list of taints; None if it is right already. Without `evict` no NoExecute taint is added.
+/// The node's whole new list of taints; None if it is right already. Without `evict` it has
+/// no NoExecute taint of ours.
 pub(super) fn desired(node: &Node, known: &[Taint], evict: bool) -> Option<Vec<Taint>> {
     let no_schedule = wanted_no_schedule(node);
     let no_execute = wanted_no_execute(node).filter(|_| evict);
@@ -113,6 +114,9 @@ mod tests {
     fn without_permission_to_evict_only_scheduling_stops() {
         let taints = desired(&node("False", vec![]), &[], false).unwrap();
         assert_eq!(names(&taints), [(NOT_READY, "NoSchedule")]);
+        let evicting = desired(&node("False", vec![]), &[], true).unwrap();
+        let called_off = desired(&node("False", evicting.clone()), &evicting, false).unwrap();
+        assert_eq!(names(&called_off), [(NOT_READY, "NoSchedule")]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::info;
 
 use super::health;
 use crate::config::Config;
@@ -56,7 +56,12 @@ impl Zones {
         }
     }
 
-    /// Takes the nodes' health into account; true if a time ends in which all zones were down.
+    /// True while no node is ready.
+    pub(super) fn all_down(&self) -> bool {
+        self.all_down
+    }
+
+    /// Takes the nodes' health into account; true if a time begins or ends in which all zones are down.
     pub(super) fn assess(&mut self, nodes: &[Arc<Node>]) -> bool {
         let mut counts: HashMap<String, (usize, usize)> = HashMap::new();
         for node in nodes {
@@ -68,9 +73,10 @@ impl Zones {
             counts.iter().map(|(zone, (healthy, unhealthy))| (zone, self.state(*healthy, *unhealthy))).collect();
         let all_down = !states.is_empty() && states.values().all(|state| *state == State::Full);
         if all_down && !self.all_down {
-            warn!("no node is ready: evictions stop until one is, the fault may be here");
+            // No warning: a cluster whose first node is about to come up is in this state too.
+            info!(nodes = nodes.len(), "no node is ready, nothing is evicted until one is");
         }
-        let ended = self.all_down && !all_down;
+        let changed = self.all_down != all_down;
         self.all_down = all_down;
         self.zones.retain(|zone, _| counts.contains_key(zone));
         for (zone, state) in states {
@@ -83,7 +89,7 @@ impl Zones {
             };
             self.zones.entry(zone.clone()).or_insert(Zone { rate, next: None }).rate = rate;
         }
-        ended
+        changed
     }
 
     fn state(&self, healthy: usize, unhealthy: usize) -> State {
@@ -147,7 +153,8 @@ mod tests {
     #[test]
     fn when_every_node_is_dead_nothing_is_evicted_until_one_is_back() {
         let mut zones = Zones::new(&Config::default());
-        assert!(!zones.assess(&nodes(0, 1)));
+        assert!(zones.assess(&nodes(0, 1)));
+        assert!(!zones.assess(&nodes(0, 1)), "nothing new");
         assert!(zones.permit(":", Instant::now()).is_err());
         assert!(zones.assess(&nodes(1, 1)));
         assert!(zones.permit(":", Instant::now()).is_ok());
