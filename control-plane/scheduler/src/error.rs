@@ -20,6 +20,9 @@ pub enum Error {
         /// For example `QueueSort` or `Bind`.
         point: &'static str,
     },
+    /// The watches of pods and nodes crashed.
+    #[error("the scheduler's informers panicked: {0}")]
+    Informers(#[source] tokio::task::JoinError),
     /// Leadership was lost or its settings are wrong.
     #[error(transparent)]
     LeaderElection(#[from] skep_client::LeaderElectionError),

@@ -14,6 +14,7 @@ use kube::{
     Api, ResourceExt,
     runtime::{WatchStreamExt, watcher, watcher::Event},
 };
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -35,8 +36,8 @@ impl Synced {
     }
 }
 
-/// Starts the informers; they end when `stop` fires.
-pub(crate) fn spawn(scheduler: &Arc<Scheduler>, stop: CancellationToken) -> Synced {
+/// Starts the informers; they end when `stop` fires, or with a panic.
+pub(crate) fn spawn(scheduler: &Arc<Scheduler>, stop: CancellationToken) -> (Synced, JoinHandle<()>) {
     let synced = Synced::default();
     let client = scheduler.client();
     let pods = watcher(Api::<Pod>::all(client.clone()), watcher::Config::default()).default_backoff();
@@ -51,11 +52,11 @@ pub(crate) fn spawn(scheduler: &Arc<Scheduler>, stop: CancellationToken) -> Sync
             scheduler.housekeep();
         }
     };
-    tokio::spawn(async move {
+    let task = tokio::spawn(async move {
         // None of the three ever ends by itself.
         stop.run_until_cancelled(async { tokio::join!(pods, nodes, housekeeping) }).await;
     });
-    synced
+    (synced, task)
 }
 
 /// What is done with the objects of one kind.

@@ -50,7 +50,7 @@ pub async fn run(client: Client, config: Config, shutdown: CancellationToken) ->
     // The informers outlive the scheduling loop by a little: bindings that finish during shutdown still read the cache.
     let informers = CancellationToken::new();
     let _stop_informers = informers.clone().drop_guard();
-    let synced = informers::spawn(&scheduler, informers);
+    let (synced, watching) = informers::spawn(&scheduler, informers);
     let lead = move |stop: CancellationToken| async move {
         if stop.run_until_cancelled(synced.wait()).await.is_none() {
             return;
@@ -58,11 +58,19 @@ pub async fn run(client: Client, config: Config, shutdown: CancellationToken) ->
         info!("caches are synced, scheduling");
         scheduler.run(stop).await;
     };
-    match election {
-        Some(election) => {
-            leader_election::run(client, election, Some(recorder), shutdown, lead).await?;
+    let leading = async {
+        match election {
+            Some(election) => {
+                leader_election::run(client, election, Some(recorder), shutdown, lead).await?;
+            }
+            None => lead(shutdown).await,
         }
-        None => lead(shutdown).await,
+        Ok(())
+    };
+    tokio::select! {
+        ended = leading => ended,
+        // They end by themselves only by a bug, and without them every decision would rest on an ever older picture. The
+        // lease is left to expire, as after any crash.
+        Err(panic) = watching => Err(Error::Informers(panic)),
     }
-    Ok(())
 }

@@ -6,7 +6,7 @@
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -109,6 +109,8 @@ pub struct Queue {
     entries: HashMap<Arc<str>, Entry>,
     active: BTreeMap<(QueueKey, u64), Arc<str>>,
     backoff: BTreeMap<(Instant, u64), Arc<str>>,
+    /// By themselves, so that an event costs nothing to the thousands that are merely waiting for their turn.
+    unschedulable: HashSet<Arc<str>>,
     in_flight: HashMap<Arc<str>, InFlight>,
     /// Events that some pod in flight has yet to be judged by.
     events: VecDeque<ClusterEvent>,
@@ -127,6 +129,7 @@ impl Queue {
             entries: HashMap::new(),
             active: BTreeMap::new(),
             backoff: BTreeMap::new(),
+            unschedulable: HashSet::new(),
             in_flight: HashMap::new(),
             events: VecDeque::new(),
             first_event: 0,
@@ -160,7 +163,7 @@ impl Queue {
                 self.activate(pod);
             }
             Some(Entry { mut pod, place }) => {
-                self.leave(place);
+                self.leave(&info.uid, place);
                 let old = std::mem::replace(&mut pod.info, info.clone());
                 match place {
                     // The key depends on the pod: enter anew, keeping the age.
@@ -185,33 +188,30 @@ impl Queue {
             in_flight.deleted = true;
         }
         if let Some(entry) = self.entries.remove(uid) {
-            self.leave(entry.place);
+            self.leave(uid, entry.place);
         }
     }
 
     /// Something happened in the cluster: moves the pods that it may help.
     pub fn on_event(&mut self, event: &ClusterEvent, now: Instant) {
         self.record(event.clone());
-        let hopeful: Vec<Arc<str>> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| entry.place == Place::Unschedulable)
-            .filter(|(_, Entry { pod, .. })| self.framework.is_worth_requeuing(event, &pod.info, &pod.rejected_by))
-            .map(|(uid, _)| uid.clone())
-            .collect();
-        for uid in hopeful {
-            if let Some(entry) = self.entries.remove(&uid) {
-                self.retry(entry.pod, now);
-            }
-        }
+        self.retry_unschedulable(now, |queue, pod| {
+            queue.framework.is_worth_requeuing(event, &pod.info, &pod.rejected_by)
+        });
     }
 
     // === What the scheduling loop asks ===
 
     /// The next pod to try; it is in flight until [`Queue::done`] or [`Queue::failed`].
+    ///
+    /// When nothing else is to be done, a pod that was rejected need not sit out its backoff once an event has given hope
+    /// (KEP-5142); one whose attempt met an error does.
     pub fn pop(&mut self, now: Instant) -> Option<QueuedPod> {
         self.flush(now);
-        let (_, uid) = self.active.pop_first()?;
+        let uid = match self.active.pop_first() {
+            Some((_, uid)) => uid,
+            None => self.pop_hopeful()?,
+        };
         let Entry { mut pod, .. } = self.entries.remove(&uid)?;
         pod.attempts = pod.attempts.saturating_add(1);
         pod.first_attempt.get_or_insert(now);
@@ -222,11 +222,20 @@ impl Queue {
         Some(pod)
     }
 
+    /// Takes the pod whose backoff after a rejection ends first.
+    fn pop_hopeful(&mut self) -> Option<Arc<str>> {
+        // Without a plugin that rejected it nothing but time can help the pod.
+        let rejected = |uid: &Arc<str>| {
+            self.entries.get(uid).is_some_and(|Entry { pod, .. }| pod.errors == 0 && !pod.rejected_by.is_empty())
+        };
+        let key = self.backoff.iter().find(|(_, uid)| rejected(uid)).map(|(key, _)| *key)?;
+        self.backoff.remove(&key)
+    }
+
     /// When [`Queue::pop`] may have something that it has not now, should nothing else happen.
     pub fn next_due(&self) -> Option<Instant> {
         let backoff = self.backoff.first_key_value().map(|((at, _), _)| *at);
-        let waiting = self.entries.len() > self.active.len() + self.backoff.len();
-        let flush = self.next_flush.filter(|_| waiting);
+        let flush = self.next_flush.filter(|_| !self.unschedulable.is_empty());
         backoff.into_iter().chain(flush).min()
     }
 
@@ -278,9 +287,8 @@ impl Queue {
 
     /// How many pods wait where.
     pub fn pending(&self) -> Pending {
-        let gated = self.entries.values().filter(|entry| entry.place == Place::Gated).count();
-        let (active, backoff) = (self.active.len(), self.backoff.len());
-        Pending { active, backoff, unschedulable: self.entries.len() - active - backoff - gated, gated }
+        let (active, backoff, unschedulable) = (self.active.len(), self.backoff.len(), self.unschedulable.len());
+        Pending { active, backoff, unschedulable, gated: self.entries.len() - active - backoff - unschedulable }
     }
 
     // === Moving pods ===
@@ -298,16 +306,18 @@ impl Queue {
         if self.next_flush.is_none_or(|at| at <= now) {
             self.next_flush = Some(now + FLUSH_INTERVAL);
             let patience = self.timing.max_unschedulable;
-            let stale: Vec<Arc<str>> = self
-                .entries
-                .iter()
-                .filter(|(_, entry)| entry.place == Place::Unschedulable && entry.pod.queued + patience <= now)
-                .map(|(uid, _)| uid.clone())
-                .collect();
-            for uid in stale {
-                if let Some(entry) = self.entries.remove(&uid) {
-                    self.retry(entry.pod, now);
-                }
+            self.retry_unschedulable(now, |_, pod| pod.queued + patience <= now);
+        }
+    }
+
+    fn retry_unschedulable(&mut self, now: Instant, which: impl Fn(&Self, &QueuedPod) -> bool) {
+        let pods = self.unschedulable.iter().filter_map(|uid| self.entries.get(uid));
+        let chosen: Vec<Arc<str>> =
+            pods.filter(|entry| which(self, &entry.pod)).map(|entry| entry.pod.info.uid.clone()).collect();
+        for uid in chosen {
+            if let Some(entry) = self.entries.remove(&uid) {
+                self.leave(&uid, entry.place);
+                self.retry(entry.pod, now);
             }
         }
     }
@@ -352,12 +362,15 @@ impl Queue {
             Place::Backoff(due, sequence) => {
                 self.backoff.insert((due, sequence), uid.clone());
             }
-            Place::Unschedulable | Place::Gated => {}
+            Place::Unschedulable => {
+                self.unschedulable.insert(uid.clone());
+            }
+            Place::Gated => {}
         }
         self.entries.insert(uid, Entry { pod, place });
     }
 
-    fn leave(&mut self, place: Place) {
+    fn leave(&mut self, uid: &str, place: Place) {
         match place {
             Place::Active(key, sequence) => {
                 self.active.remove(&(key, sequence));
@@ -365,7 +378,10 @@ impl Queue {
             Place::Backoff(due, sequence) => {
                 self.backoff.remove(&(due, sequence));
             }
-            Place::Unschedulable | Place::Gated => {}
+            Place::Unschedulable => {
+                self.unschedulable.remove(uid);
+            }
+            Place::Gated => {}
         }
     }
 

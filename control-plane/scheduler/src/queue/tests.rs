@@ -87,15 +87,26 @@ fn a_rejected_pod_waits_for_an_event_its_rejecting_plugin_has_hopes_in() {
 }
 
 #[test]
-fn an_event_right_after_the_attempt_still_respects_the_backoff() {
+fn an_event_right_after_the_attempt_puts_the_pod_behind_others_but_not_behind_idleness() {
     let mut queue = queue();
     let now = Instant::now();
     queue.set(pod_with("a", json!({})), now);
     let pod = queue.pop(now).unwrap();
     queue.failed(pod, rejected("NodeResourcesFit"), now);
     queue.on_event(&arrival(&plain_node("n")), now);
+    assert_eq!(queue.pending(), Pending { backoff: 1, ..Pending::default() });
+    queue.set(pod_with("b", json!({ "priority": -1 })), now);
+    assert_eq!(names(&mut queue, now), ["b", "a"]);
+}
+
+#[test]
+fn a_pod_nobody_rejected_sits_out_its_backoff() {
+    let mut queue = queue();
+    let now = Instant::now();
+    queue.set(pod_with("a", json!({})), now);
+    let pod = queue.pop(now).unwrap();
+    queue.failed(pod, Failure::Rejected(BTreeSet::new()), now);
     assert!(queue.pop(now).is_none());
-    assert_eq!(queue.pending().backoff, 1);
     assert!(queue.pop(now + Duration::from_secs(1)).is_some());
 }
 

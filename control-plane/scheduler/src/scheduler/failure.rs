@@ -109,12 +109,11 @@ impl Scheduler {
         let info = pod.info.clone();
         let message = why.message();
         let (outcome, reason) = if why.is_unschedulable() {
-            debug!(pod = %info.key(), attempts = pod.attempts, message, "unable to schedule pod, no fit; waiting");
             (Outcome::Unschedulable, "Unschedulable")
         } else {
-            warn!(pod = %info.key(), attempts = pod.attempts, message, "error scheduling pod; retrying");
             (Outcome::Error, "SchedulerError")
         };
+        let attempts = pod.attempts;
         self.metrics.attempt(self.framework.profile(), outcome, started.elapsed());
         let failure = match why {
             // Whatever any filter would hope for in a new node is worth a try.
@@ -132,8 +131,13 @@ impl Scheduler {
             gone
         };
         self.wake.notify_one();
-        if gone {
-            return;
+        match outcome {
+            _ if gone => {
+                debug!(pod = %info.key(), attempts, message, "pod went away during its attempt");
+                return;
+            }
+            Outcome::Error => warn!(pod = %info.key(), attempts, message, "error scheduling pod; retrying"),
+            _ => debug!(pod = %info.key(), attempts, message, "unable to schedule pod, no fit; waiting"),
         }
         self.recorder.warning(info.pod.object_ref(&()), "FailedScheduling", message.clone());
         if let Some(condition) = changed_condition(&info, reason, message) {
