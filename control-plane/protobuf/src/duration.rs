@@ -11,8 +11,8 @@ pub(crate) fn format(nanos: i64) -> String {
     }
     if all < SECOND {
         let (unit, text) = match all {
-            ..1_000 => (1, "ns"),
-            ..1_000_000 => (1_000, "µs"),
+            0..1_000 => (1, "ns"),
+            1_000..1_000_000 => (1_000, "µs"),
             _ => (1_000_000, "ms"),
         };
         return format!("{sign}{}{text}", fraction(all, unit));

@@ -133,6 +133,12 @@ pub(crate) fn find(api_version: &str, kind: &str) -> Option<&'static Message> {
         .map(|row| message(row.message))
 }
 
+/// All kinds: apiVersion, kind, message.
+#[cfg(test)]
+pub(crate) fn kinds() -> impl Iterator<Item = (&'static str, &'static str, &'static Message)> {
+    KINDS.iter().map(|row| (row.version.text(), row.kind.text(), message(row.message)))
+}
+
 include!(concat!(env!("OUT_DIR"), "/tables.rs"));
 
 #[cfg(test)]

@@ -107,7 +107,7 @@ pub(crate) fn from_wire(
 
 fn time(seconds: i64, nanos: i32, name: &'static str, format: &str) -> Result<Option<Value>, Error> {
     // Upstream takes both for no time at all.
-    if (seconds == 0 && nanos == 0) || (seconds == GO_ZERO && nanos == 0) {
+    if matches!(seconds, 0 | GO_ZERO) && nanos == 0 {
         return Ok(None);
     }
     if !YEARS.contains(&seconds) || !(0..1_000_000_000).contains(&nanos) {

@@ -3,6 +3,8 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod full;
+
 fn round_trip(object: Value) {
     let (meta, back) = decode(&encode(&object).unwrap()).unwrap();
     assert_eq!(back, object);
