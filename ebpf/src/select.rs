@@ -6,7 +6,7 @@ use skep_ebpf_common::{BackendValue, ServiceKey, ServiceValue, SlotKey, StickyKe
 
 use crate::{
     maps::{BACKENDS, SERVICES, SLOTS, STICKY, VIPS},
-    stats,
+    peer, stats,
 };
 
 /// How often a lookup is tried when it met a service in the middle of a change. One retry is enough unless this program
@@ -27,6 +27,8 @@ pub(crate) enum Verdict {
         address: u32,
         /// Backend port.
         port: u16,
+        /// The kernel's number of the socket.
+        cookie: u64,
     },
 }
 
@@ -40,9 +42,9 @@ pub(crate) fn protocol(protocol: u32) -> Option<u8> {
     }
 }
 
-/// Chooses a backend for `key`. With a cookie the choice is remembered for that socket and kept while the backend lives.
+/// Chooses a backend for `key`. A `sticky` choice is remembered for the socket and kept while the backend lives.
 #[inline(always)]
-pub(crate) fn select<C: EbpfContext>(ctx: &C, key: &ServiceKey, cookie: Option<u64>) -> Verdict {
+pub(crate) fn select<C: EbpfContext>(ctx: &C, key: &ServiceKey, sticky: bool) -> Verdict {
     for _ in 0..ATTEMPTS {
         // SAFETY: the map does not preallocate, and the copy is only believed when its seal fits.
         let Some(service) = (unsafe { SERVICES.get(key) }).copied() else {
@@ -60,12 +62,12 @@ pub(crate) fn select<C: EbpfContext>(ctx: &C, key: &ServiceKey, cookie: Option<u
             stats::refused(service.id);
             return Verdict::Refuse;
         }
-        let chosen = match cookie {
-            Some(cookie) => remembered(key, &service, cookie),
-            None => pick(&service).map(|(_, backend)| backend),
-        };
+        // Not before: most connects are not to a Service and shall not pay for it.
+        let cookie = peer::cookie(ctx);
+        let chosen =
+            if sticky { remembered(key, &service, cookie) } else { pick(&service).map(|(_, backend)| backend) };
         if let Some(backend) = chosen {
-            return Verdict::Redirect { address: backend.address, port: backend.port };
+            return Verdict::Redirect { address: backend.address, port: backend.port, cookie };
         }
     }
     // SAFETY: only the presence of the entry matters.

@@ -21,29 +21,13 @@ const ECONNREFUSED: i32 = 111;
 /// Translates the peer of a TCP or connected UDP socket, once. Minimum kernel: 4.17.
 #[cgroup_sock_addr(connect4)]
 fn connect4(ctx: SockAddrContext) -> i32 {
-    let peer = read(ctx.sock_addr);
-    match forward(&ctx, peer, false) {
-        Verdict::Pass => ALLOW,
-        Verdict::Refuse => refuse(),
-        Verdict::Redirect { address, port } => {
-            write(ctx.sock_addr, address, port);
-            ALLOW
-        }
-    }
+    forward(&ctx, read(ctx.sock_addr), false, write)
 }
 
 /// Translates the destination of a datagram from an unconnected UDP socket. Minimum kernel: 4.18.
 #[cgroup_sock_addr(sendmsg4)]
 fn sendmsg4(ctx: SockAddrContext) -> i32 {
-    let peer = read(ctx.sock_addr);
-    match forward(&ctx, peer, true) {
-        Verdict::Pass => ALLOW,
-        Verdict::Refuse => refuse(),
-        Verdict::Redirect { address, port } => {
-            write(ctx.sock_addr, address, port);
-            ALLOW
-        }
-    }
+    forward(&ctx, read(ctx.sock_addr), true, write)
 }
 
 /// Shows the virtual address as the source of a received datagram. Minimum kernel: 5.2.
@@ -66,24 +50,33 @@ fn getpeername4(ctx: SockAddrContext) -> i32 {
     ALLOW
 }
 
-/// Finds where `peer` (network order) leads and remembers how to show it; `sticky` for unconnected sockets.
+/// Sends the call where `peer` (network order) leads, by way of `write`, and remembers how to show it. `sticky` for
+/// unconnected sockets. The result is the hook's.
 #[inline(always)]
-pub(crate) fn forward(ctx: &SockAddrContext, peer: (u32, u16), sticky: bool) -> Verdict {
+pub(crate) fn forward(
+    ctx: &SockAddrContext,
+    peer: (u32, u16),
+    sticky: bool,
+    write: impl FnOnce(*mut bpf_sock_addr, u32, u16),
+) -> i32 {
     let Some(protocol) = protocol(ctx.sock_addr) else {
-        return Verdict::Pass;
+        return ALLOW;
     };
     let key = ServiceKey::new(peer.0, peer.1, protocol);
-    let cookie = peer::cookie(ctx);
-    let verdict = select::select(ctx, &key, sticky.then_some(cookie));
-    if let Verdict::Redirect { address, port } = verdict {
-        peer::remember(protocol, cookie, (address, port), peer);
+    match select::select(ctx, &key, sticky) {
+        Verdict::Pass => ALLOW,
+        Verdict::Refuse => refuse(),
+        Verdict::Redirect { address, port, cookie } => {
+            peer::remember(protocol, cookie, (address, port), peer);
+            write(ctx.sock_addr, address, port);
+            ALLOW
+        }
     }
-    verdict
 }
 
 /// Fails the call with ECONNREFUSED, or EPERM where the kernel cannot tell it apart.
 #[inline(always)]
-pub(crate) fn refuse() -> i32 {
+fn refuse() -> i32 {
     if HAS_SET_RETVAL.load() == 1 {
         // SAFETY: a plain number; connect and sendmsg hooks may set the result of the call.
         unsafe { bpf_set_retval(-ECONNREFUSED) };

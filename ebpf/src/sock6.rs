@@ -6,8 +6,7 @@ use skep_ebpf_common::UDP;
 
 use crate::{
     peer,
-    select::Verdict,
-    sock4::{ALLOW, forward, port, protocol, refuse},
+    sock4::{ALLOW, forward, port, protocol},
 };
 
 /// Third word of an IPv4-mapped address: `00 00 ff ff` in memory.
@@ -19,14 +18,7 @@ fn connect6(ctx: SockAddrContext) -> i32 {
     let Some(peer) = read(ctx.sock_addr) else {
         return ALLOW;
     };
-    match forward(&ctx, peer, false) {
-        Verdict::Pass => ALLOW,
-        Verdict::Refuse => refuse(),
-        Verdict::Redirect { address, port } => {
-            write(ctx.sock_addr, address, port);
-            ALLOW
-        }
-    }
+    forward(&ctx, peer, false, write)
 }
 
 /// As `recvmsg4`. Minimum kernel: 5.2.
