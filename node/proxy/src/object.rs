@@ -28,6 +28,8 @@ pub(crate) const PROGRAMS: [&str; 7] =
 /// Loads the object; maps pinned below `paths` are reused, missing ones created and pinned.
 pub(crate) fn load(paths: &Paths, sizes: &MapSizes) -> Result<Ebpf> {
     let mut loader = EbpfLoader::new();
+    // The programs read no kernel structure that differs from kernel to kernel.
+    loader.btf(None);
     let has_set_retval = u8::from(kernel::has_set_retval());
     loader.override_global("HAS_SET_RETVAL", &has_set_retval, true);
     for (name, capacity) in maps::pinned(sizes) {
