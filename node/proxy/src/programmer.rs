@@ -88,7 +88,7 @@ impl Programmer {
     /// Makes one service port look like `service`. Returns whether anything had to be written.
     ///
     /// # Errors
-    /// When a map is full or refuses a write. What was served before the call is still served.
+    /// When a map is full or refuses a write. What was served before the call is still served, or already what is wanted.
     pub fn apply(&mut self, frontend: &Frontend, service: &Service) -> Result<bool> {
         let Some(live) = self.services.get(frontend) else {
             self.add(frontend, service)?;
@@ -115,7 +115,8 @@ impl Programmer {
     /// Removes one service port. Returns whether it was there.
     ///
     /// # Errors
-    /// When a map refuses the write; the port may then be left without slots, refusing connections.
+    /// When a map refuses the write. Either the port is still served, or it is gone and leaves entries nobody reads, which
+    /// the next start removes.
     pub fn remove(&mut self, frontend: &Frontend) -> Result<bool> {
         if !self.services.contains_key(frontend) {
             return Ok(false);
@@ -124,16 +125,16 @@ impl Programmer {
         self.maps.services.remove(&key)?;
         self.writes.deletes += 1;
         let Some(live) = self.services.remove(frontend) else { return Ok(false) };
-        // Only now: from here on the address is nobody's.
-        self.release_vip(key.vip)?;
-        self.drop_slots(live.id, live.generation, live.count)?;
-        self.drop_backends(&live.backends)?;
-        self.maps.info.remove(&live.id)?;
+        // Only now: from here on the address is nobody's. A part that cannot be removed does not keep the others.
+        let result = self.release_vip(key.vip);
+        let result = result.and(self.drop_slots(live.id, live.generation, live.count));
+        let result = result.and(self.drop_backends(&live.backends));
+        let result = result.and(self.maps.info.remove(&live.id));
         self.writes.deletes += 1;
         self.service_ids.release(live.id);
         // Counts nothing depends on; absent if the service was never used.
         let _ = self.maps.service_stats.remove(&live.id);
-        Ok(true)
+        result.map(|()| true)
     }
 
     /// Makes the maps equal to `table`, writing only what differs. Goes on past services that cannot be written and
@@ -248,8 +249,9 @@ impl Programmer {
             live.backends = next;
             live.whole = true;
         }
-        self.drop_slots(id, old_generation, old_count)?;
-        self.drop_backends(&gone)
+        // The backends go even if the old slots do not: sockets that remember one must not keep it.
+        let slots = self.drop_slots(id, old_generation, old_count);
+        slots.and(self.drop_backends(&gone))
     }
 
     /// The flip: from now on programs choose from that generation.
