@@ -82,7 +82,7 @@ fn endpoint(n: usize) -> SocketAddrV4 {
 fn measure(bpf_root: &Path, services: usize, endpoints: usize) -> Result<Report> {
     kernel::check()?;
     let paths = bpffs::prepare(bpf_root)?;
-    let _lock = bpffs::lock(bpf_root, &paths)?;
+    let _lock = bpffs::lock(bpf_root)?;
     let room = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let sizes = MapSizes {
         services: room(services.max(1024)),

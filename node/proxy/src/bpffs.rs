@@ -63,15 +63,29 @@ pub(crate) fn prepare(bpf_root: &Path) -> Result<Paths> {
     Ok(paths)
 }
 
-/// Takes the lock that keeps a second daemon off these maps. It is gone with the process that holds it.
-pub(crate) fn lock(bpf_root: &Path, paths: &Paths) -> Result<File> {
-    let what = || format!("lock {}", paths.version.display());
-    let folder = File::open(&paths.version).map_err(Error::io(what()))?;
-    match folder.try_lock() {
-        Ok(()) => Ok(folder),
-        Err(TryLockError::WouldBlock) => Err(Error::Busy(bpf_root.to_owned())),
-        Err(TryLockError::Error(source)) => Err(Error::io(what())(source)),
+/// Keeps other daemons off the maps below a bpf root. It is gone with the process that holds it.
+#[derive(Debug)]
+pub(crate) struct Lock(#[expect(dead_code, reason = "held for its locks")] Vec<File>);
+
+/// Takes the lock: on the folder of every layout version, for two daemons of different versions must not run at once either.
+pub(crate) fn lock(bpf_root: &Path) -> Result<Lock> {
+    let mut folders = Vec::new();
+    // In the same order for everybody, so that of two that start together one gets it.
+    for version in pins(bpf_root)?.into_iter().filter(|path| is_layout(path)) {
+        let what = || format!("lock {}", version.display());
+        let folder = match File::open(&version) {
+            Ok(folder) => folder,
+            // Removed meanwhile by the daemon that took over.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(Error::io(what())(error)),
+        };
+        match folder.try_lock() {
+            Ok(()) => folders.push(folder),
+            Err(TryLockError::WouldBlock) => return Err(Error::Busy(bpf_root.to_owned())),
+            Err(TryLockError::Error(source)) => return Err(Error::io(what())(source)),
+        }
     }
+    Ok(Lock(folders))
 }
 
 /// Removes every pin below `bpf_root`, and the mount if [`prepare`] made it and nobody else uses it. Programs detach and
@@ -98,33 +112,33 @@ pub(crate) fn cleanup(bpf_root: &Path) -> Result<()> {
     let used = || fs::read_dir(point).is_ok_and(|entries| entries.flatten().any(|entry| is_pin(entry.file_name())));
     if marker.is_dir() && !used() {
         fs::remove_dir(&marker).map_err(Error::io(format!("remove {}", marker.display())))?;
-        umount2(point, MntFlags::empty())
-            .map_err(|errno| Error::io(format!("unmount {}", point.display()))(errno.into()))?;
+        umount2(point, MntFlags::empty()).map_err(|errno| {
+            // Still mounted, and still ours to unmount next time.
+            let _ = fs::create_dir(&marker);
+            Error::io(format!("unmount {}", point.display()))(errno.into())
+        })?;
     }
     Ok(())
 }
 
 /// Removes the pins of every layout version; not while a daemon works on them.
 fn remove_pins(bpf_root: &Path) -> Result<()> {
-    let paths = Paths::new(bpf_root);
-    let _lock = if paths.version.exists() { Some(lock(bpf_root, &paths)?) } else { None };
-    for entry in fs::read_dir(bpf_root).map_err(Error::io(format!("read {}", bpf_root.display())))? {
-        let entry = entry.map_err(Error::io(format!("read {}", bpf_root.display())))?;
-        if is_layout(&entry.path()) {
-            remove_layout(&entry.path())?;
-        }
-    }
-    Ok(())
+    let _lock = lock(bpf_root)?;
+    pins(bpf_root)?.iter().filter(|path| is_layout(path)).try_for_each(|version| remove_layout(version))
 }
 
-/// Removes pins of other layout versions; called once this version's programs are attached.
-pub(crate) fn remove_other_versions(bpf_root: &Path, paths: &Paths) -> Result<()> {
-    for entry in fs::read_dir(bpf_root).map_err(Error::io(format!("read {}", bpf_root.display())))?.flatten() {
-        let path = entry.path();
-        if path != paths.version && is_layout(&path) {
-            tracing::info!(path = %path.display(), "removing the pins of another version");
-            remove_layout(&path)?;
-        }
+/// Layout versions other than this one that have pins below `bpf_root`.
+pub(crate) fn other_versions(bpf_root: &Path) -> Result<Vec<PathBuf>> {
+    let own = Paths::new(bpf_root).version;
+    Ok(pins(bpf_root)?.into_iter().filter(|path| *path != own && is_layout(path)).collect())
+}
+
+/// Removes pins of other layout versions. To be called once this version's programs are attached and its maps filled: until
+/// then it is the others that serve.
+pub(crate) fn remove_other_versions(bpf_root: &Path) -> Result<()> {
+    for path in other_versions(bpf_root)? {
+        tracing::info!(path = %path.display(), "removing the pins of another version");
+        remove_layout(&path)?;
     }
     Ok(())
 }

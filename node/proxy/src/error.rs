@@ -42,11 +42,14 @@ pub enum Error {
     /// Nothing is pinned where a reader looked.
     #[error("no skep service maps under {0}: is skep-node running here?")]
     NotLoaded(PathBuf),
+    /// What is pinned where a reader looked is of another version.
+    #[error("the service maps under {0} are of another version ({1}): use the skepctl that came with skep-node there")]
+    OtherLayout(PathBuf, String),
     /// Another process owns the maps.
     #[error("another process already programs the service maps under {0}; only one skep-node may run on a bpf root")]
     Busy(PathBuf),
     /// Pinned maps of another shape.
-    #[error("the pinned map {name} does not fit this version ({detail}); remove the bpf root to start afresh")]
+    #[error("the pinned map {name} does not fit this version ({detail}); `skep-node cleanup` removes it")]
     Layout {
         /// Name of the map.
         name: &'static str,

@@ -2,12 +2,16 @@
 
 mod watch;
 
-use std::{fs::File, path::Path};
+use std::path::{Path, PathBuf};
 
 use prometheus_client::registry::Registry;
 
 use crate::{
-    Attachment, Config, Metrics, Programmer, Result, bpffs, cgroup, kernel, log::KernelLog, object,
+    Attachment, Config, Metrics, Programmer, Result,
+    bpffs::{self, Lock},
+    cgroup, kernel,
+    log::KernelLog,
+    object,
     service::ServiceTable,
 };
 
@@ -18,8 +22,9 @@ pub struct Proxy {
     node_name: Option<String>,
     metrics: Metrics,
     log: KernelLog,
-    /// Keeps a second daemon away; see [`bpffs::lock`].
-    _lock: File,
+    bpf_root: PathBuf,
+    /// Keeps a second daemon away.
+    _lock: Lock,
 }
 
 impl std::fmt::Debug for Proxy {
@@ -30,7 +35,8 @@ impl std::fmt::Debug for Proxy {
 
 impl Proxy {
     /// Loads the programs, or takes over what runs: pinned maps are reused, programs that did not change stay attached,
-    /// changed ones are attached before the old ones are detached.
+    /// changed ones are attached before the old ones are detached. Maps of another layout version, and the programs on
+    /// them, go on serving until the first [`Proxy::sync`] or until [`Proxy::run`] is in step with the API.
     ///
     /// # Errors
     /// When privileges, kernel features or a cgroup2 file system lack, another process owns the maps, or the kernel
@@ -39,11 +45,10 @@ impl Proxy {
         kernel::check()?;
         let cgroup = cgroup::root(config.cgroup_root.as_deref())?;
         let paths = bpffs::prepare(&config.bpf_root)?;
-        let lock = bpffs::lock(&config.bpf_root, &paths)?;
+        let lock = bpffs::lock(&config.bpf_root)?;
         let mut ebpf = object::load(&paths, &config.maps)?;
         let programmer = Programmer::open(&paths.maps)?;
         let attachments = object::attach(&mut ebpf, &paths, &cgroup)?;
-        bpffs::remove_other_versions(&config.bpf_root, &paths)?;
         let log = KernelLog::open(&mut ebpf)?;
         let kept = attachments.iter().filter(|(_, attachment)| *attachment == Attachment::Kept).count();
         tracing::info!(
@@ -57,7 +62,15 @@ impl Proxy {
         let metrics = Metrics::default();
         programmer.fill().iter().for_each(|fill| metrics.filled(fill));
         // The pins hold maps and programs; the loaded object is not needed any more.
-        Ok(Self { programmer, attachments, node_name: config.node_name, metrics, log, _lock: lock })
+        Ok(Self {
+            programmer,
+            attachments,
+            node_name: config.node_name,
+            metrics,
+            log,
+            bpf_root: config.bpf_root,
+            _lock: lock,
+        })
     }
 
     /// Removes all programs, maps and pins below `bpf_root`, and the BPF file system if [`Proxy::load`] mounted it.
@@ -84,7 +97,8 @@ impl Proxy {
     /// # Errors
     /// As [`Programmer::sync`].
     pub fn sync(&mut self, table: &ServiceTable) -> Result<()> {
-        self.programmer.sync(table)
+        self.programmer.sync(table)?;
+        bpffs::remove_other_versions(&self.bpf_root)
     }
 
     /// The metrics, shared with this proxy.

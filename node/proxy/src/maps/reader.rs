@@ -12,7 +12,9 @@ use aya::{
     programs::ProgramInfo,
 };
 use serde::Serialize;
-use skep_ebpf_common::{BackendValue, LAYOUT_VERSION, ServiceCounters, SlotKey, host_port, octets};
+use skep_ebpf_common::{
+    BackendValue, LAYOUT_VERSION, ServiceCounters, ServiceKey, ServiceValue, SlotKey, host_port, octets,
+};
 
 use crate::{
     Error, Result,
@@ -22,6 +24,12 @@ use crate::{
     object::{Link, PROGRAMS},
     service::{Frontend, Protocol},
 };
+
+/// Backends by id, in slot order.
+type Choices = Vec<(u32, BackendValue)>;
+
+/// How often a service that changes while it is read is read again.
+const REREADS: usize = 8;
 
 /// One service port as the kernel serves it.
 #[derive(Clone, Debug, Serialize)]
@@ -122,12 +130,18 @@ impl Reader {
     /// Opens the maps pinned under `bpf_root`.
     ///
     /// # Errors
-    /// [`Error::NotLoaded`] if nothing is pinned there, [`Error::Privilege`] if the process may not look.
+    /// [`Error::NotLoaded`] if nothing is pinned there, [`Error::OtherLayout`] if it is by another version,
+    /// [`Error::Privilege`] if the process may not look.
     pub fn open(bpf_root: &Path) -> Result<Self> {
         kernel::check_reader()?;
         let paths = Paths::new(bpf_root);
         if !paths.maps.join("SERVICES").exists() {
-            return Err(Error::NotLoaded(bpf_root.to_owned()));
+            let other = bpffs::other_versions(bpf_root)?.pop();
+            let name = other.as_deref().and_then(Path::file_name);
+            return Err(match name {
+                Some(name) => Error::OtherLayout(bpf_root.to_owned(), name.to_string_lossy().into()),
+                None => Error::NotLoaded(bpf_root.to_owned()),
+            });
         }
         let maps = ServiceMaps::open(&paths.maps)?;
         let flows = FlowMaps::open(&paths.maps)?;
@@ -146,20 +160,23 @@ impl Reader {
         let mut records = Vec::new();
         for (key, value) in self.maps.services.entries()? {
             let Some(frontend) = Frontend::from_key(&key) else { continue };
+            let snapshot = |slot: &SlotKey| {
+                let id = *slots.get(slot)?;
+                Some((id, *backends.get(&id)?))
+            };
+            // `None`: removed meanwhile.
+            let Some((value, chosen)) = self.choices(&key, value, snapshot)? else { continue };
             let names = infos.get(&value.id).map(|info| info.names()).unwrap_or_default();
             let counters = sum(&self.maps.service_stats, value.id, |total: &mut ServiceCounters, cpu| {
                 total.connections += cpu.connections;
                 total.refused += cpu.refused;
             });
-            let backends = (0..value.count)
-                .filter_map(|slot| {
-                    let id = *slots.get(&SlotKey { service: value.id, generation: value.generation, slot })?;
-                    let backend = backends.get(&id)?;
-                    Some(BackendRecord {
-                        id,
-                        address: SocketAddrV4::new(octets(backend.address).into(), host_port(backend.port)),
-                        connections: sum(&self.maps.backend_stats, id, |total: &mut u64, cpu| *total += cpu),
-                    })
+            let backends = chosen
+                .into_iter()
+                .map(|(id, backend)| BackendRecord {
+                    id,
+                    address: SocketAddrV4::new(octets(backend.address).into(), host_port(backend.port)),
+                    connections: sum(&self.maps.backend_stats, id, |total: &mut u64, cpu| *total += cpu),
                 })
                 .collect();
             records.push(ServiceRecord {
@@ -180,6 +197,34 @@ impl Reader {
             (&a.namespace, &a.name, a.vip, a.port, a.protocol).cmp(&(&b.namespace, &b.name, b.vip, b.port, b.protocol))
         });
         Ok(records)
+    }
+
+    /// What a service port chooses from, all of one generation. A change while the maps were read leaves a hole in the
+    /// snapshot; then this service is read once more by itself. Holes that stay are damage, and shown as they are.
+    fn choices(
+        &self,
+        key: &ServiceKey,
+        mut value: ServiceValue,
+        snapshot: impl Fn(&SlotKey) -> Option<(u32, BackendValue)>,
+    ) -> Result<Option<(ServiceValue, Choices)>> {
+        let slots = |value: &ServiceValue| {
+            let (service, generation) = (value.id, value.generation);
+            (0..value.count).map(move |slot| SlotKey { service, generation, slot })
+        };
+        let mut chosen: Vec<_> = slots(&value).filter_map(|slot| snapshot(&slot)).collect();
+        for _ in 0..REREADS {
+            if chosen.len() == value.count as usize {
+                break;
+            }
+            let Some(now) = self.maps.services.get(key)? else { return Ok(None) };
+            value = now;
+            chosen.clear();
+            for slot in slots(&value) {
+                let Some(slot) = self.maps.slots.get(&slot)? else { continue };
+                chosen.extend(self.maps.backends.get(&slot.backend)?.map(|backend| (slot.backend, backend)));
+            }
+        }
+        Ok(Some((value, chosen)))
     }
 
     /// Programs, attach points, and the fill of every map.

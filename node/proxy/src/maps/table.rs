@@ -55,6 +55,15 @@ impl<K: Pod, V: Pod> Table<K, V> {
         self.capacity
     }
 
+    /// The value of a key, if it is there.
+    pub(crate) fn get(&self, key: &K) -> Result<Option<V>> {
+        match self.map.get(key, 0) {
+            Ok(value) => Ok(Some(value)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(self.failed("lookup", error)),
+        }
+    }
+
     pub(crate) fn insert(&mut self, key: &K, value: &V) -> Result<()> {
         self.map.insert(key, value, 0).map_err(|error| self.failed("update", error))
     }

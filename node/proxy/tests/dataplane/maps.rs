@@ -2,6 +2,7 @@ use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddrV4},
     path::Path,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use aya::maps::{HashMap, Map, MapData};
@@ -109,6 +110,34 @@ fn any_sequence_of_changes_leaves_what_a_rebuild_would() {
             Ok(())
         })
         .unwrap();
+}
+
+#[test]
+fn a_reader_sees_whole_services_while_they_change() {
+    let ground = Ground::new();
+    let mut proxy = ground.load();
+    let sets = [service(0..4), service(4..8)];
+    (0..24).for_each(|n| assert!(proxy.programmer().apply(&at(n), &sets[0]).unwrap()));
+    let reader = ground.reader();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in (0..24_u8).cycle().take(20_000) {
+                proxy.programmer().apply(&at(n), &sets[1]).unwrap();
+                proxy.programmer().apply(&at(n), &sets[0]).unwrap();
+                if done.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+        });
+        for _ in 0..50 {
+            for record in reader.services().unwrap() {
+                let addresses = record.backends.iter().map(|backend| backend.address).collect();
+                assert!(sets.contains(&Service::new(service([]).name().clone(), addresses)), "{record:?}");
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+    });
 }
 
 #[test]

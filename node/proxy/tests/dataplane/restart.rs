@@ -91,6 +91,31 @@ fn restarts_and_exchanged_programs_lose_no_connection() {
 }
 
 #[test]
+fn maps_of_another_layout_serve_until_the_new_ones_are_filled() {
+    let mut network = Network::new(2);
+    let root = network.ground.bpf_root();
+    let mut former = network.ground.load();
+    former.programmer().apply(&frontend(VIP, Tcp), &service(0..1)).unwrap();
+    fs::rename(root.join("v1"), root.join("v0")).unwrap();
+    assert!(matches!(Reader::open(&root), Err(Error::OtherLayout(_, version)) if version == "v0"));
+    // Its daemon still runs.
+    assert!(matches!(Proxy::load(network.ground.config()), Err(Error::Busy(_))));
+    drop(former);
+
+    network.client.ask(&Request::StartTcp { to: VIP, threads: 1 });
+    let mut proxy = network.ground.load();
+    assert!(all(&proxy, Attachment::Attached));
+    network.client.tcp(VIP, 50).expect_no_failure();
+    proxy.sync(&[(frontend(VIP, Tcp), service(1..2))].into()).unwrap();
+    assert!(!root.join("v0").exists());
+    // The kernel detaches a program whose pin went a little later.
+    let wanted = vec![backend(1).to_string()];
+    let mut answers = (0..100).map(|_| network.client.tcp(VIP, 50).expect_no_failure().from.clone().into_keys());
+    assert!(answers.any(|from| from.collect::<Vec<_>>() == wanted));
+    network.client.ask(&Request::StopTcp).expect_no_failure();
+}
+
+#[test]
 fn another_cgroup_gets_programs_of_its_own() {
     let first = Ground::new();
     let second = Ground::new();
