@@ -125,6 +125,10 @@ impl Metrics {
     pub(crate) fn synced(&self, took: Duration) {
         self.sync.observe(took.as_secs_f64());
         self.last_sync.set(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+    }
+
+    /// Everything seen so far is served, or needs nothing.
+    pub(crate) fn nothing_pending(&self) {
         self.endpoint_changes_pending.set(0);
         self.service_changes_pending.set(0);
     }

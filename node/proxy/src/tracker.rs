@@ -8,7 +8,10 @@ use std::{
     sync::Arc,
 };
 
-use k8s_openapi::api::{core::v1 as core, discovery::v1::EndpointSlice};
+use k8s_openapi::{
+    api::{core::v1 as core, discovery::v1::EndpointSlice},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 
 use crate::service::{Frontend, Protocol, Service, ServicePortName};
 use endpoints::Slice;
@@ -20,7 +23,7 @@ pub(crate) const HEADLESS: &str = "service.kubernetes.io/headless";
 /// Label by which a slice names its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
-/// Namespace and name, of a Service mostly.
+/// Namespace and name, of a Service or (where that is said) of a slice.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ServiceKey {
     pub(crate) namespace: Arc<str>,
@@ -39,7 +42,7 @@ struct Virtual {
 pub(crate) struct Tracker {
     node_name: Option<String>,
     services: HashMap<ServiceKey, Virtual>,
-    slices: HashMap<ServiceKey, BTreeMap<String, Slice>>,
+    slices: HashMap<ServiceKey, BTreeMap<Arc<str>, Slice>>,
     /// Namespace and name of a slice -> the Service that holds it.
     holders: HashMap<ServiceKey, ServiceKey>,
 }
@@ -51,7 +54,7 @@ impl Tracker {
 
     /// Notes a Service. Returns its key if anything that matters changed.
     pub(crate) fn apply_service(&mut self, service: &core::Service) -> Option<ServiceKey> {
-        let key = service_key(service)?;
+        let key = key_of(&service.metadata)?;
         match read_service(service) {
             Some(new) if self.services.get(&key) == Some(&new) => None,
             Some(new) => {
@@ -69,36 +72,34 @@ impl Tracker {
 
     /// Notes a slice. Returns the keys of the Services it matters to: its own, and the one it left, if it changed hands.
     pub(crate) fn apply_slice(&mut self, slice: &EndpointSlice) -> Vec<ServiceKey> {
-        let Some((namespace, name)) = slice.metadata.namespace.as_deref().zip(slice.metadata.name.as_deref()) else {
-            return Vec::new();
-        };
+        let Some(itself) = key_of(&slice.metadata) else { return Vec::new() };
         let owner = slice_owner(slice);
         let mut changed = Vec::new();
-        let itself = ServiceKey { namespace: namespace.into(), name: name.into() };
-        if let Some(former) = self.holders.get(&itself).filter(|former| Some(*former) != owner.as_ref()).cloned() {
-            changed.extend(self.delete_slice(&former, name).then_some(former));
+        if self.holders.get(&itself).is_some_and(|former| Some(former) != owner.as_ref()) {
+            changed.extend(self.delete_slice(&itself));
         }
         if let Some(owner) = owner {
             let new = Slice::read(slice);
-            self.holders.insert(itself, owner.clone());
             let slices = self.slices.entry(owner.clone()).or_default();
-            if slices.get(name) != Some(&new) {
-                slices.insert(name.to_owned(), new);
-                changed.push(owner);
+            if slices.get(&itself.name) != Some(&new) {
+                slices.insert(itself.name.clone(), new);
+                changed.push(owner.clone());
             }
+            self.holders.insert(itself, owner);
         }
         changed
     }
 
-    /// Forgets a slice of a Service. Returns whether it was known.
-    pub(crate) fn delete_slice(&mut self, owner: &ServiceKey, name: &str) -> bool {
-        let Some(slices) = self.slices.get_mut(owner) else { return false };
-        let known = slices.remove(name).is_some();
-        self.holders.remove(&ServiceKey { namespace: owner.namespace.clone(), name: name.into() });
-        if slices.is_empty() {
-            self.slices.remove(owner);
+    /// Forgets a slice, by its own namespace and name. Returns the Service that held it, whatever the slice says by now.
+    pub(crate) fn delete_slice(&mut self, slice: &ServiceKey) -> Option<ServiceKey> {
+        let owner = self.holders.remove(slice)?;
+        if let Some(slices) = self.slices.get_mut(&owner) {
+            slices.remove(&*slice.name);
+            if slices.is_empty() {
+                self.slices.remove(&owner);
+            }
         }
-        known
+        Some(owner)
     }
 
     /// Keys of the known Services.
@@ -106,9 +107,9 @@ impl Tracker {
         self.services.keys()
     }
 
-    /// Owners and names of the known slices.
-    pub(crate) fn slices(&self) -> impl Iterator<Item = (&ServiceKey, &str)> {
-        self.slices.iter().flat_map(|(owner, slices)| slices.keys().map(move |name| (owner, name.as_str())))
+    /// Namespaces and names of the known slices.
+    pub(crate) fn slices(&self) -> impl Iterator<Item = &ServiceKey> {
+        self.holders.keys()
     }
 
     /// What is to be programmed for a Service; nothing if it is unknown.
@@ -130,14 +131,13 @@ impl Tracker {
     }
 }
 
-/// Key of a Service; `None` for an object without a name.
-pub(crate) fn service_key(service: &core::Service) -> Option<ServiceKey> {
-    let meta = &service.metadata;
+/// Namespace and name of an object; `None` if it lacks one.
+pub(crate) fn key_of(meta: &ObjectMeta) -> Option<ServiceKey> {
     Some(ServiceKey { namespace: meta.namespace.as_deref()?.into(), name: meta.name.as_deref()?.into() })
 }
 
 /// The Service a slice belongs to; `None` if it names none.
-pub(crate) fn slice_owner(slice: &EndpointSlice) -> Option<ServiceKey> {
+fn slice_owner(slice: &EndpointSlice) -> Option<ServiceKey> {
     let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME).filter(|name| !name.is_empty())?;
     Some(ServiceKey { namespace: slice.metadata.namespace.as_deref()?.into(), name: name.as_str().into() })
 }

@@ -1,7 +1,10 @@
 //! Following the API: every change is served as soon as it is seen.
 
+mod claims;
+
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    path::PathBuf,
     pin::pin,
     time::{Duration, Instant},
 };
@@ -16,12 +19,13 @@ use kube::{
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
+use self::claims::{Claims, Released};
 use super::Proxy;
 use crate::{
-    Error, Metrics, Programmer, Result,
+    Error, Metrics, Programmer, Result, bpffs,
     programmer::Writes,
     service::Frontend,
-    tracker::{HEADLESS, SERVICE_PROXY_NAME, ServiceKey, Tracker, service_key, slice_owner},
+    tracker::{HEADLESS, SERVICE_PROXY_NAME, ServiceKey, Tracker, key_of},
 };
 
 /// When a change that could not be written is tried again.
@@ -44,7 +48,7 @@ impl Proxy {
     /// # Errors
     /// None at present: trouble with the API or with maps is logged, counted and tried again.
     pub async fn run(self, client: kube::Client, shutdown: CancellationToken) -> Result<()> {
-        let Self { programmer, node_name, metrics, log, _lock: lock, .. } = self;
+        let Self { programmer, node_name, metrics, log, bpf_root, _lock: lock, .. } = self;
         let config = watcher::Config::default().labels(&format!("!{SERVICE_PROXY_NAME},!{HEADLESS}"));
         let mut services = pin!(watcher(Api::<Service>::all(client.clone()), config.clone()).default_backoff());
         let mut slices = pin!(watcher(Api::<EndpointSlice>::all(client), config).default_backoff());
@@ -54,7 +58,7 @@ impl Proxy {
             }
             std::future::pending::<()>().await;
         });
-        let mut keeper = Keeper::new(Tracker::new(node_name), programmer, metrics);
+        let mut keeper = Keeper::new(Tracker::new(node_name), programmer, metrics, bpf_root);
         loop {
             let retry_at = keeper.retry_at;
             let retry = async {
@@ -93,14 +97,17 @@ struct Keeper {
     tracker: Tracker,
     programmer: Programmer,
     metrics: Metrics,
-    /// The service ports programmed for each Service.
+    /// The service ports each Service has, programmed or held by another.
     served: HashMap<ServiceKey, Vec<Frontend>>,
-    /// Whose a service port is; the last one to claim it wins.
-    owners: HashMap<Frontend, ServiceKey>,
+    claims: Claims,
+    /// Service ports nobody claims any more, until they are removed.
+    stale: BTreeSet<Frontend>,
+    /// Where other layout versions may still be pinned and serve, until these maps are in step for the first time.
+    former: Option<PathBuf>,
     /// Services seen in a list under way.
     listed_services: Option<HashSet<ServiceKey>>,
-    /// Slices (owner and name) seen in a list under way.
-    listed_slices: Option<HashSet<(ServiceKey, String)>>,
+    /// Slices seen in a list under way.
+    listed_slices: Option<HashSet<ServiceKey>>,
     know_services: bool,
     know_slices: bool,
     failed: BTreeSet<ServiceKey>,
@@ -110,13 +117,15 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn new(tracker: Tracker, programmer: Programmer, metrics: Metrics) -> Self {
+    fn new(tracker: Tracker, programmer: Programmer, metrics: Metrics, bpf_root: PathBuf) -> Self {
         Self {
             tracker,
             programmer,
             metrics,
             served: HashMap::new(),
-            owners: HashMap::new(),
+            claims: Claims::default(),
+            stale: BTreeSet::new(),
+            former: Some(bpf_root),
             listed_services: None,
             listed_slices: None,
             know_services: false,
@@ -133,14 +142,14 @@ impl Keeper {
             watcher::Event::Init => self.listed_services = Some(HashSet::new()),
             watcher::Event::Apply(service) | watcher::Event::InitApply(service) => {
                 self.count_service_change();
-                if let (Some(listed), Some(key)) = (&mut self.listed_services, service_key(&service)) {
+                if let (Some(listed), Some(key)) = (&mut self.listed_services, key_of(&service.metadata)) {
                     listed.insert(key);
                 }
                 changed.extend(self.tracker.apply_service(&service));
             }
             watcher::Event::Delete(service) => {
                 self.count_service_change();
-                changed.extend(service_key(&service).filter(|key| self.tracker.delete_service(key)));
+                changed.extend(key_of(&service.metadata).filter(|key| self.tracker.delete_service(key)));
             }
             watcher::Event::InitDone => {
                 if let Some(listed) = self.listed_services.take() {
@@ -164,33 +173,21 @@ impl Keeper {
             watcher::Event::Init => self.listed_slices = Some(HashSet::new()),
             watcher::Event::Apply(slice) | watcher::Event::InitApply(slice) => {
                 self.count_slice_change();
-                if let (Some(listed), Some(owner), Some(name)) =
-                    (&mut self.listed_slices, slice_owner(&slice), &slice.metadata.name)
-                {
-                    listed.insert((owner, name.clone()));
+                if let (Some(listed), Some(key)) = (&mut self.listed_slices, key_of(&slice.metadata)) {
+                    listed.insert(key);
                 }
                 triggered = trigger_time(&slice);
                 changed = self.tracker.apply_slice(&slice);
             }
             watcher::Event::Delete(slice) => {
                 self.count_slice_change();
-                let known = slice_owner(&slice).zip(slice.metadata.name.as_deref());
-                changed.extend(
-                    known.filter(|(owner, name)| self.tracker.delete_slice(owner, name)).map(|(owner, _)| owner),
-                );
+                changed.extend(key_of(&slice.metadata).and_then(|key| self.tracker.delete_slice(&key)));
             }
             watcher::Event::InitDone => {
                 if let Some(listed) = self.listed_slices.take() {
-                    let gone: Vec<(ServiceKey, String)> = self
-                        .tracker
-                        .slices()
-                        .map(|(owner, name)| (owner.clone(), name.to_owned()))
-                        .filter(|slice| !listed.contains(slice))
-                        .collect();
-                    for (owner, name) in &gone {
-                        self.tracker.delete_slice(owner, name);
-                    }
-                    changed = gone.into_iter().map(|(owner, _)| owner).collect();
+                    let gone: Vec<ServiceKey> =
+                        self.tracker.slices().filter(|slice| !listed.contains(*slice)).cloned().collect();
+                    changed = gone.iter().filter_map(|slice| self.tracker.delete_slice(slice)).collect();
                 }
                 if !std::mem::replace(&mut self.know_slices, true) {
                     return self.first_sync().await;
@@ -221,12 +218,15 @@ impl Keeper {
         let services = all.len();
         let wanted: HashSet<Frontend> =
             all.iter().flat_map(|key| self.tracker.desired(key)).map(|(frontend, _)| frontend).collect();
+        self.stale.extend(self.programmer.frontends().filter(|frontend| !wanted.contains(frontend)));
         // Before the rest is written: it makes room.
-        let gone: Vec<Frontend> = self.programmer.frontends().filter(|frontend| !wanted.contains(frontend)).collect();
-        for frontend in gone {
-            self.remove(&frontend);
-        }
+        self.remove_stale();
         self.serve(all).await;
+        if let Some(bpf_root) = self.former.take()
+            && let Err(error) = bpffs::remove_other_versions(&bpf_root)
+        {
+            tracing::error!(error = %chain(&error), "the programs of another version cannot be removed");
+        }
         let after = self.programmer.writes();
         tracing::info!(
             services,
@@ -239,18 +239,24 @@ impl Keeper {
 
     /// Writes what is wanted for these Services.
     async fn serve(&mut self, keys: Vec<ServiceKey>) {
-        if !self.ready() || keys.is_empty() {
+        if !self.ready() {
             return;
         }
+        if keys.is_empty() && self.stale.is_empty() {
+            return self.metrics.nothing_pending();
+        }
         let started = Instant::now();
-        for (n, key) in keys.iter().enumerate() {
-            if n % CHUNK == CHUNK - 1 {
+        let mut queue = VecDeque::from(keys);
+        let mut done = 0_usize;
+        while let Some(key) = queue.pop_front() {
+            done += 1;
+            if done.is_multiple_of(CHUNK) {
                 tokio::task::yield_now().await;
             }
             let started = Instant::now();
-            match self.serve_one(key) {
+            match self.serve_one(&key, &mut queue) {
                 Ok(()) => {
-                    self.failed.remove(key);
+                    self.failed.remove(&key);
                 }
                 Err(error) => {
                     self.metrics.failures.inc();
@@ -261,34 +267,39 @@ impl Keeper {
                     }
                 }
             }
+            self.remove_stale();
             self.metrics.change.observe(started.elapsed().as_secs_f64());
         }
-        if self.failed.is_empty() {
+        self.remove_stale();
+        if self.failed.is_empty() && self.stale.is_empty() {
             self.retry_at = None;
         } else if self.retry_at.is_none_or(|time| time <= Instant::now()) {
             self.retry_at = Some(Instant::now() + RETRY);
         }
         self.metrics.synced(started.elapsed());
+        self.metrics.nothing_pending();
         self.watch_capacity();
     }
 
-    fn serve_one(&mut self, key: &ServiceKey) -> Result<()> {
+    /// Writes one Service. Whoever inherits a service port from it is put into the queue.
+    fn serve_one(&mut self, key: &ServiceKey, queue: &mut VecDeque<ServiceKey>) -> Result<()> {
         let desired = self.tracker.desired(key);
         let before = self.programmer.writes();
         let mut result = Ok(());
-        let former = self.served.remove(key).unwrap_or_default();
-        for frontend in former {
-            let mine = self.owners.get(&frontend) == Some(key);
-            if mine && !desired.iter().any(|(wanted, _)| *wanted == frontend) {
-                self.owners.remove(&frontend);
-                result = result.and(self.programmer.remove(&frontend).map(drop));
+        for frontend in self.served.remove(key).unwrap_or_default() {
+            if !desired.iter().any(|(wanted, _)| *wanted == frontend) {
+                match self.claims.release(&frontend, key) {
+                    Released::Free => drop(self.stale.insert(frontend)),
+                    Released::Inherited(heir) => queue.push_back(heir),
+                    Released::NotOwned => {}
+                }
             }
         }
         for (frontend, service) in &desired {
-            if let Some(former) = self.owners.insert(*frontend, key.clone()).filter(|former| former != key) {
-                tracing::debug!(%frontend, from = %former.name, to = %key.name, "a service port changes hands");
+            if self.claims.claim(frontend, key) {
+                self.stale.remove(frontend);
+                result = result.and(self.programmer.apply(frontend, service).map(drop));
             }
-            result = result.and(self.programmer.apply(frontend, service).map(drop));
         }
         if !desired.is_empty() {
             self.served.insert(key.clone(), desired.into_iter().map(|(frontend, _)| frontend).collect());
@@ -297,11 +308,15 @@ impl Keeper {
         result
     }
 
-    fn remove(&mut self, frontend: &Frontend) {
+    /// Removes service ports nobody claims; those that cannot be removed stay on the list.
+    fn remove_stale(&mut self) {
         let before = self.programmer.writes();
-        if let Err(error) = self.programmer.remove(frontend) {
-            self.metrics.failures.inc();
-            tracing::error!(%frontend, error = %chain(&error), "a service port cannot be removed");
+        for frontend in std::mem::take(&mut self.stale) {
+            if let Err(error) = self.programmer.remove(&frontend) {
+                self.metrics.failures.inc();
+                tracing::error!(%frontend, error = %chain(&error), "a service port cannot be removed, trying again");
+                self.stale.insert(frontend);
+            }
         }
         self.count_writes(before);
     }

@@ -62,7 +62,9 @@ fn several_slices_are_merged_and_an_endpoint_counts_once_with_its_best_state() {
     tracker.apply_slice(&slice("a", "web", not_ready, http(80)));
     tracker.apply_slice(&slice("b", "web", both, http(80)));
     assert_eq!(backends(&tracker), ["10.0.0.1:80", "10.0.0.2:80"]);
-    assert!(tracker.delete_slice(&key(), "b"));
+    let b = ServiceKey { namespace: "ns".into(), name: "b".into() };
+    assert_eq!(tracker.delete_slice(&b), Some(key()));
+    assert_eq!(tracker.delete_slice(&b), None);
     assert_eq!(backends(&tracker), [""; 0]);
 }
 

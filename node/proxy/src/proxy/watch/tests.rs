@@ -36,7 +36,7 @@ impl Ground {
             ..Config::default()
         })
         .unwrap();
-        Keeper::new(Tracker::new(None), proxy.programmer, proxy.metrics)
+        Keeper::new(Tracker::new(None), proxy.programmer, proxy.metrics, proxy.bpf_root)
     }
 
     /// What the kernel serves, a line per service port.
@@ -117,9 +117,14 @@ async fn every_change_is_served_at_once() {
     let wanted = ["a 10.97.0.1:81 10.0.0.1,10.0.0.2", "b 10.97.0.2:80 10.0.0.3", "b 10.97.0.2:81 10.0.0.3"];
     assert_eq!(ground.served(), wanted);
     keeper.service_event(Event::Delete(service("b", "10.97.0.2", &[80, 81]))).await;
-    keeper.slice_event(Event::Delete(slice("a", &[]))).await;
+    // The last word on a slice may show it as it is by now, without the label that named its Service.
+    let mut gone = slice("a", &[]);
+    gone.metadata.labels = None;
+    keeper.slice_event(Event::Delete(gone)).await;
     assert_eq!(ground.served(), ["a 10.97.0.1:81 "]);
     assert_eq!(keeper.metrics.endpoint_changes.get(), 4);
+    // What changes nothing is not pending either.
+    keeper.service_event(Event::Apply(service("a", "10.97.0.1", &[81]))).await;
     assert_eq!(keeper.metrics.service_changes_pending.get(), 0);
 }
 
@@ -170,6 +175,30 @@ async fn an_address_that_changes_hands_is_served_for_its_new_owner() {
     keeper.slice_event(Event::Apply(slice("b", &["10.0.0.3"]))).await;
     keeper.service_event(Event::Delete(service("a", "10.97.0.1", &[80]))).await;
     assert_eq!(ground.served(), ["b 10.97.0.1:80 10.0.0.3"]);
+}
+
+#[tokio::test]
+async fn a_slice_of_a_service_that_lost_its_address_unseen_does_not_take_it_back() {
+    let ground = Ground::new();
+    let mut keeper = ground.keeper();
+    list_services(&mut keeper, [service("a", "10.97.0.1", &[80])]).await;
+    list_slices(&mut keeper, [slice("a", &["10.0.0.1"]), slice("b", &["10.0.0.2"])]).await;
+    // The watch of Services broke; meanwhile a went and b got its address. Before the new list is complete comes word of
+    // a's endpoints.
+    keeper.service_event(Event::Init).await;
+    keeper.service_event(Event::InitApply(service("b", "10.97.0.1", &[80]))).await;
+    keeper.slice_event(Event::Apply(slice("a", &["10.0.0.9"]))).await;
+    assert_eq!(ground.served(), ["b 10.97.0.1:80 10.0.0.2"]);
+    keeper.service_event(Event::InitDone).await;
+    assert_eq!(ground.served(), ["b 10.97.0.1:80 10.0.0.2"]);
+
+    // And when the newer one gives the address up, the older one that still has it is served again.
+    keeper.service_event(Event::Apply(service("c", "10.97.0.1", &[80]))).await;
+    assert_eq!(ground.served(), ["c 10.97.0.1:80 "]);
+    keeper.service_event(Event::Delete(service("c", "10.97.0.1", &[80]))).await;
+    assert_eq!(ground.served(), ["b 10.97.0.1:80 10.0.0.2"]);
+    keeper.service_event(Event::Delete(service("b", "10.97.0.1", &[80]))).await;
+    assert_eq!(ground.served(), [""; 0]);
 }
 
 #[tokio::test]
