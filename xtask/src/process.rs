@@ -65,8 +65,7 @@ impl Daemon {
             .spawn()
             .with_context(|| format!("cannot start {} ({})", self.name, command.get_program().to_string_lossy()))?;
         let pid = i32::try_from(child.id()).context("pid out of range")?;
-        let started =
-            start_time(pid).with_context(|| format!("{} ended at once: see {}", self.name, self.log().display()))?;
+        let started = start_time(pid).with_context(|| format!("{} ended at once: {}", self.name, self.log_tail(15)))?;
         fs::write(self.pid_file(), format!("{pid} {started}\n"))?;
         Ok(())
     }

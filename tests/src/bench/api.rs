@@ -64,7 +64,8 @@ impl Server {
         started.server.start(
             Command::new(workspace::programs(workspace::Profile::Release).join("skep-server"))
                 .args(["run", "--components", "apiserver", "--bind-address", "127.0.0.1"])
-                .args(["--advertise-address", "127.0.0.1", "--secure-port", &api_port.to_string()])
+                // Only written into Endpoints that nobody follows here; a loopback address is refused.
+                .args(["--advertise-address", "198.51.100.1", "--secure-port", &api_port.to_string()])
                 .args(["--etcd-endpoints", url])
                 .arg("--data-dir")
                 .arg(data.join("server")),
