@@ -7,6 +7,7 @@
 //!     <k8s-pb>/src <k8s-openapi>/src/v1_35 $(which kubectl) > control-plane/protobuf/schema.txt
 //! ```
 //!
+//! Take the newest Go program at hand (`schema.txt` was printed with kubectl 1.33): an older one knows fewer fields.
 //! Where the sources contradict each other it says so on standard error. What the Go program does not know is decided
 //! by [`POINTERS`] and [`VALUES`].
 
