@@ -163,8 +163,10 @@ impl<'a> Call<'a> {
         // A second ADD for the same interface: what is there and whole is the answer.
         let connected = !new && pod_link::check(&lease, self.wiring).is_ok();
         if !connected && let Err(error) = pod_link::connect(&lease, self.wiring) {
-            // The runtime sends DEL after a failed ADD, but it need not.
-            if let Err(leaked) = self.ipam.release(container, interface) {
+            // The runtime sends DEL after a failed ADD, but it need not. A device of an earlier ADD goes with the address.
+            let released =
+                pod_link::disconnect(container, interface).and_then(|_| self.ipam.release(container, interface));
+            if let Err(leaked) = released {
                 return Err(CniError { details: leaked.to_string(), ..error.into() });
             }
             return Err(error.into());

@@ -87,10 +87,11 @@ impl Ipam {
             interface: interface.to_owned(),
             namespace: namespace.to_owned(),
         };
-        files::write(&self.dir.join(lease.file_name()), namespace.as_os_str().as_bytes(), 0o600)?;
+        // The lease last: a failure leaves none behind.
         if new {
             files::write(&self.dir.join(LAST), address.to_string().as_bytes(), 0o600)?;
         }
+        files::write(&self.dir.join(lease.file_name()), namespace.as_os_str().as_bytes(), 0o600)?;
         Ok((lease, new))
     }
 
@@ -99,9 +100,9 @@ impl Ipam {
     /// # Errors
     /// When the state cannot be read.
     pub fn find(&self, container: &str, interface: &str) -> Result<Option<Lease>> {
-        let mut leases = self.leases()?;
-        leases.retain(|lease| lease.container == container && lease.interface == interface);
-        Ok(leases.pop())
+        let _lock = self.lock()?;
+        let own = self.scan()?.into_iter().find(|(_, owner, own)| owner == container && own == interface);
+        own.map(|own| self.read(own)).transpose()
     }
 
     /// Frees the address of an interface of a container; returns it if there was one.
@@ -127,15 +128,7 @@ impl Ipam {
     /// When the state cannot be read.
     pub fn leases(&self) -> Result<Vec<Lease>> {
         let _lock = self.lock()?;
-        self.scan()?
-            .into_iter()
-            .map(|(address, container, interface)| {
-                let mut lease = Lease { address, container, interface, namespace: PathBuf::new() };
-                let path = self.dir.join(lease.file_name());
-                lease.namespace = OsStr::from_bytes(&fs::read(&path).map_err(Error::io("read", &path))?).into();
-                Ok(lease)
-            })
-            .collect()
+        self.scan()?.into_iter().map(|name| self.read(name)).collect()
     }
 
     /// Removes the directory and with it every lease.
@@ -185,6 +178,14 @@ impl Ipam {
             .map_err(Error::io("open", &path))?;
         file.lock().map_err(Error::io("lock", &path))?;
         Ok(file)
+    }
+
+    /// The lease of that file.
+    fn read(&self, (address, container, interface): (Ipv4Addr, String, String)) -> Result<Lease> {
+        let mut lease = Lease { address, container, interface, namespace: PathBuf::new() };
+        let path = self.dir.join(lease.file_name());
+        lease.namespace = OsStr::from_bytes(&fs::read(&path).map_err(Error::io("read", &path))?).into();
+        Ok(lease)
     }
 
     /// What the file names say: address, container, interface.

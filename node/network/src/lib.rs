@@ -4,7 +4,7 @@
 //! There is no bridge and no packet filter rule. A pod has its address as a /32 on `eth0` and one route, the default route
 //! over the link-local gateway 169.254.1.1; the node has one /32 route a pod. Both ends know each other's hardware address
 //! from the start, so no ARP is ever spoken, and a strict reverse path check on the node's end keeps a pod from using
-//! another's address.
+//! another's address (unless the node's `net.ipv4.conf.all.rp_filter` is 2, which overrules it: setup warns of that).
 //!
 //! Everything here is synchronous: a call takes a few netlink messages, and the plugin is a process of its own that lives
 //! for some milliseconds. Works on Linux 5.4 and later; needs CAP_NET_ADMIN and CAP_SYS_ADMIN.

@@ -99,6 +99,10 @@ impl Netlink {
                 consistent &= message.header.flags & NLM_F_DUMP_INTR == 0;
                 match message.payload {
                     NetlinkPayload::InnerMessage(inner) => answers.push(inner),
+                    // A dump that breaks off says why in its closing message.
+                    NetlinkPayload::Done(done) if done.code < 0 => {
+                        return Err(io::Error::from_raw_os_error(done.code.saturating_neg()));
+                    }
                     NetlinkPayload::Done(_) => return Ok((answers, consistent)),
                     NetlinkPayload::Error(error) => {
                         return match error.code {

@@ -84,6 +84,12 @@ impl Network {
         };
         let network = Self { wiring: Wiring { mtu, node_ip: config.node_ip }, ipam, config };
         sysctl::set("ipv4/ip_forward", "1")?;
+        if sysctl::get("ipv4/conf/all/rp_filter")? == "2" {
+            tracing::warn!(
+                "net.ipv4.conf.all.rp_filter is 2 (loose), which overrules the strict check on pods' devices: a pod can send \
+                 under another's address; set it to 0 or 1"
+            );
+        }
         for route in network.fixed_routes() {
             netlink.replace_route(&route)?;
         }
@@ -128,9 +134,14 @@ impl Network {
 
         let mut done = Reconciled { pods: alive.len(), ..Reconciled::default() };
         for lease in &gone {
-            netlink.delete_link(&pod_link::host_device_name(&lease.container, &lease.interface))?;
-            self.ipam.release(&lease.container, &lease.interface)?;
-            done.leases_removed += 1;
+            let device = pod_link::host_device_name(&lease.container, &lease.interface);
+            let _lock = self.ipam.lock_pod(&device)?;
+            // Deleted, or given to another sandbox, since the leases were read.
+            if self.ipam.find(&lease.container, &lease.interface)?.as_ref() == Some(lease) {
+                netlink.delete_link(&device)?;
+                self.ipam.release(&lease.container, &lease.interface)?;
+                done.leases_removed += 1;
+            }
         }
         let owners: HashMap<String, &Lease> =
             alive.iter().map(|lease| (pod_link::host_device_name(&lease.container, &lease.interface), lease)).collect();

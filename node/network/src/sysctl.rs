@@ -10,13 +10,18 @@ fn path(name: &str) -> PathBuf {
     PathBuf::from("/proc/sys/net").join(name)
 }
 
+/// The value of `net/NAME`.
+pub(crate) fn get(name: &str) -> Result<String> {
+    let path = path(name);
+    Ok(fs::read_to_string(&path).map_err(Error::io("read", &path))?.trim().to_owned())
+}
+
 /// Sets `net/NAME` unless it has the value already (so that a read-only /proc/sys with the right values will do).
 pub(crate) fn set(name: &str, value: &str) -> Result<()> {
-    let path = path(name);
-    let present = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-    if present.trim() == value {
+    if get(name)? == value {
         return Ok(());
     }
+    let path = path(name);
     fs::write(&path, value).map_err(Error::io("write", &path))
 }
 

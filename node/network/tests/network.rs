@@ -163,6 +163,12 @@ fn a_failed_add_leaves_nothing() {
     assert_eq!(error["code"], 100);
     assert!(error["msg"].as_str().unwrap().contains("File exists"), "{error}");
     assert_eq!(node.inventory(), before);
+    // Also not the device of an ADD that went well before.
+    let pod = node.add("c");
+    assert_eq!(node.call("ADD", "c", Some(&file)).unwrap_err()["code"], 3);
+    assert_eq!(node.inventory(), before);
+    assert!(node.network.leases().unwrap().is_empty());
+    drop(pod);
 }
 
 #[test]
