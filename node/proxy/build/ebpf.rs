@@ -20,7 +20,8 @@ pub fn build(workspace: &Path, target: &Path) -> Result<PathBuf, String> {
     command
         .current_dir(workspace.join("ebpf"))
         .args(["build", "--release", "--package", "skep-ebpf", "--target", "bpfel-unknown-none"])
-        .args(["-Z", "build-std=core", "--target-dir"])
+        // The lock file is the outer build's to change.
+        .args(["--locked", "-Z", "build-std=core", "--target-dir"])
         .arg(target)
         .env("PATH", path_with(linker.parent()));
     let output = command.output().map_err(|error| format!("cannot run {command:?}: {error}; {ADVICE}"))?;

@@ -2,6 +2,8 @@
 
 use std::{
     collections::HashMap,
+    fs,
+    io::ErrorKind,
     net::{Ipv4Addr, SocketAddrV4},
     path::{Path, PathBuf},
 };
@@ -135,13 +137,16 @@ impl Reader {
     pub fn open(bpf_root: &Path) -> Result<Self> {
         kernel::check_reader()?;
         let paths = Paths::new(bpf_root);
-        if !paths.maps.join("SERVICES").exists() {
-            let other = bpffs::other_versions(bpf_root)?.pop();
-            let name = other.as_deref().and_then(Path::file_name);
-            return Err(match name {
-                Some(name) => Error::OtherLayout(bpf_root.to_owned(), name.to_string_lossy().into()),
-                None => Error::NotLoaded(bpf_root.to_owned()),
-            });
+        match fs::metadata(paths.maps.join("SERVICES")) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let other = bpffs::other_versions(bpf_root)?.pop();
+                return Err(match other.as_deref().and_then(Path::file_name) {
+                    Some(name) => Error::OtherLayout(bpf_root.to_owned(), name.to_string_lossy().into()),
+                    None => Error::NotLoaded(bpf_root.to_owned()),
+                });
+            }
+            Err(error) => return Err(Error::io(format!("look at the maps under {}", bpf_root.display()))(error)),
         }
         let maps = ServiceMaps::open(&paths.maps)?;
         let flows = FlowMaps::open(&paths.maps)?;
