@@ -22,7 +22,7 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
 };
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{Instant, sleep, timeout},
 };
 use tracing::{debug, warn};
@@ -70,20 +70,23 @@ pub struct Recorder {
     source: Arc<Source>,
     lanes: Arc<[mpsc::Sender<Occurrence>]>,
     dropped: Arc<AtomicU64>,
+    /// How many events are in the lanes or being written.
+    unwritten: Arc<watch::Sender<usize>>,
 }
 
 impl Recorder {
     /// Starts the tasks that write events; call it inside a tokio runtime. `host` is empty except for node components.
     pub fn new(client: Client, component: impl Into<String>, host: impl Into<String>) -> Self {
+        let unwritten = Arc::new(watch::Sender::new(0));
         let lanes = (0..LANES)
             .map(|_| {
                 let (sender, receiver) = mpsc::channel(LANE_CAPACITY);
-                tokio::spawn(write_all(client.clone(), receiver));
+                tokio::spawn(write_all(client.clone(), receiver, unwritten.clone()));
                 sender
             })
             .collect();
         let source = Arc::new(Source { component: component.into(), host: host.into() });
-        Self { source, lanes, dropped: Arc::default() }
+        Self { source, lanes, dropped: Arc::default(), unwritten }
     }
 
     /// The same lanes, for another component of the same process.
@@ -113,13 +116,23 @@ impl Recorder {
             message: message.into(),
             time: Timestamp::now(),
         };
+        self.unwritten.send_modify(|unwritten| *unwritten += 1);
         if self.lanes[lane].try_send(occurrence).is_err() {
+            self.unwritten.send_modify(|unwritten| *unwritten -= 1);
             let dropped = self.dropped.fetch_add(1, Ordering::Relaxed) + 1;
             // One line for the first and then for every hundredth: a flood of events must not become a flood of logs.
             if dropped % 100 == 1 {
                 warn!(dropped, "events are recorded faster than the API server takes them, dropping");
             }
         }
+    }
+
+    /// Waits until all that was recorded is written or given up, for as long as `patience` allows. A component that ends asks
+    /// for this, so that its last words neither get lost nor reach an API server that is about to end too.
+    pub async fn flush(&self, patience: Duration) {
+        let mut unwritten = self.unwritten.subscribe();
+        // The sender is this recorder's own, and time being up is no matter: events are told at best effort.
+        let _ = timeout(patience, unwritten.wait_for(|unwritten| *unwritten == 0)).await;
     }
 
     /// Events dropped since the start because the lanes were full.
@@ -136,14 +149,16 @@ fn lane_of(object: &ObjectReference) -> usize {
 
 // === Writer ===
 
-async fn write_all(client: Client, mut lane: mpsc::Receiver<Occurrence>) {
+async fn write_all(client: Client, mut lane: mpsc::Receiver<Occurrence>, unwritten: Arc<watch::Sender<usize>>) {
     let mut correlator = Correlator::default();
     while let Some(occurrence) = lane.recv().await {
-        let Some((key, write)) = correlator.correlate(occurrence, Instant::now()) else { continue };
-        match write_one(&client, write).await {
-            Ok(event) => correlator.written(&key, &event),
-            Err(error) => debug!(%error, "event not written"),
+        if let Some((key, write)) = correlator.correlate(occurrence, Instant::now()) {
+            match write_one(&client, write).await {
+                Ok(event) => correlator.written(&key, &event),
+                Err(error) => debug!(%error, "event not written"),
+            }
         }
+        unwritten.send_modify(|unwritten| *unwritten -= 1);
     }
 }
 

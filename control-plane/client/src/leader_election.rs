@@ -103,11 +103,14 @@ pub enum Error {
 }
 
 const JITTER: f64 = 1.2;
+/// How long the events of the led work and of its end may take to be written.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Waits until this candidate leads, then runs `lead` until it ends, the lease is lost or `shutdown` fires.
 ///
 /// `lead` gets a token that is cancelled on shutdown and on loss. After a loss it has until the lease expires to wind
-/// down; then it is aborted, so that two leaders never work at once. The lease is released when `lead` has ended.
+/// down; then it is aborted, so that two leaders never work at once. The lease is released when `lead` has ended, and what
+/// `events` still holds is written.
 ///
 /// Returns `Ok(None)` when shut down before ever leading, `Ok(Some(output))` when `lead` ended.
 pub async fn run<F, Fut, T>(
@@ -306,6 +309,9 @@ impl Candidate {
         }
         if written {
             self.announce("stopped leading");
+        }
+        if let Some(events) = &self.events {
+            events.flush(LAST_WORDS).await;
         }
     }
 
