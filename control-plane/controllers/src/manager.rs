@@ -38,16 +38,17 @@ const COMPONENT: &str = "kube-controller-manager";
 /// (upstream's process ends).
 pub async fn run(client: Client, config: Config, shutdown: CancellationToken) -> Result<(), Error> {
     config.validate()?;
+    let recorder = Recorder::new(client.clone(), COMPONENT, "");
     if !config.leader_elect {
-        return lead(client, config, shutdown.child_token()).await;
+        return lead(client, recorder, config, shutdown.child_token()).await;
     }
     let identity = config.identity.clone().unwrap_or_else(|| leader_election::default_identity(&host_name()));
     let (lease_duration, renew_deadline, retry_period) = config.lease_times;
     let election =
         LeaderElection { lease_duration, renew_deadline, retry_period, ..LeaderElection::new(COMPONENT, identity) };
-    let recorder = Recorder::new(client.clone(), COMPONENT, "");
-    let led = client.clone();
-    match leader_election::run(client, election, Some(recorder), shutdown, move |stop| lead(led, config, stop)).await {
+    let (led, events) = (client.clone(), recorder.clone());
+    let lead = move |stop| lead(led, events, config, stop);
+    match leader_election::run(client, election, Some(recorder), shutdown, lead).await {
         Ok(led) => led.unwrap_or(Ok(())),
         Err(leader_election::Error::Lost { .. }) => Err(Error::LeadershipLost),
         Err(other) => Err(Error::LeaderElection(Box::new(other))),
@@ -90,15 +91,9 @@ impl Starter<'_> {
 }
 
 /// Runs the controllers until `stop`, which is this function's own to cancel.
-async fn lead(client: Client, config: Config, stop: CancellationToken) -> Result<(), Error> {
+async fn lead(client: Client, recorder: Recorder, config: Config, stop: CancellationToken) -> Result<(), Error> {
     let metrics = config.metrics.clone();
-    let context = Context {
-        informers: Informers::new(&client),
-        recorder: Recorder::new(client.clone(), COMPONENT, ""),
-        client,
-        metrics,
-        config: Arc::new(config),
-    };
+    let context = Context { informers: Informers::new(&client), recorder, client, metrics, config: Arc::new(config) };
     let mut tasks = JoinSet::new();
     let mut starter = Starter { context: &context, stop: &stop, tasks: &mut tasks };
     starter.start("deployment", DeploymentController::new);
