@@ -21,7 +21,8 @@ pub struct Config {
     pub percentage_of_nodes_to_score: u8,
     /// Backoff and patience of the queue.
     pub timing: Timing,
-    /// How many bindings may be under way at once.
+    /// How many bindings may be under way at once. Well below what an API server takes of writes at a time (200): beyond that it
+    /// answers 429, and others want to write too.
     pub bindings_in_flight: usize,
     /// Where to count; register it with the process's registry.
     pub metrics: Metrics,
@@ -36,7 +37,7 @@ impl Config {
             leader_election: Some(LeaderElection::new("kube-scheduler", identity)),
             percentage_of_nodes_to_score: 0,
             timing: Timing::default(),
-            bindings_in_flight: 512,
+            bindings_in_flight: 100,
             metrics: Metrics::default(),
         }
     }

@@ -8,7 +8,7 @@ use kube::{
     Api, Client, ResourceExt,
     api::{ObjectMeta, PostParams},
 };
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::{
     framework::{Bind, CycleState, Plugin, Registrar, Status},
@@ -18,6 +18,7 @@ use crate::{
 pub(super) const NAME: &str = "DefaultBinder";
 /// A binding whose answer is lost is tried again; the API server refuses the second one.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+const TOO_MANY_REQUESTS: u16 = 429;
 
 pub(super) fn register(registrar: &mut Registrar<'_>) {
     if let Some(context) = registrar.context() {
@@ -57,13 +58,30 @@ impl Bind for DefaultBinder {
             };
             let api: Api<Pod> = Api::namespaced(self.client.clone(), &namespace);
             let params = PostParams::default();
-            let request = api.create_subresource::<Binding, serde_json::Value>("binding", &name, &params, &binding);
+            let request = async {
+                loop {
+                    let answer =
+                        api.create_subresource::<Binding, serde_json::Value>("binding", &name, &params, &binding).await;
+                    match answer {
+                        Err(kube::Error::Api(status)) if status.code == TOO_MANY_REQUESTS => {
+                            sleep(retry_after(&status)).await;
+                        }
+                        answer => return answer,
+                    }
+                }
+            };
             match timeout(REQUEST_TIMEOUT, request).await {
                 Ok(Ok(_)) => Status::success(),
                 Ok(Err(kube::Error::Api(status))) => Status::error(status.message.clone()),
                 Ok(Err(error)) => Status::error(error.to_string()),
-                Err(_) => Status::error(format!("the API server did not answer within {REQUEST_TIMEOUT:?}")),
+                Err(_) => Status::error(format!("the API server did not take the binding within {REQUEST_TIMEOUT:?}")),
             }
         })
     }
+}
+
+/// How long a busy API server asks to be left alone; a second when it does not say.
+fn retry_after(status: &kube::core::Status) -> Duration {
+    let seconds = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
+    Duration::from_secs(u64::from(seconds.max(1)))
 }
