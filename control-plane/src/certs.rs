@@ -6,13 +6,15 @@ use anyhow::ensure;
 
 use crate::cli::{CertsAction, CertsCommand};
 
+const HINT: &str = "`skep-server run` makes them; another directory is named by --data-dir or --pki-dir";
+
 pub(crate) fn execute(command: CertsCommand) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     match command.action {
         CertsAction::List { dir } => {
             let pki = dir.pki_dir();
             let entries = skep_pki::list(&pki)?;
-            ensure!(!entries.is_empty(), "no certificates in {}: `skep-server run` makes them", pki.display());
+            ensure!(!entries.is_empty(), "no certificates in {}: {HINT}", pki.display());
             writeln!(out, "{:<26} {:<32} {:<20} ISSUER", "NAME", "SUBJECT", "EXPIRES")?;
             for entry in entries {
                 let info = entry.info;
@@ -21,7 +23,9 @@ pub(crate) fn execute(command: CertsCommand) -> anyhow::Result<()> {
             }
         }
         CertsAction::Renew { dir, names } => {
-            for name in skep_pki::renew(&dir.pki_dir(), &names)? {
+            let pki = dir.pki_dir();
+            ensure!(pki.is_dir(), "no certificates in {}: {HINT}", pki.display());
+            for name in skep_pki::renew(&pki, &names)? {
                 writeln!(out, "renewed {name}")?;
             }
         }

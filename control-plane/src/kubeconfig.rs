@@ -8,13 +8,14 @@ use skep_pki::{Authority, CertRequest, Kubeconfig};
 
 use crate::cli::KubeconfigCommand;
 
+const HINT: &str = "`skep-server run` makes it; another directory is named by --data-dir or --pki-dir";
+
 pub(crate) fn execute(command: KubeconfigCommand) -> anyhow::Result<()> {
     ensure!(!command.user.is_empty(), "--user must not be empty");
     let pki = command.dir.pki_dir();
     let read = |name: &str| {
         let path = pki.join(name);
-        std::fs::read_to_string(&path)
-            .with_context(|| format!("cannot read {} (`skep-server run` makes it)", path.display()))
+        std::fs::read_to_string(&path).with_context(|| format!("cannot read {} ({HINT})", path.display()))
     };
     let authority = Authority::from_pem(&pki.join("ca.crt").display().to_string(), &read("ca.crt")?, &read("ca.key")?)?;
     let server = match command.server {

@@ -6,7 +6,6 @@ mod cli;
 mod clients;
 mod components;
 mod credentials;
-
 mod kubeconfig;
 mod run;
 mod settings;

@@ -82,8 +82,8 @@ impl Server {
         if !settings.runs(Component::Apiserver) {
             // Settings::resolve has seen to it that there is one.
             let kubeconfig = settings.kubeconfig.as_deref().context("--kubeconfig is missing")?;
-            let client = clients::remote(kubeconfig).await?;
-            components.start(&settings, |_| client.clone());
+            let remote = clients::remote(kubeconfig).await?;
+            components.start(&settings, remote.ca, |_| remote.client.clone());
             tracing::info!(kubeconfig = %kubeconfig.display(), "skep-server runs without an API server");
             return Ok(Self { components, api: None });
         }
@@ -105,7 +105,9 @@ impl Server {
             async move { server.serve(listener, tls, shutdown).await.context("API server") }
         });
         // No socket, no TLS, no serialised identity between these and the API server.
-        components.start(&settings, |user| Client::new(service.with_user(UserInfo::component(user)), "default"));
+        let root_ca = Some(pki.ca().certificate().to_owned());
+        components
+            .start(&settings, root_ca, |user| Client::new(service.with_user(UserInfo::component(user)), "default"));
         let address = SocketAddr::new(settings.bind_address, settings.secure_port);
         let admin = settings.data_dir.join("admin.conf");
         tracing::info!(%address, kubeconfig = %admin.display(), "skep-server is serving");

@@ -252,6 +252,38 @@ fn kubeconfigs_name_the_user_and_certificates_are_listed_and_renewed() {
 }
 
 #[test]
+fn a_wrong_data_directory_is_named_with_the_flag_that_mends_it() {
+    let (_dir, data) = data_dir();
+    for arguments in [&["kubeconfig", "--user", "jane"][..], &["certs", "list"], &["certs", "renew"]] {
+        let output = Command::new(SERVER).args(arguments).arg("--data-dir").arg(&data).output().unwrap();
+        assert!(!output.status.success());
+        let error = String::from_utf8(output.stderr).unwrap();
+        let named = error.contains(data.join("pki").to_str().unwrap()) && error.contains("--data-dir");
+        assert!(named && error.lines().count() == 1, "{arguments:?}: {error}");
+    }
+    assert!(!data.exists(), "a question makes nothing");
+}
+
+#[test]
+fn every_namespace_is_told_whom_to_trust_and_a_quiet_life_warns_of_nothing() {
+    let (_dir, data) = data_dir();
+    let mut server = Server::start(&data, free_port(), &[]);
+    server.create("Namespace", "fresh");
+    let authority = fs::read_to_string(data.join("pki/ca.crt")).unwrap();
+    for namespace in ["default", "kube-system", "fresh"] {
+        wait_for("the authority to be published", || {
+            let map = ["get", "configmap", "kube-root-ca.crt", "--namespace", namespace, "--ignore-not-found"];
+            server.said(&[&map[..], &["--output", "jsonpath={.data.ca\\.crt}"]].concat()) == authority
+        });
+    }
+    server.said(&["delete", "namespace", "fresh"]);
+    server.signal(Signal::SIGTERM);
+    assert!(server.child.wait().unwrap().success(), "{}", server.log());
+    let log = server.log();
+    assert!(!log.lines().any(|line| line.contains(" WARN ") || line.contains(" ERROR ")), "{log}");
+}
+
+#[test]
 fn components_can_run_apart_from_the_api_server() {
     let (dir, data) = data_dir();
     let server = Server::start(&data, free_port(), &["--components", "apiserver"]);
