@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod bare;
+pub mod change;
 pub mod client;
 pub mod connect;
 pub mod memory;
@@ -21,6 +22,7 @@ struct Group {
 const GROUPS: &[Group] = &[
     Group { name: "api", measure: api::measure },
     Group { name: "programming", measure: programming::measure },
+    Group { name: "change", measure: change::measure },
     Group { name: "connect", measure: connect::measure },
     Group { name: "memory", measure: memory::measure },
 ];

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use skep_tests::bench::{self, bare, row};
+use skep_tests::bench::{self, bare, change, row};
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -12,6 +12,10 @@ fn main() -> ExitCode {
     let result = match args.as_slice() {
         // The bare server must be a process of its own, as the server it is compared to is.
         ["bare-server", folder] => bare::serve(folder.as_ref()),
+        ["change-client", kubeconfig, address] => address
+            .parse()
+            .map_err(anyhow::Error::from)
+            .and_then(|address| change::client(kubeconfig.as_ref(), address)),
         [] => measure(""),
         [filter] => measure(filter),
         _ => Err(anyhow::anyhow!("usage: skep-bench [ROW]")),
