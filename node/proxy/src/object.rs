@@ -28,7 +28,8 @@ pub(crate) const PROGRAMS: [&str; 7] =
 /// Loads the object; maps pinned below `paths` are reused, missing ones created and pinned.
 pub(crate) fn load(paths: &Paths, sizes: &MapSizes) -> Result<Ebpf> {
     let mut loader = EbpfLoader::new();
-    // The programs read no kernel structure that differs from kernel to kernel.
+    // The programs read no kernel structure that differs from kernel to kernel. aya has parsed the kernel's types by now
+    // all the same (20 MiB, for a moment); at least they are not kept while the object is loaded.
     loader.btf(None);
     let has_set_retval = u8::from(kernel::has_set_retval());
     loader.override_global("HAS_SET_RETVAL", &has_set_retval, true);
