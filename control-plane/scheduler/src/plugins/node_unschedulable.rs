@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Taint;
 
-use super::toleration::{NO_SCHEDULE, tolerates};
+use super::toleration::{NO_SCHEDULE, hint_of_taints, tolerates};
 use crate::{
     framework::{ClusterEvent, CycleState, Filter, Plugin, QueueingHint, Registrar, Status},
     node_info::{NodeFacts, NodeInfo},
@@ -36,12 +36,7 @@ impl Plugin for NodeUnschedulable {
     }
 
     fn queueing_hint(&self, event: &ClusterEvent, pod: &PodInfo) -> QueueingHint {
-        match event {
-            ClusterEvent::PodUpdate { old, new } => {
-                (new.uid == pod.uid && old.tolerations() != new.tolerations()).into()
-            }
-            _ => event.node_now_fits(|node| fits(pod, node)).into(),
-        }
+        hint_of_taints(event, pod, |node| fits(pod, node))
     }
 }
 

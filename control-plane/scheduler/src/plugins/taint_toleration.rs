@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::toleration::{NO_EXECUTE, NO_SCHEDULE, PREFER_NO_SCHEDULE, tolerates};
+use super::toleration::{NO_EXECUTE, NO_SCHEDULE, PREFER_NO_SCHEDULE, hint_of_taints, tolerates};
 use crate::{
     framework::{
         ClusterEvent, CycleState, Filter, Plugin, PreScore, QueueingHint, Registrar, Score, Status,
@@ -38,12 +38,7 @@ impl Plugin for TaintToleration {
     }
 
     fn queueing_hint(&self, event: &ClusterEvent, pod: &PodInfo) -> QueueingHint {
-        match event {
-            ClusterEvent::PodUpdate { old, new } => {
-                (new.uid == pod.uid && old.tolerations() != new.tolerations()).into()
-            }
-            _ => event.node_now_fits(|node| fits(pod, node)).into(),
-        }
+        hint_of_taints(event, pod, |node| fits(pod, node))
     }
 }
 

@@ -2,6 +2,12 @@
 
 use k8s_openapi::api::core::v1::{Taint, Toleration};
 
+use crate::{
+    framework::{ClusterEvent, QueueingHint},
+    node_info::NodeFacts,
+    pod_info::PodInfo,
+};
+
 pub(super) const NO_SCHEDULE: &str = "NoSchedule";
 pub(super) const NO_EXECUTE: &str = "NoExecute";
 pub(super) const PREFER_NO_SCHEDULE: &str = "PreferNoSchedule";
@@ -25,5 +31,13 @@ fn tolerates_one(toleration: &Toleration, taint: &Taint) -> bool {
         }
         Some("Exists") => true,
         Some(_) => false,
+    }
+}
+
+/// Whether a pod rejected for taints may fit now: it tolerates others than before, or a node `fits` that did not.
+pub(super) fn hint_of_taints(event: &ClusterEvent, pod: &PodInfo, fits: impl Fn(&NodeFacts) -> bool) -> QueueingHint {
+    match event {
+        ClusterEvent::PodUpdate { old, new } => (new.uid == pod.uid && old.tolerations() != new.tolerations()).into(),
+        _ => event.node_now_fits(fits).into(),
     }
 }

@@ -1,5 +1,5 @@
 //! How many pods a second the scheduler binds, beside what the API server takes of bindings alone at the same concurrency:
-//! `cargo run --release -p skep-scheduler --example throughput [PODS [NODES]]`. API server, etcd and scheduler are real; nodes
+//! `cargo run --release -p skep-scheduler --example bindings [PODS [NODES]]`. API server, etcd and scheduler are real; nodes
 //! are Node objects without kubelets, which is all the scheduler knows of a node.
 
 #[path = "../tests/cluster/harness.rs"]
@@ -19,7 +19,7 @@ use skep_scheduler::Config;
 #[tokio::main]
 async fn main() {
     let number = |index: usize, default: usize| {
-        std::env::args().nth(index).map_or(default, |text| text.parse().expect("usage: throughput [PODS [NODES]]"))
+        std::env::args().nth(index).map_or(default, |text| text.parse().expect("usage: bindings [PODS [NODES]]"))
     };
     let (pods, nodes) = (number(1, 2000), number(2, 50));
     let config = Config::default();
