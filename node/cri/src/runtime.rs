@@ -96,10 +96,10 @@ impl Cri {
 
     /// Sends the stop signal, waits `grace`, then kills. Returns once the container has ended. Idempotent.
     pub async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), Error> {
-        let message = StopContainerRequest {
-            container_id: id.to_owned(),
-            timeout: i64::try_from(grace.as_secs()).unwrap_or(i64::MAX),
-        };
+        // The protocol knows whole seconds; a begun one counts, or a grace of half a second would be none.
+        let seconds = grace.as_secs().saturating_add(u64::from(grace.subsec_nanos() > 0));
+        let message =
+            StopContainerRequest { container_id: id.to_owned(), timeout: i64::try_from(seconds).unwrap_or(i64::MAX) };
         let timeout = TIMEOUT.saturating_add(grace);
         let call = request(message, timeout);
         absent_is_done(within("StopContainer", timeout, self.runtime().stop_container(call)).await)
