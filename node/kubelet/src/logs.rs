@@ -6,6 +6,9 @@ use std::path::Path;
 
 use jiff::Timestamp;
 
+/// The runtime cuts lines at 16 KiB; this leaves room for runtimes that do not.
+const LONGEST_LINE: usize = 1 << 20;
+
 /// One line of a log file, without its newline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Entry<'a> {
@@ -85,7 +88,10 @@ impl Renderer {
             }
             from += length + 1;
         }
-        self.pending = pending[from..].to_vec();
+        // A line without an end is none of the runtime's: it is not kept for ever.
+        if pending.len() - from <= LONGEST_LINE {
+            self.pending = pending[from..].to_vec();
+        }
     }
 
     fn render(&mut self, entry: &Entry<'_>, out: &mut Vec<u8>) {
