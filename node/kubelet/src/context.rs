@@ -5,18 +5,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, PodStatus, Secret};
-use kube::{Api, Client};
+use kube::Client;
 use parking_lot::{Mutex, RwLock};
 use skep_client::Recorder;
 use skep_cri::Cri;
 
+use crate::Config;
 use crate::cgroups::Cgroups;
 use crate::downward::Facts;
-use crate::error::is_not_found;
+use crate::objects::Objects;
 use crate::podext::PodExt;
 use crate::services::Services;
+use crate::tokens::Tokens;
 use crate::view::PodView;
-use crate::{Config, Error};
 
 /// Handles and facts, shared by all workers.
 pub(crate) struct Context {
@@ -26,6 +27,9 @@ pub(crate) struct Context {
     pub(crate) recorder: Recorder,
     pub(crate) cgroups: Cgroups,
     pub(crate) services: Services,
+    pub(crate) config_maps: Objects<ConfigMap>,
+    pub(crate) secrets: Objects<Secret>,
+    pub(crate) tokens: Tokens,
     pub(crate) memory_capacity: i64,
     pub(crate) cpus: i64,
     /// Which pod a sandbox or container belongs to: the runtime's events name only the latter.
@@ -51,8 +55,21 @@ impl Context {
         (cpus, memory_capacity): (i64, i64),
     ) -> Arc<Self> {
         let recorder = Recorder::new(client.clone(), "kubelet", &config.node_name);
-        let (owners, snapshots) = Default::default();
-        Arc::new(Self { client, cri, config, recorder, cgroups, services, memory_capacity, cpus, owners, snapshots })
+        Arc::new(Self {
+            recorder,
+            cri,
+            config,
+            cgroups,
+            services,
+            config_maps: Objects::new(client.clone()),
+            secrets: Objects::new(client.clone()),
+            tokens: Tokens::default(),
+            client,
+            memory_capacity,
+            cpus,
+            owners: Mutex::default(),
+            snapshots: RwLock::default(),
+        })
     }
 
     /// Remembers whose `id` is.
@@ -79,6 +96,7 @@ impl Context {
     pub(crate) fn withdraw(&self, uid: &str) {
         self.snapshots.write().remove(uid);
         self.owners.lock().retain(|_, owner| owner != uid);
+        self.tokens.forget(uid);
     }
 
     /// All pods of this node.
@@ -100,6 +118,12 @@ impl Context {
         Facts { host_ips, pod_ips, allocatable: (self.cpus * 1000, self.memory_capacity) }
     }
 
+    /// Where probes and hooks find a pod whose sandbox has these addresses.
+    pub(crate) fn pod_ip(&self, pod: &Pod, of_sandbox: &[String]) -> String {
+        let ip = if pod.host_network() { self.host_ips().into_iter().next() } else { of_sandbox.first().cloned() };
+        ip.unwrap_or_default()
+    }
+
     /// The node's addresses as text.
     pub(crate) fn host_ips(&self) -> Vec<String> {
         self.config.node_ips.iter().map(ToString::to_string).collect()
@@ -113,23 +137,5 @@ impl Context {
     /// The pod's log directory.
     pub(crate) fn log_dir(&self, pod: &Pod) -> PathBuf {
         self.config.pod_logs_dir.join(format!("{}_{}_{}", pod.ns(), pod.pod_name(), pod.uid()))
-    }
-
-    /// A ConfigMap; `None` when it does not exist.
-    pub(crate) async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<ConfigMap>, Error> {
-        absent_is_none(Api::namespaced(self.client.clone(), namespace).get(name).await)
-    }
-
-    /// A Secret; `None` when it does not exist.
-    pub(crate) async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Secret>, Error> {
-        absent_is_none(Api::namespaced(self.client.clone(), namespace).get(name).await)
-    }
-}
-
-fn absent_is_none<T>(result: Result<T, kube::Error>) -> Result<Option<T>, Error> {
-    match result {
-        Ok(object) => Ok(Some(object)),
-        Err(error) if is_not_found(&error) => Ok(None),
-        Err(error) => Err(error.into()),
     }
 }

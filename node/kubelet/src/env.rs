@@ -1,5 +1,7 @@
 //! A container's environment: services, envFrom, env, in upstream's order of precedence.
 
+use std::time::Instant;
+
 use k8s_openapi::api::core::v1::{Container, EnvVar, EnvVarSource, Pod};
 
 use crate::Error;
@@ -36,26 +38,28 @@ pub(crate) async fn resolve(
     container: &Container,
     facts: &Facts,
 ) -> Result<Environment, Error> {
+    // Every object is read once, and after this moment.
+    let now = Instant::now();
     let links = pod.pod_spec().enable_service_links.unwrap_or(true);
     let services = context.services.environment(pod.ns(), links);
     let mut environment = Environment::default();
     for source in container.env_from.iter().flatten() {
         let prefix = source.prefix.as_deref().unwrap_or_default();
         if let Some(wanted) = &source.config_map_ref {
-            let found = context.config_map(pod.ns(), &wanted.name).await?;
+            let found = context.config_maps.get(pod.ns(), &wanted.name, now).await?;
             match found {
                 Some(map) => {
-                    for (key, value) in map.data.unwrap_or_default() {
-                        environment.set(format!("{prefix}{key}"), value);
+                    for (key, value) in map.data.iter().flatten() {
+                        environment.set(format!("{prefix}{key}"), value.clone());
                     }
                 }
                 None if wanted.optional == Some(true) => {}
                 None => return Err(Error::pod(format!("configmap {:?} not found", wanted.name))),
             }
         } else if let Some(wanted) = &source.secret_ref {
-            match context.secret(pod.ns(), &wanted.name).await? {
+            match context.secrets.get(pod.ns(), &wanted.name, now).await? {
                 Some(secret) => {
-                    for (key, value) in secret.data.unwrap_or_default() {
+                    for (key, value) in secret.data.iter().flatten() {
                         environment.set(format!("{prefix}{key}"), String::from_utf8_lossy(&value.0).into_owned());
                     }
                 }
@@ -64,8 +68,9 @@ pub(crate) async fn resolve(
             }
         }
     }
+    let asker = Asker { context, pod, container, facts, now };
     for variable in container.env.iter().flatten() {
-        if let Some(value) = value(context, pod, container, facts, variable, &environment, &services).await? {
+        if let Some(value) = value(&asker, variable, &environment, &services).await? {
             environment.set(variable.name.clone(), value);
         }
     }
@@ -77,11 +82,17 @@ pub(crate) async fn resolve(
     Ok(environment)
 }
 
+/// On whose behalf values are looked up.
+struct Asker<'a> {
+    context: &'a Context,
+    pod: &'a Pod,
+    container: &'a Container,
+    facts: &'a Facts,
+    now: Instant,
+}
+
 async fn value(
-    context: &Context,
-    pod: &Pod,
-    container: &Container,
-    facts: &Facts,
+    asker: &Asker<'_>,
     variable: &EnvVar,
     environment: &Environment,
     services: &std::collections::BTreeMap<String, String>,
@@ -92,18 +103,13 @@ async fn value(
         return Ok(Some(expand(literal, lookup)));
     }
     match &variable.value_from {
-        Some(source) => from_source(context, pod, container, facts, source).await,
+        Some(source) => from_source(asker, source).await,
         None => Ok(Some(String::new())),
     }
 }
 
-async fn from_source(
-    context: &Context,
-    pod: &Pod,
-    container: &Container,
-    facts: &Facts,
-    source: &EnvVarSource,
-) -> Result<Option<String>, Error> {
+async fn from_source(asker: &Asker<'_>, source: &EnvVarSource) -> Result<Option<String>, Error> {
+    let Asker { context, pod, container, facts, now } = *asker;
     if let Some(field) = &source.field_ref {
         return downward::field(pod, &field.field_path, facts).map(Some);
     }
@@ -112,11 +118,11 @@ async fn from_source(
     }
     if let Some(wanted) = &source.config_map_key_ref {
         let optional = wanted.optional == Some(true);
-        let Some(map) = context.config_map(pod.ns(), &wanted.name).await? else {
+        let Some(map) = context.config_maps.get(pod.ns(), &wanted.name, now).await? else {
             return missing(optional, || format!("configmap {:?} not found", wanted.name));
         };
-        return match map.data.and_then(|mut data| data.remove(&wanted.key)) {
-            Some(value) => Ok(Some(value)),
+        return match map.data.as_ref().and_then(|data| data.get(&wanted.key)) {
+            Some(value) => Ok(Some(value.clone())),
             None => missing(optional, || {
                 format!("couldn't find key {} in ConfigMap {}/{}", wanted.key, pod.ns(), wanted.name)
             }),
@@ -124,10 +130,10 @@ async fn from_source(
     }
     if let Some(wanted) = &source.secret_key_ref {
         let optional = wanted.optional == Some(true);
-        let Some(secret) = context.secret(pod.ns(), &wanted.name).await? else {
+        let Some(secret) = context.secrets.get(pod.ns(), &wanted.name, now).await? else {
             return missing(optional, || format!("secret {:?} not found", wanted.name));
         };
-        return match secret.data.and_then(|mut data| data.remove(&wanted.key)) {
+        return match secret.data.as_ref().and_then(|data| data.get(&wanted.key)) {
             Some(value) => Ok(Some(String::from_utf8_lossy(&value.0).into_owned())),
             None => {
                 missing(optional, || format!("couldn't find key {} in Secret {}/{}", wanted.key, pod.ns(), wanted.name))

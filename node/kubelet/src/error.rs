@@ -33,6 +33,9 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A part of the kubelet that never ends has ended.
+    #[error("a part of the kubelet ended unexpectedly{}; restart skep-node and report this as a bug", .0.as_ref().map(|error| format!(": {error}")).unwrap_or_default())]
+    Task(Option<tokio::task::JoinError>),
     /// The cgroup file systems are not as needed.
     #[error("cgroups: {0}")]
     Cgroup(String),

@@ -21,6 +21,7 @@ mod lease;
 mod logs;
 mod machine;
 mod node_status;
+mod objects;
 mod plan;
 mod pod_manager;
 mod podext;
@@ -33,6 +34,7 @@ mod server;
 mod services;
 mod status;
 mod status_sender;
+mod tokens;
 mod view;
 mod volumes;
 mod worker;
@@ -56,7 +58,7 @@ pub async fn run(client: kube::Client, config: Config, cri: Cri, shutdown: Cance
         std::fs::create_dir_all(dir).map_err(Error::file(dir))?;
     }
     let cgroups = cgroups::Cgroups::discover(&config.cgroup_root)?;
-    let version = cri.version().await?;
+    let Some(version) = shutdown.run_until_cancelled(runtime_version(&cri)).await else { return Ok(()) };
     let runtime = format!("{}://{}", version.runtime_name, version.runtime_version);
     let machine = machine::Machine::read(&config.data_dir, runtime);
     let (services, watch_services) = services::Services::watch(client.clone());
@@ -81,9 +83,26 @@ pub async fn run(client: kube::Client, config: Config, cri: Cri, shutdown: Cance
     }
     tasks.spawn(lease::renew_forever(client, node));
     tasks.spawn(node_status::report_forever(context.clone(), machine));
-    pod_manager::PodManager::new(context).run(shutdown).await;
+    let result = tokio::select! {
+        () = pod_manager::PodManager::new(context).run(shutdown) => Ok(()),
+        // None of them ends by itself: one that did has panicked, and the node must not seem healthy without it.
+        Some(ended) = tasks.join_next() => Err(Error::Task(ended.err())),
+    };
     tasks.shutdown().await;
-    Ok(())
+    result
+}
+
+/// Asks until the runtime answers.
+async fn runtime_version(cri: &Cri) -> skep_cri::api::VersionResponse {
+    let mut pause = Duration::from_millis(100);
+    loop {
+        match cri.version().await {
+            Ok(version) => return version,
+            Err(error) => tracing::warn!(%error, "the container runtime does not tell its version, trying again"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(5));
+    }
 }
 
 /// Removes what this node's pods left in the runtime and on disk: every sandbox, volume and cgroup. For taking a node down.

@@ -10,6 +10,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, HostPathVolumeSource, Pod, Volume};
 use nix::mount::{MntFlags, MsFlags};
@@ -20,14 +21,18 @@ use crate::downward::Facts;
 use crate::podext::PodExt;
 use crate::quantity;
 
+/// How old a ConfigMap or Secret may be when volumes are looked at: pods that use the same one share a GET.
+const SHARED_FOR: Duration = Duration::from_secs(30);
+
 /// Host paths of a pod's volumes by name.
 pub(crate) type Mounted = HashMap<String, PathBuf>;
 
 /// Makes all volumes of the pod. Idempotent.
 pub(crate) async fn set_up(context: &Context, pod: &Pod, facts: &Facts) -> Result<Mounted, Error> {
     let mut mounted = Mounted::new();
+    let now = Instant::now();
     for volume in pod.pod_spec().volumes.iter().flatten() {
-        let path = set_up_one(context, pod, volume, facts).await.map_err(|error| match error {
+        let path = set_up_one(context, pod, volume, facts, now).await.map_err(|error| match error {
             error @ (Error::Api(_) | Error::Runtime(_)) => error,
             error => Error::pod(format!("MountVolume.SetUp failed for volume {:?} : {error}", volume.name)),
         })?;
@@ -36,10 +41,16 @@ pub(crate) async fn set_up(context: &Context, pod: &Pod, facts: &Facts) -> Resul
     Ok(mounted)
 }
 
-/// Writes changed ConfigMaps, Secrets and fields into running pods' volumes.
+/// Writes changed ConfigMaps, Secrets and fields into running pods' volumes. Pods share what has been read lately.
 pub(crate) async fn refresh(context: &Context, pod: &Pod, facts: &Facts) -> Result<(), Error> {
+    let now = Instant::now();
+    let not_before = now.checked_sub(SHARED_FOR).unwrap_or(now);
     for volume in pod.pod_spec().volumes.iter().flatten().filter(|volume| is_content(volume)) {
-        set_up_one(context, pod, volume, facts).await?;
+        if !context.pod_dir(pod.uid()).exists() {
+            // The pod is on its way out, and nothing may come after its clean-up.
+            return Ok(());
+        }
+        set_up_one(context, pod, volume, facts, not_before).await?;
     }
     Ok(())
 }
@@ -56,9 +67,16 @@ fn is_content(volume: &Volume) -> bool {
         || volume.projected.is_some()
 }
 
-async fn set_up_one(context: &Context, pod: &Pod, volume: &Volume, facts: &Facts) -> Result<PathBuf, Error> {
-    if let Some(source) = &volume.host_path {
-        return host_path(source);
+async fn set_up_one(
+    context: &Context,
+    pod: &Pod,
+    volume: &Volume,
+    facts: &Facts,
+    not_before: Instant,
+) -> Result<PathBuf, Error> {
+    if let Some(source) = volume.host_path.clone() {
+        // It may lie on a network file system that hangs: this pod waits then, and no other.
+        return blocking(move || host_path(&source)).await;
     }
     let plugin = match volume {
         v if v.empty_dir.is_some() => "empty-dir",
@@ -71,18 +89,21 @@ async fn set_up_one(context: &Context, pod: &Pod, volume: &Volume, facts: &Facts
     let dir = context.pod_dir(pod.uid()).join("volumes").join(format!("kubernetes.io~{plugin}")).join(&volume.name);
     let group = pod.pod_spec().security_context.as_ref().and_then(|security| security.fs_group);
     let group = group.and_then(|group| u32::try_from(group).ok());
-    if let Some(source) = &volume.empty_dir {
-        return empty_dir(&dir, source, group).map(|()| dir);
+    if let Some(source) = volume.empty_dir.clone() {
+        return blocking(move || empty_dir(&dir, &source, group).map(|()| dir)).await;
     }
-    let Some(files) = content::of(context, pod, volume, facts).await? else {
+    let Some(files) = content::of(context, pod, volume, facts, not_before).await? else {
         return Err(Error::pod("this kind of volume is not supported by this node"));
     };
-    let target = dir.clone();
-    let written = tokio::task::spawn_blocking(move || atomic_writer::write(&target, &files, group)).await;
-    match written {
-        Ok(result) => result.map(|_| dir.clone()).map_err(Error::file(dir)),
-        Err(_) => Err(Error::pod("writing the volume was interrupted")),
-    }
+    blocking(move || atomic_writer::write(&dir, &files, group).map_err(Error::file(&dir)).map(|_| dir)).await
+}
+
+/// File systems may block; the runtime's threads must not.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|_| Err(Error::pod("work on files was interrupted")))
 }
 
 fn empty_dir(dir: &Path, source: &EmptyDirVolumeSource, group: Option<u32>) -> Result<(), Error> {
@@ -152,6 +173,13 @@ fn is_mount_point(dir: &Path) -> io::Result<bool> {
 
 /// Removes the pod's directory; unmounts what is mounted in it first, so that nothing of a mounted file system is deleted.
 pub(crate) fn tear_down(pod_dir: &Path) -> Result<(), Error> {
+    // Mount points are told without symlinks.
+    let pod_dir = match fs::canonicalize(pod_dir) {
+        Ok(real) => real,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::file(pod_dir)(error)),
+    };
+    let pod_dir = pod_dir.as_path();
     let path = "/proc/self/mountinfo";
     let mounts = fs::read_to_string(path).map_err(Error::file(path))?;
     let mut inside: Vec<PathBuf> = mounts

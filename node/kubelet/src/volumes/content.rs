@@ -1,14 +1,9 @@
 //! What goes into configMap, secret, downwardAPI and projected volumes.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
-use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{
-    ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, Secret, ServiceAccount,
-    ServiceAccountTokenProjection, Volume,
-};
-use kube::Api;
-use kube::api::PostParams;
+use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, Volume};
 
 use super::atomic_writer::{Payload, Payloads};
 use crate::Error;
@@ -20,12 +15,13 @@ const DEFAULT_MODE: i32 = 0o644;
 
 type Data = BTreeMap<String, Vec<u8>>;
 
-/// The files of a volume, or `None` when it is not one of these kinds.
+/// The files of a volume as of `not_before` or later, or `None` when it is not one of these kinds.
 pub(crate) async fn of(
     context: &Context,
     pod: &Pod,
     volume: &Volume,
     facts: &Facts,
+    not_before: Instant,
 ) -> Result<Option<Payloads>, Error> {
     let mut files = Payloads::new();
     if let Some(source) = &volume.config_map {
@@ -33,6 +29,7 @@ pub(crate) async fn of(
             name: &source.name,
             items: source.items.as_deref(),
             optional: source.optional == Some(true),
+            not_before,
             mode: source.default_mode.unwrap_or(DEFAULT_MODE),
         };
         config_map(context, pod, &wanted, &mut files).await?;
@@ -41,6 +38,7 @@ pub(crate) async fn of(
             name: source.secret_name.as_deref().unwrap_or_default(),
             items: source.items.as_deref(),
             optional: source.optional == Some(true),
+            not_before,
             mode: source.default_mode.unwrap_or(DEFAULT_MODE),
         };
         secret(context, pod, &wanted, &mut files).await?;
@@ -48,7 +46,7 @@ pub(crate) async fn of(
         let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
         downward_api(pod, source.items.as_deref().unwrap_or_default(), mode, facts, &mut files)?;
     } else if let Some(source) = &volume.projected {
-        projected(context, pod, source, facts, &mut files).await?;
+        projected(context, pod, source, facts, not_before, &mut files).await?;
     } else {
         return Ok(None);
     }
@@ -60,6 +58,7 @@ struct Wanted<'a> {
     items: Option<&'a [KeyToPath]>,
     optional: bool,
     mode: i32,
+    not_before: Instant,
 }
 
 async fn projected(
@@ -67,26 +66,27 @@ async fn projected(
     pod: &Pod,
     source: &ProjectedVolumeSource,
     facts: &Facts,
+    not_before: Instant,
     files: &mut Payloads,
 ) -> Result<(), Error> {
     let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
     for part in source.sources.iter().flatten() {
         if let Some(part) = &part.config_map {
             let optional = part.optional == Some(true);
-            let wanted = Wanted { name: &part.name, items: part.items.as_deref(), optional, mode };
+            let wanted = Wanted { name: &part.name, items: part.items.as_deref(), optional, mode, not_before };
             config_map(context, pod, &wanted, files).await?;
         } else if let Some(part) = &part.secret {
             let optional = part.optional == Some(true);
-            let wanted = Wanted { name: &part.name, items: part.items.as_deref(), optional, mode };
+            let wanted = Wanted { name: &part.name, items: part.items.as_deref(), optional, mode, not_before };
             secret(context, pod, &wanted, files).await?;
         } else if let Some(part) = &part.downward_api {
             downward_api(pod, part.items.as_deref().unwrap_or_default(), mode, facts, files)?;
         } else if let Some(part) = &part.service_account_token {
-            let data = token(context, pod, part).await?;
+            let token = context.tokens.get(&context.client, pod, part).await?;
             // The token is for the pod's processes, whoever they run as, and for nobody else on the node.
             let fs_group = pod.pod_spec().security_context.as_ref().and_then(|security| security.fs_group);
             let mode = if fs_group.is_some() { 0o600 } else { mode };
-            files.insert(part.path.clone(), payload(data, mode));
+            files.insert(part.path.clone(), payload(token.as_bytes().to_vec(), mode));
         } else {
             return Err(Error::pod("this kind of projected volume source is not supported by this node"));
         }
@@ -95,10 +95,11 @@ async fn projected(
 }
 
 async fn config_map(context: &Context, pod: &Pod, wanted: &Wanted<'_>, files: &mut Payloads) -> Result<(), Error> {
-    match context.config_map(pod.ns(), wanted.name).await? {
-        Some(ConfigMap { data, binary_data, .. }) => {
-            let mut all: Data = data.into_iter().flatten().map(|(key, text)| (key, text.into_bytes())).collect();
-            all.extend(binary_data.into_iter().flatten().map(|(key, bytes)| (key, bytes.0)));
+    match context.config_maps.get(pod.ns(), wanted.name, wanted.not_before).await? {
+        Some(map) => {
+            let texts = map.data.iter().flatten().map(|(key, text)| (key.clone(), text.clone().into_bytes()));
+            let binaries = map.binary_data.iter().flatten().map(|(key, bytes)| (key.clone(), bytes.0.clone()));
+            let all: Data = texts.chain(binaries).collect();
             select(all, wanted, files)
         }
         None if wanted.optional => Ok(()),
@@ -107,9 +108,10 @@ async fn config_map(context: &Context, pod: &Pod, wanted: &Wanted<'_>, files: &m
 }
 
 async fn secret(context: &Context, pod: &Pod, wanted: &Wanted<'_>, files: &mut Payloads) -> Result<(), Error> {
-    match context.secret(pod.ns(), wanted.name).await? {
-        Some(Secret { data, .. }) => {
-            select(data.into_iter().flatten().map(|(key, bytes)| (key, bytes.0)).collect(), wanted, files)
+    match context.secrets.get(pod.ns(), wanted.name, wanted.not_before).await? {
+        Some(secret) => {
+            let all = secret.data.iter().flatten().map(|(key, bytes)| (key.clone(), bytes.0.clone()));
+            select(all.collect(), wanted, files)
         }
         None if wanted.optional => Ok(()),
         None => Err(Error::pod(format!("secret {:?} not found", wanted.name))),
@@ -150,26 +152,6 @@ fn downward_api(
         files.insert(item.path.clone(), payload(text.into_bytes(), item.mode.unwrap_or(mode)));
     }
     Ok(())
-}
-
-async fn token(context: &Context, pod: &Pod, wanted: &ServiceAccountTokenProjection) -> Result<Vec<u8>, Error> {
-    let account = pod.pod_spec().service_account_name.as_deref().filter(|name| !name.is_empty()).unwrap_or("default");
-    let request = TokenRequest {
-        spec: TokenRequestSpec {
-            audiences: wanted.audience.iter().filter(|audience| !audience.is_empty()).cloned().collect(),
-            expiration_seconds: Some(wanted.expiration_seconds.unwrap_or(3600)),
-            bound_object_ref: Some(BoundObjectReference {
-                api_version: Some("v1".to_owned()),
-                kind: Some("Pod".to_owned()),
-                name: pod.metadata.name.clone(),
-                uid: pod.metadata.uid.clone(),
-            }),
-        },
-        ..Default::default()
-    };
-    let accounts: Api<ServiceAccount> = Api::namespaced(context.client.clone(), pod.ns());
-    let answer = accounts.create_token_request(account, &PostParams::default(), &request).await?;
-    Ok(answer.status.map(|status| status.token).unwrap_or_default().into_bytes())
 }
 
 fn payload(data: Vec<u8>, mode: i32) -> Payload {
