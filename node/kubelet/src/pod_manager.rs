@@ -14,7 +14,6 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::Error;
 use crate::context::Context;
 use crate::podext::PodExt;
 use crate::view::{Surveyed, survey};
@@ -22,6 +21,8 @@ use crate::worker::terminate::remove_orphan;
 use crate::worker::{Message, Worker};
 
 const RELIST: Duration = Duration::from_secs(60);
+/// After the end of something unknown.
+const RELIST_UNKNOWN: Duration = Duration::from_secs(1);
 /// While the event stream is down, looking is all there is.
 const RELIST_BLIND: Duration = Duration::from_secs(10);
 
@@ -29,13 +30,20 @@ pub(crate) struct PodManager {
     context: Arc<Context>,
     workers: HashMap<String, UnboundedSender<Message>>,
     tasks: JoinSet<String>,
-    /// Pods whose worker has finished; late news of them must not revive them.
+    /// The pods of this node in the API.
+    pods: HashMap<String, Arc<Pod>>,
+    /// Those of them whose worker has finished; late news must not revive them.
     finished: HashSet<String>,
     /// Uids seen in the listing under way.
     listing: HashSet<String>,
     /// Whether the API has been listed once: before that nothing counts as an orphan.
     synced: bool,
     last_survey: HashMap<String, Surveyed>,
+    /// The question to the runtime under way, at most one. It is a task of its own: while a runtime that hangs keeps it
+    /// waiting, news from the API and events go on.
+    survey: JoinSet<Result<HashMap<String, Surveyed>, skep_cri::Error>>,
+    /// Waits for the runtime's own view of an exit.
+    settling: JoinSet<()>,
     orphans: JoinSet<String>,
     orphaned: HashSet<String>,
 }
@@ -46,10 +54,13 @@ impl PodManager {
             context,
             workers: HashMap::new(),
             tasks: JoinSet::new(),
+            pods: HashMap::new(),
             finished: HashSet::new(),
             listing: HashSet::new(),
             synced: false,
             last_survey: HashMap::new(),
+            survey: JoinSet::new(),
+            settling: JoinSet::new(),
             orphans: JoinSet::new(),
             orphaned: HashSet::new(),
         }
@@ -82,16 +93,27 @@ impl PodManager {
                         period = RELIST_BLIND;
                         next_relist = tokio::time::Instant::now() + period;
                     }
-                    event => self.take_runtime_event(event),
+                    event => {
+                        if !self.take_runtime_event(event) {
+                            next_relist = next_relist.min(tokio::time::Instant::now() + RELIST_UNKNOWN);
+                        }
+                    }
                 },
                 Some(ended) = self.tasks.join_next() => self.bury(ended),
                 Some(Ok(uid)) = self.orphans.join_next() => { self.orphaned.remove(&uid); }
                 () = tokio::time::sleep_until(next_relist) => {
                     next_relist = tokio::time::Instant::now() + period;
-                    if let Err(error) = self.relist().await {
-                        tracing::warn!(%error, "could not list the runtime's pods");
+                    if self.survey.is_empty() {
+                        let cri = self.context.cri.clone();
+                        self.survey.spawn(async move { survey(&cri).await });
                     }
                 }
+                Some(found) = self.survey.join_next() => match found {
+                    Ok(Ok(found)) => self.compare(found),
+                    Ok(Err(error)) => tracing::warn!(%error, "could not list the runtime's pods"),
+                    Err(error) => tracing::error!(%error, "listing the runtime's pods"),
+                },
+                Some(_) = self.settling.join_next() => {}
             }
         }
     }
@@ -112,6 +134,7 @@ impl PodManager {
                     }
                 }
                 self.finished.retain(|uid| listing.contains(uid));
+                self.pods.retain(|uid, _| listing.contains(uid));
                 if !self.synced {
                     self.synced = true;
                     tracing::info!(pods = self.workers.len(), "pods of this node are known");
@@ -123,6 +146,7 @@ impl PodManager {
             watcher::Event::Apply(pod) => self.apply(pod),
             watcher::Event::Delete(pod) => {
                 self.finished.remove(pod.uid());
+                self.pods.remove(pod.uid());
                 if let Some(worker) = self.workers.get(pod.uid()) {
                     let _ = worker.send(Message::Gone);
                 }
@@ -132,10 +156,18 @@ impl PodManager {
 
     fn apply(&mut self, pod: Pod) {
         let uid = pod.uid().to_owned();
-        if uid.is_empty() || self.finished.contains(&uid) {
+        if uid.is_empty() {
             return;
         }
         let pod = Arc::new(pod);
+        self.pods.insert(uid.clone(), pod.clone());
+        if !self.finished.contains(&uid) {
+            self.tell(uid, pod);
+        }
+    }
+
+    /// Hands the pod to its worker, a new one if need be.
+    fn tell(&mut self, uid: String, pod: Arc<Pod>) {
         if let Some(worker) = self.workers.get(&uid) {
             let _ = worker.send(Message::Pod(pod));
             return;
@@ -150,7 +182,9 @@ impl PodManager {
         match ended {
             Ok(uid) => {
                 self.workers.remove(&uid);
-                self.finished.insert(uid);
+                if self.pods.contains_key(&uid) {
+                    self.finished.insert(uid);
+                }
             }
             Err(error) => {
                 // A panic is a bug; the pod it belonged to is found by its closed queue and gets a new worker.
@@ -159,20 +193,20 @@ impl PodManager {
                     self.workers.iter().filter(|(_, w)| w.is_closed()).map(|(uid, _)| uid.clone()).collect();
                 for uid in dead {
                     self.workers.remove(&uid);
-                    let known = self.context.snapshots().into_iter().find(|known| known.pod.uid() == uid);
-                    if let Some(known) = known {
-                        self.apply((*known.pod).clone());
+                    if let Some(pod) = self.pods.get(&uid).cloned() {
+                        self.tell(uid, pod);
                     }
                 }
             }
         }
     }
 
-    fn take_runtime_event(&mut self, event: Event) {
+    /// False for the end of something that no worker has seen yet: only a relist can tell whose it was.
+    fn take_runtime_event(&mut self, event: Event) -> bool {
         match event {
             Event::Exited { id, status } => {
                 tracing::debug!(id, status, "exited");
-                self.settle(id);
+                return self.settle(id);
             }
             Event::Started(id) | Event::OutOfMemory(id) => self.notify(&id),
             Event::Deleted(id) => {
@@ -181,6 +215,7 @@ impl PodManager {
             }
             Event::Connected | Event::Disconnected | Event::ImagesChanged => {}
         }
+        true
     }
 
     fn notify(&self, id: &str) {
@@ -191,10 +226,13 @@ impl PodManager {
     }
 
     /// The runtime's CRI side learns of an exit from the same stream and a moment later: waits for that moment, then tells.
-    fn settle(&self, id: String) {
-        let Some(worker) = self.context.owner(&id).and_then(|uid| self.workers.get(&uid)).cloned() else { return };
+    /// False if nobody is known to tell.
+    fn settle(&mut self, id: String) -> bool {
+        let Some(worker) = self.context.owner(&id).and_then(|uid| self.workers.get(&uid)).cloned() else {
+            return false;
+        };
         let cri = self.context.cri.clone();
-        tokio::spawn(async move {
+        self.settling.spawn(async move {
             for attempt in 0..11 {
                 let running = match cri.container_status(&id).await {
                     Ok(status) => status.state() == ContainerState::ContainerRunning,
@@ -212,11 +250,11 @@ impl PodManager {
             }
             let _ = worker.send(Message::Changed);
         });
+        true
     }
 
     /// Finds what the events did not tell.
-    async fn relist(&mut self) -> Result<(), Error> {
-        let found = survey(&self.context.cri).await?;
+    fn compare(&mut self, found: HashMap<String, Surveyed>) {
         for (uid, worker) in &self.workers {
             if found.get(uid) != self.last_survey.get(uid) {
                 let _ = worker.send(Message::Changed);
@@ -226,7 +264,6 @@ impl PodManager {
             self.remove_orphans(&found);
         }
         self.last_survey = found;
-        Ok(())
     }
 
     /// Pods the runtime has and nobody owns.
