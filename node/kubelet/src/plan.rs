@@ -38,6 +38,10 @@ pub(crate) fn plan(pod: &Pod, view: &PodView, knowledge: &Knowledge<'_>) -> Vec<
         return vec![Action::Finish];
     }
     let Some(sandbox) = view.sandbox() else {
+        // What ran in the lost sandbox does not run again: upstream makes no other for such a pod.
+        if pod.restart_policy() == "Never" && !view.sandboxes.is_empty() && !view.containers.is_empty() {
+            return vec![Action::Finish];
+        }
         let attempt = view.sandboxes.first().map_or(0, |old| old.attempt + 1);
         return vec![Action::CreateSandbox { attempt }];
     };
@@ -45,7 +49,7 @@ pub(crate) fn plan(pod: &Pod, view: &PodView, knowledge: &Knowledge<'_>) -> Vec<
     let initialized = plan_init(pod, view, &sandbox.id, knowledge, &mut actions);
     if initialized {
         for container in &pod.pod_spec().containers {
-            plan_container(pod, container, view.latest(&container.name), true, knowledge, &mut actions);
+            plan_container(pod, container, view.latest(&container.name), knowledge, &mut actions);
         }
     }
     actions
@@ -60,7 +64,7 @@ fn plan_init(pod: &Pod, view: &PodView, sandbox: &str, known: &Knowledge<'_>, ac
         let current = latest.filter(|record| record.sandbox == sandbox);
         match role {
             Role::Sidecar => {
-                plan_container(pod, container, latest, true, known, actions);
+                plan_container(pod, container, latest, known, actions);
                 let up = current.is_some_and(|r| r.state == State::Running && known.started.contains(&r.id));
                 if !up && !passed {
                     return false;
@@ -85,13 +89,11 @@ fn plan_container(
     pod: &Pod,
     container: &Container,
     latest: Option<&ContainerRecord>,
-    may_start: bool,
     known: &Knowledge<'_>,
     actions: &mut Vec<Action>,
 ) {
     match latest {
-        None if may_start => actions.push(start(container, None, known)),
-        None => {}
+        None => actions.push(start(container, None, known)),
         Some(record) => match record.state {
             State::Running if record.hash != container_hash(container) => actions.push(Action::Stop {
                 id: record.id.clone(),
@@ -102,11 +104,11 @@ fn plan_container(
             State::Unknown => actions.push(Action::Stop {
                 id: record.id.clone(),
                 name: container.name.clone(),
-                message: format!("Container {} is in unknown state, try killing it before restart", container.name),
+                message: "Container is in \"unknown\" state, try killing it before restart".to_owned(),
             }),
             // A container that was created and never started: a start was cut short; replace it.
             State::Created => actions.push(start(container, latest, known)),
-            State::Exited if may_start && restarts(pod, container, record) => {
+            State::Exited if restarts(pod, container, record) => {
                 actions.push(start(container, latest, known));
             }
             State::Exited => {}
@@ -234,6 +236,16 @@ mod tests {
         let mut view = view(vec![]);
         view.sandboxes[0].ready = false;
         assert_eq!(decide(&pod("Always"), &view, &[]), [Action::CreateSandbox { attempt: 1 }]);
+    }
+
+    #[test]
+    fn a_lost_sandbox_ends_a_pod_that_never_restarts_and_has_begun() {
+        let pod = pod("Never");
+        let mut view = view(vec![record(&pod, "prepare", State::Exited, 0)]);
+        view.sandboxes[0].ready = false;
+        assert_eq!(decide(&pod, &view, &[]), [Action::Finish]);
+        view.containers.clear();
+        assert_eq!(decide(&pod, &view, &[]), [Action::CreateSandbox { attempt: 1 }]);
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub(crate) trait PodExt {
     fn host_network(&self) -> bool;
     fn deleting(&self) -> Option<&Time>;
     fn grace_seconds(&self) -> i64;
+    /// The phase in the API, if it is one that never changes again.
+    fn ended_phase(&self) -> Option<&str>;
     fn restart_policy(&self) -> &str;
     fn all_containers(&self) -> impl Iterator<Item = (Role, &Container)>;
     fn container(&self, name: &str) -> Option<(Role, &Container)>;
@@ -73,6 +75,11 @@ impl PodExt for Pod {
         let of_spec = self.pod_spec().termination_grace_period_seconds;
         let asked = if self.deleting().is_some() { self.metadata.deletion_grace_period_seconds } else { None };
         asked.or(of_spec).unwrap_or(DEFAULT_GRACE).max(0)
+    }
+
+    fn ended_phase(&self) -> Option<&str> {
+        let phase = self.status.as_ref()?.phase.as_deref()?;
+        is_terminal(phase).then_some(phase)
     }
 
     fn restart_policy(&self) -> &str {
@@ -141,6 +148,11 @@ impl Qos {
             Qos::BestEffort => "BestEffort",
         }
     }
+}
+
+/// Whether a pod in this phase has ended for good.
+pub(crate) fn is_terminal(phase: &str) -> bool {
+    matches!(phase, "Succeeded" | "Failed")
 }
 
 /// Changes when the container must be replaced: the fields of a container spec that may change in place.

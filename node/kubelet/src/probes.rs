@@ -1,6 +1,7 @@
 //! Liveness, readiness and startup probes: one small task each, for as long as its container runs.
 
 mod check;
+pub(crate) mod http;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -94,10 +95,11 @@ pub(crate) struct Probes {
 }
 
 /// Whose probe it is.
+#[derive(Clone)]
 pub(crate) struct Target {
     pub(crate) context: Arc<Context>,
     pub(crate) pod: Arc<Pod>,
-    pub(crate) container: Container,
+    pub(crate) container_name: String,
     pub(crate) container_id: String,
     pub(crate) pod_ip: String,
     /// When the container started, nanoseconds since the epoch.
@@ -116,7 +118,8 @@ impl Probes {
         if self.running.contains_key(&key) {
             return;
         }
-        let Some(probe) = of(&target.container, kind).cloned() else { return };
+        let container = target.pod.container(&target.container_name).map(|(_, container)| container);
+        let Some(probe) = container.and_then(|container| of(container, kind)).cloned() else { return };
         let to = to.clone();
         let task = tokio::spawn(async move { run(target, kind, probe, to).await });
         self.running.insert(key, task.abort_handle());
@@ -161,7 +164,9 @@ async fn run<M: From<Verdict>>(target: Target, kind: Kind, probe: Probe, to: Unb
         report(&target, kind, &outcome);
         if let Some(healthy) = judge.take(&outcome) {
             let verdict = Verdict { container_id: target.container_id.clone(), kind, healthy };
-            if to.send(verdict.into()).is_err() {
+            // A container that is to be stopped is not asked any more: its successor gets probes of its own.
+            let last = !healthy && kind != Kind::Readiness;
+            if to.send(verdict.into()).is_err() || last {
                 return;
             }
         }
@@ -170,7 +175,7 @@ async fn run<M: From<Verdict>>(target: Target, kind: Kind, probe: Probe, to: Unb
 
 /// Failures are events; upstream's words.
 fn report(target: &Target, kind: Kind, outcome: &Outcome) {
-    let object = target.pod.container_reference(&target.container.name);
+    let object = target.pod.container_reference(&target.container_name);
     match outcome {
         Outcome::Success => {}
         Outcome::Failure(text) => {
@@ -195,8 +200,7 @@ struct Judge {
 }
 
 impl Judge {
-    /// The new opinion, if this outcome changes it. A failure is told again every time a full streak is reached, so that a
-    /// container that could not be stopped the first time is stopped the next.
+    /// The new opinion, if this outcome changes it.
     fn take(&mut self, outcome: &Outcome) -> Option<bool> {
         let good = match outcome {
             Outcome::Success => true,
@@ -209,12 +213,7 @@ impl Judge {
         if self.streak < threshold {
             return None;
         }
-        let changed = self.settled != Some(good);
-        if changed || (!good && self.streak.is_multiple_of(threshold)) {
-            self.settled = Some(good);
-            return Some(good);
-        }
-        None
+        (self.settled.replace(good) != Some(good)).then_some(good)
     }
 }
 

@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::images::Waiting;
 use crate::plan;
-use crate::podext::{PodExt, Role, time};
+use crate::podext::{PodExt, Role, is_terminal, time};
 use crate::view::{ContainerRecord, PodView, State};
 
 /// Everything a status is made of.
@@ -24,6 +24,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) ready: &'a HashSet<String>,
     /// Ids of containers whose startup probe has passed (or that have none).
     pub(crate) started: &'a HashSet<String>,
+    /// Names of containers whose postStart hook is still running.
+    pub(crate) starting: &'a HashSet<String>,
     pub(crate) host_ips: &'a [String],
     /// The last status, for what must not change without cause: start time, transition times, restart counts.
     pub(crate) previous: &'a PodStatus,
@@ -43,11 +45,20 @@ pub(crate) fn compute(inputs: &Inputs<'_>) -> PodStatus {
         let status = container_status(inputs, role, container);
         if role == Role::Main { main.push(status) } else { init.push(status) }
     }
-    let phase = if inputs.failure.is_some() { "Failed" } else { phase(inputs, &init, &main) };
+    let own = if inputs.failure.is_some() { "Failed" } else { phase(inputs, &init, &main) };
+    // What has ended in the API has ended, whatever the runtime shows.
+    let phase = pod.ended_phase().unwrap_or(own);
+    // A phase ends only when nothing runs any more: whoever waits for it may take the pod's resources then.
+    let shown = match inputs.previous.phase.as_deref() {
+        _ if inputs.ended || !is_terminal(phase) || pod.ended_phase().is_some() => phase,
+        Some(before) => before,
+        None => "Pending",
+    };
+    let failure = inputs.failure.filter(|_| shown == phase);
     let host_ips: Vec<_> = inputs.host_ips.iter().map(|ip| HostIP { ip: ip.clone() }).collect();
     let ips = pod_ips(inputs);
     let mut status = PodStatus {
-        phase: Some(phase.to_owned()),
+        phase: Some(shown.to_owned()),
         host_ip: inputs.host_ips.first().cloned(),
         host_ips: Some(host_ips),
         pod_ip: ips.first().cloned(),
@@ -55,8 +66,8 @@ pub(crate) fn compute(inputs: &Inputs<'_>) -> PodStatus {
         start_time: inputs.previous.start_time.clone().or(Some(Time(inputs.now))),
         qos_class: inputs.previous.qos_class.clone().or_else(|| Some(pod.qos().name().to_owned())),
         observed_generation: pod.metadata.generation,
-        reason: inputs.failure.map(|failure| failure.reason.to_owned()),
-        message: inputs.failure.map(|failure| failure.message.clone()),
+        reason: failure.map(|failure| failure.reason.to_owned()),
+        message: failure.map(|failure| failure.message.clone()),
         ..Default::default()
     };
     status.conditions = Some(conditions(inputs, phase, &init, &main));
@@ -86,8 +97,18 @@ fn container_status(inputs: &Inputs<'_>, role: Role, container: &Container) -> C
     let before = records.get(1).copied();
     let previous = previous_of(inputs.previous, &container.name);
     let waiting = inputs.waiting.get(&container.name);
+    let starting = inputs.starting.contains(&container.name);
+    if let (None, true, Some(previous)) = (latest, inputs.ended, previous)
+        && previous.state.as_ref().is_some_and(|state| state.terminated.is_some())
+    {
+        // The runtime has forgotten it since; how it ended stays true.
+        return previous.clone();
+    }
     let (state, last_state) = match (latest, waiting) {
         (None, _) => (waiting_state(inputs, role, waiting), previous.and_then(terminated_of)),
+        (Some(record), _) if record.state == State::Running && starting => {
+            (waiting_state(inputs, role, waiting), before.map(terminated))
+        }
         (Some(record), _) if record.state == State::Running => (running(record), before.map(terminated)),
         (Some(record), Some(waiting)) if !inputs.ended && record.state == State::Exited => {
             (waiting_state(inputs, role, Some(waiting)), Some(terminated(record)))
@@ -96,7 +117,7 @@ fn container_status(inputs: &Inputs<'_>, role: Role, container: &Container) -> C
         (Some(record), _) if record.state == State::Unknown => (unknown(record), before.map(terminated)),
         (Some(_), _) => (waiting_state(inputs, role, waiting), before.map(terminated)),
     };
-    let up = latest.filter(|record| record.state == State::Running);
+    let up = latest.filter(|record| record.state == State::Running && !starting);
     let started = up.is_some_and(|record| inputs.started.contains(&record.id));
     let ready = match role {
         Role::Init => latest.is_some_and(|record| record.state == State::Exited && record.exit_code == 0),

@@ -19,6 +19,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// The worker's end.
 pub(crate) struct StatusSender {
     newest: watch::Sender<Option<Arc<PodStatus>>>,
+    observed: watch::Sender<Option<Arc<Pod>>>,
     sent: watch::Receiver<Option<Arc<PodStatus>>>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -27,11 +28,26 @@ impl StatusSender {
     /// Starts the pod's task. What the API already has is not sent again.
     pub(crate) fn start(client: Client, pod: &Pod) -> Self {
         let (newest, inbox) = watch::channel(None);
+        let (observed, news) = watch::channel(None);
         let (done, sent) = watch::channel(None);
-        let api = Api::namespaced(client, pod.ns());
-        let known = pod.status.clone().unwrap_or_default();
-        let task = tokio::spawn(carry(api, pod.pod_name().to_owned(), pod.uid().to_owned(), known, inbox, done));
-        Self { newest, sent, task }
+        let carrier = Carrier {
+            api: Api::namespaced(client, pod.ns()),
+            name: pod.pod_name().to_owned(),
+            uid: pod.uid().to_owned(),
+            known: pod.status.clone().unwrap_or_default(),
+            version: version(pod),
+            inbox,
+            news,
+            done,
+        };
+        let task = tokio::spawn(carrier.run());
+        Self { newest, observed, sent, task }
+    }
+
+    /// Tells what the API shows now: where somebody else has overwritten our part of the status (as the node life cycle
+    /// controller does while a node is silent), it is sent again.
+    pub(crate) fn observe(&self, pod: Arc<Pod>) {
+        self.observed.send_replace(Some(pod));
     }
 
     /// Hands over a new status; returns at once.
@@ -62,52 +78,100 @@ impl Drop for StatusSender {
     }
 }
 
-async fn carry(
+/// The task's side.
+struct Carrier {
     api: Api<Pod>,
     name: String,
     uid: String,
-    mut known: PodStatus,
-    mut inbox: watch::Receiver<Option<Arc<PodStatus>>>,
+    /// What the API has, as far as we know.
+    known: PodStatus,
+    /// The resource version `known` is of.
+    version: u64,
+    inbox: watch::Receiver<Option<Arc<PodStatus>>>,
+    news: watch::Receiver<Option<Arc<Pod>>>,
     done: watch::Sender<Option<Arc<PodStatus>>>,
-) {
-    let mut retry = FIRST_RETRY;
-    while inbox.changed().await.is_ok() {
+}
+
+impl Carrier {
+    async fn run(mut self) {
+        let mut retry = FIRST_RETRY;
         loop {
-            let Some(status) = inbox.borrow_and_update().clone() else { break };
-            let Some(patch) = patch(&uid, &known, &status) else {
-                done.send_replace(Some(status));
-                break;
-            };
-            let params = PatchParams::default();
-            let patch = Patch::Strategic(&patch);
-            let request = api.patch_status(&name, &params, &patch);
-            match tokio::time::timeout(REQUEST_TIMEOUT, request).await {
-                Ok(Ok(_)) => {
-                    retry = FIRST_RETRY;
-                    known = (*status).clone();
-                    done.send_replace(Some(status));
+            tokio::select! {
+                changed = self.inbox.changed() => if changed.is_err() { return },
+                changed = self.news.changed() => if changed.is_err() { return },
+            }
+            loop {
+                self.learn();
+                let Some(status) = self.inbox.borrow_and_update().clone() else { break };
+                let Some(patch) = patch(&self.uid, &self.known, &status) else {
+                    self.done.send_replace(Some(status));
                     break;
-                }
-                // Gone, or another pod of the same name: there is nobody to tell.
-                Ok(Err(error)) if is_not_found(&error) || is_other_uid(&error) => {
-                    tracing::debug!(pod = %name, uid, %error, "pod is gone, its status with it");
-                    return;
-                }
-                failed => {
-                    let error = failed.map_or_else(
-                        |_| "timed out".to_owned(),
-                        |r| r.err().map_or_else(String::new, |e| e.to_string()),
-                    );
-                    tracing::warn!(pod = %name, uid, error, "could not send pod status");
-                    tokio::select! {
-                        () = tokio::time::sleep(retry) => retry = (retry * 2).min(LAST_RETRY),
-                        // Something newer: try that at once.
-                        changed = inbox.changed() => if changed.is_err() { return } else { tokio::time::sleep(FIRST_RETRY).await },
+                };
+                match self.send(&patch).await {
+                    Ok(version) => {
+                        retry = FIRST_RETRY;
+                        self.version = self.version.max(version);
+                        self.known = (*status).clone();
+                        self.done.send_replace(Some(status));
+                        break;
+                    }
+                    Err(Failed::Gone) => return,
+                    Err(Failed::Retry(error)) => {
+                        tracing::warn!(pod = %self.name, uid = self.uid, error, "could not send pod status");
+                        tokio::select! {
+                            () = tokio::time::sleep(retry) => retry = (retry * 2).min(LAST_RETRY),
+                            // Something newer: try that soon.
+                            changed = self.inbox.changed() => {
+                                if changed.is_err() {
+                                    return;
+                                }
+                                tokio::time::sleep(FIRST_RETRY).await;
+                            }
+                        }
                     }
                 }
             }
         }
     }
+
+    /// Takes over what the watch showed, unless it is older than our own last word.
+    fn learn(&mut self) {
+        let Some(pod) = self.news.borrow_and_update().clone() else { return };
+        let version = version(&pod);
+        if version > self.version {
+            self.version = version;
+            self.known = pod.status.clone().unwrap_or_default();
+        }
+    }
+
+    /// Sends; answers the resource version of the result.
+    async fn send(&self, patch: &Value) -> Result<u64, Failed> {
+        let params = PatchParams::default();
+        let patch = Patch::Strategic(patch);
+        let request = self.api.patch_status(&self.name, &params, &patch);
+        match tokio::time::timeout(REQUEST_TIMEOUT, request).await {
+            Ok(Ok(pod)) => Ok(version(&pod)),
+            // Gone, or another pod of the same name: there is nobody to tell.
+            Ok(Err(error)) if is_not_found(&error) || is_other_uid(&error) => {
+                tracing::debug!(pod = %self.name, uid = self.uid, %error, "pod is gone, its status with it");
+                Err(Failed::Gone)
+            }
+            Ok(Err(error)) => Err(Failed::Retry(error.to_string())),
+            Err(_) => Err(Failed::Retry("timed out".to_owned())),
+        }
+    }
+}
+
+enum Failed {
+    /// The pod is not in the API any more.
+    Gone,
+    /// Worth trying again.
+    Retry(String),
+}
+
+/// Resource versions of one kind of object may be compared as numbers (KEP-5504).
+fn version(pod: &Pod) -> u64 {
+    pod.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
 }
 
 /// The strategic merge patch from one status to the next; `None` when they say the same.

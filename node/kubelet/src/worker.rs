@@ -4,6 +4,7 @@
 //! stop) is an operation of its own that reports back, so that an exit or a deletion is acted upon at once.
 
 mod health;
+mod hooks;
 mod operations;
 pub(crate) mod terminate;
 
@@ -15,7 +16,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::OnceCell;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::backoff::Backoff;
 use crate::context::{Context, Snapshot};
@@ -66,7 +67,9 @@ pub(crate) enum Done {
     Stop {
         id: String,
     },
-    /// Everything is stopped.
+    /// Nothing of the pod runs any more.
+    Halted,
+    /// Its volumes and cgroup are gone too.
     Stopped,
     /// Everything is removed; the worker's life ends.
     Removed,
@@ -101,7 +104,8 @@ pub(crate) struct Worker {
     sender: StatusSender,
     /// Operations under way: by container name, empty for the sandbox.
     busy: HashMap<String, AbortHandle>,
-    stopping: HashSet<String>,
+    /// Containers being stopped, by id.
+    stopping: HashMap<String, AbortHandle>,
     ending: Option<AbortHandle>,
     holds: HashMap<String, Hold>,
     crashes: Backoff,
@@ -113,11 +117,16 @@ pub(crate) struct Worker {
     probes: Probes,
     volumes: Arc<OnceCell<Mounted>>,
     stage: Stage,
+    /// Nothing of the pod runs any more, and nothing will.
+    halted: bool,
     failure: Option<Waiting>,
     gone: bool,
     /// The Pod had ended before this worker began: its status is history.
     historic: bool,
     refreshed: Instant,
+    refreshing: Option<JoinHandle<()>>,
+    /// The runtime did not answer last time.
+    blind: bool,
 }
 
 impl Worker {
@@ -128,7 +137,7 @@ impl Worker {
         to_self: UnboundedSender<Message>,
     ) -> Self {
         let status = pod.status.clone().unwrap_or_default();
-        let historic = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        let historic = pod.ended_phase().is_some();
         let sender = StatusSender::start(context.client.clone(), &pod);
         let mut worker = Self {
             inbox,
@@ -137,7 +146,7 @@ impl Worker {
             stale: true,
             sender,
             busy: HashMap::new(),
-            stopping: HashSet::new(),
+            stopping: HashMap::new(),
             ending: None,
             holds: HashMap::new(),
             crashes: Backoff::upstream(),
@@ -149,10 +158,13 @@ impl Worker {
             probes: Probes::default(),
             volumes: Arc::default(),
             stage: Stage::Alive,
+            halted: false,
             failure: None,
             gone: false,
             historic,
             refreshed: Instant::now(),
+            refreshing: None,
+            blind: false,
             status: Arc::new(status),
             context,
             pod,
@@ -187,7 +199,11 @@ impl Worker {
     /// Notes a message; true when the worker's life is over.
     fn take(&mut self, message: Message) -> bool {
         match message {
-            Message::Pod(pod) => self.pod = pod,
+            Message::Pod(pod) => {
+                self.sender.observe(pod.clone());
+                self.release_changed(&pod);
+                self.pod = pod;
+            }
             Message::Gone => self.gone = true,
             Message::Changed => self.stale = true,
             Message::Verdict(verdict) => self.heed(verdict),
@@ -205,6 +221,10 @@ impl Worker {
                 self.stale = true;
                 self.stopping.remove(&id);
             }
+            Message::Done(Done::Halted) => {
+                self.stale = true;
+                self.halted = true;
+            }
             Message::Done(Done::Stopped) => {
                 self.stale = true;
                 self.ending = None;
@@ -221,7 +241,9 @@ impl Worker {
             match PodView::load(&self.context.cri, self.pod.uid(), &self.view).await {
                 Ok(view) => self.see(view),
                 Err(error) => {
-                    tracing::warn!(pod = %self.pod.key(), %error, "cannot see the pod in the runtime");
+                    if !std::mem::replace(&mut self.blind, true) {
+                        tracing::warn!(pod = %self.pod.key(), %error, "cannot see the pod in the runtime, trying on");
+                    }
                     return Some(Instant::now() + RUNTIME_RETRY);
                 }
             }
@@ -230,7 +252,8 @@ impl Worker {
         self.waiting.clear();
         let mut wake = None;
         let leaving = self.gone || self.pod.deleting().is_some();
-        let over = leaving || self.historic || self.past_deadline();
+        // A phase that somebody else has ended in the API is as final as one of ours.
+        let over = leaving || self.historic || self.pod.ended_phase().is_some() || self.past_deadline();
         match self.stage {
             Stage::Alive if over => self.stop_all(),
             Stage::Alive => wake = self.drive(),
@@ -257,6 +280,7 @@ impl Worker {
         }
         self.view = view;
         self.stale = false;
+        self.blind = false;
     }
 
     /// Starts what the plan says and nothing holds back. Answers when the first hold ends.
@@ -269,7 +293,7 @@ impl Worker {
                 Action::CreateSandbox { attempt } => self.create_sandbox(attempt),
                 Action::Start { name, attempt, after } => self.start_container(&name, attempt, after),
                 Action::Stop { id, name, message } => {
-                    self.stop_container(&id, &name, message);
+                    self.stop_container(&id, &name, message, None);
                     None
                 }
                 Action::Finish => {
@@ -296,7 +320,8 @@ impl Worker {
         if let Some(hold) = self.holds.get("").filter(|hold| hold.until > Instant::now()) {
             return Some(hold.until);
         }
-        let old = self.view.sandboxes.iter().map(|sandbox| sandbox.id.clone()).collect();
+        let inhabited = |id: &str| self.view.containers.iter().any(|record| record.sandbox == id);
+        let old = self.view.sandboxes.iter().map(|sandbox| (sandbox.id.clone(), inhabited(&sandbox.id))).collect();
         let operation = operations::sandbox(self.context.clone(), self.pod.clone(), attempt, old, self.volumes.clone());
         self.spawn("", async move { Done::Sandbox(operation.await) });
         None
@@ -393,7 +418,7 @@ impl Worker {
             let text = format!("Back-off pulling image {image:?}: ErrImagePull: {}", waiting.message);
             let later = Some((Instant::now() + SHOW_ERROR, Waiting::new("ImagePullBackOff", text)));
             Hold { until: Instant::now() + self.pulls.pause(&key), waiting, later }
-        } else if waiting.reason == "RunContainerError" {
+        } else if matches!(waiting.reason, "RunContainerError" | "PostStartHookError") {
             // The runtime holds an ended container now: the crash back-off applies.
             return;
         } else {
@@ -445,35 +470,52 @@ impl Worker {
         past
     }
 
+    /// Whether the container runs already, but its postStart hook does not let it count yet.
+    fn is_starting(&self, name: &str) -> bool {
+        let lifecycle = self.pod.container(name).and_then(|(_, container)| container.lifecycle.as_ref());
+        self.busy.contains_key(name) && lifecycle.is_some_and(|lifecycle| lifecycle.post_start.is_some())
+    }
+
+    /// A container whose definition changed need not wait out what its last definition brought about.
+    fn release_changed(&mut self, new: &Pod) {
+        let old = self.pod.clone();
+        let hash = |pod: &Pod, name: &str| pod.container(name).map(|(_, container)| container_hash(container));
+        self.holds.retain(|name, _| name.is_empty() || hash(&old, name) == hash(new, name));
+    }
+
     fn refresh_volumes(&mut self) {
         let due = self.refreshed.elapsed() >= REFRESH_EVERY;
+        if self.refreshing.as_ref().is_some_and(|task| !task.is_finished()) {
+            return;
+        }
         if !due || self.stage != Stage::Alive || !volumes::needs_refresh(&self.pod) {
             return;
         }
         self.refreshed = Instant::now();
         let (context, pod) = (self.context.clone(), self.pod.clone());
         let ips = self.view.sandbox().map(|sandbox| sandbox.ips.clone()).unwrap_or_default();
-        tokio::spawn(async move {
+        self.refreshing = Some(tokio::spawn(async move {
             let facts = context.facts(&pod, &ips);
             if let Err(error) = volumes::refresh(&context, &pod, &facts).await {
                 tracing::warn!(pod = %pod.key(), %error, "could not refresh volumes");
             }
-        });
+        }));
     }
 
     /// Computes the status and hands it over.
     fn publish(&mut self) {
-        let ended = matches!(self.stage, Stage::Stopped | Stage::Removing);
         if !self.historic {
+            let starting = self.busy.keys().filter(|name| self.is_starting(name)).cloned().collect();
             let status = status::compute(&Inputs {
                 pod: &self.pod,
                 view: &self.view,
                 waiting: &self.waiting,
                 ready: &self.ready,
                 started: &self.started,
+                starting: &starting,
                 host_ips: &self.context.host_ips(),
                 previous: &self.status,
-                ended,
+                ended: self.halted,
                 failure: self.failure.as_ref(),
                 now: Timestamp::now(),
             });
@@ -492,7 +534,8 @@ impl Worker {
 impl Drop for Worker {
     /// A stopped node leaves its pods running: only the operations under way end.
     fn drop(&mut self) {
-        self.busy.values().chain(&self.ending).for_each(AbortHandle::abort);
+        self.busy.values().chain(self.stopping.values()).chain(&self.ending).for_each(AbortHandle::abort);
+        self.refreshing.iter().for_each(JoinHandle::abort);
     }
 }
 

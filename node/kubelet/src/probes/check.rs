@@ -1,40 +1,41 @@
 //! One check: a command, an HTTP request or a TCP connect.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, Request, Uri, header};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::Bytes;
-use hyper_util::rt::TokioIo;
-use k8s_openapi::api::core::v1::{Container, HTTPGetAction, Probe};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use tokio::io::{AsyncRead, AsyncWrite};
+use k8s_openapi::api::core::v1::Probe;
 use tokio::net::TcpStream;
 
-use super::{Outcome, Target};
+use super::{Outcome, Target, http};
+use crate::podext::PodExt;
 
-/// What upstream reads of a body for its messages.
-const MAX_BODY: usize = 10 << 10;
+/// What upstream shows of a command's output.
+const MAX_OUTPUT: usize = 10 << 10;
 
 pub(super) async fn check(target: &Target, probe: &Probe, timeout: Duration) -> Outcome {
     if let Some(exec) = &probe.exec {
         return command(target, exec.command.clone().unwrap_or_default(), timeout).await;
     }
+    let Some((_, container)) = target.pod.container(&target.container_name) else {
+        return Outcome::Error(format!("the pod has no container {:?}", target.container_name));
+    };
     if let Some(get) = &probe.http_get {
-        return match tokio::time::timeout(timeout, http_get(target, get)).await {
-            Ok(outcome) => outcome,
+        let asked = http::get(container, &target.pod_ip, get, http::PROBE);
+        return match tokio::time::timeout(timeout, asked).await {
+            // A redirect to elsewhere is upstream's success too.
+            Ok(Ok(code)) if (200..400).contains(&code) => Outcome::Success,
+            Ok(Ok(code)) => Outcome::Failure(format!("HTTP probe failed with statuscode: {code}")),
+            Ok(Err(error @ http::Error::NoAnswer { .. })) => Outcome::Failure(error.to_string()),
+            Ok(Err(error @ http::Error::Request(_))) => Outcome::Error(error.to_string()),
             Err(_) => Outcome::Failure(format!(
                 "Get {:?}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)",
-                url(target, get).unwrap_or_default()
+                http::url(container, &target.pod_ip, get).unwrap_or_default()
             )),
         };
     }
     if let Some(socket) = &probe.tcp_socket {
-        let Some(port) = port(&target.container, &socket.port) else { return bad_port(&socket.port) };
+        let Some(port) = http::port(container, &socket.port) else {
+            return Outcome::Error(http::bad_port(&socket.port));
+        };
         let host = socket.host.as_deref().filter(|host| !host.is_empty()).unwrap_or(&target.pod_ip);
         return match tokio::time::timeout(timeout, TcpStream::connect((host, port))).await {
             Ok(Ok(_)) => Outcome::Success,
@@ -46,168 +47,18 @@ pub(super) async fn check(target: &Target, probe: &Probe, timeout: Duration) -> 
 }
 
 async fn command(target: &Target, command: Vec<String>, timeout: Duration) -> Outcome {
+    let shown = command.join(" ");
     match target.context.cri.exec_sync(&target.container_id, command, timeout).await {
         Ok(answer) if answer.exit_code == 0 => Outcome::Success,
         Ok(answer) => {
             let mut output = answer.stdout;
             output.extend_from_slice(&answer.stderr);
-            output.truncate(MAX_BODY);
+            output.truncate(MAX_OUTPUT);
             Outcome::Failure(String::from_utf8_lossy(&output).into_owned())
         }
         Err(skep_cri::Error::Timeout(_)) => {
-            Outcome::Failure(format!("command timed out: after {}s", timeout.as_secs()))
+            Outcome::Failure(format!("command timed out: {shown:?} timed out after {}s", timeout.as_secs()))
         }
         Err(error) => Outcome::Error(error.to_string()),
-    }
-}
-
-fn bad_port(port: &IntOrString) -> Outcome {
-    let port = match port {
-        IntOrString::Int(number) => number.to_string(),
-        IntOrString::String(name) => name.clone(),
-    };
-    Outcome::Error(format!("invalid port number or name: {port}"))
-}
-
-fn port(container: &Container, port: &IntOrString) -> Option<u16> {
-    let number = match port {
-        IntOrString::Int(number) => *number,
-        IntOrString::String(name) => {
-            let named = container.ports.iter().flatten().find(|port| port.name.as_deref() == Some(name));
-            named.map(|port| port.container_port).or_else(|| name.parse().ok())?
-        }
-    };
-    u16::try_from(number).ok().filter(|port| *port > 0)
-}
-
-fn url(target: &Target, get: &HTTPGetAction) -> Option<String> {
-    let port = port(&target.container, &get.port)?;
-    let scheme = get.scheme.as_deref().unwrap_or("HTTP").to_lowercase();
-    let host = get.host.as_deref().filter(|host| !host.is_empty()).unwrap_or(&target.pod_ip);
-    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-    let path = get.path.as_deref().unwrap_or("/");
-    let slash = if path.starts_with('/') { "" } else { "/" };
-    Some(format!("{scheme}://{host}:{port}{slash}{path}"))
-}
-
-async fn http_get(target: &Target, get: &HTTPGetAction) -> Outcome {
-    let Some(url) = url(target, get) else { return bad_port(&get.port) };
-    let failed = |error: String| Outcome::Failure(format!("Get {url:?}: {error}"));
-    let Ok(uri) = url.parse::<Uri>() else { return Outcome::Error(format!("cannot parse {url:?}")) };
-    let (Some(host), Some(port)) = (uri.host(), uri.port_u16()) else {
-        return Outcome::Error(format!("cannot parse {url:?}"));
-    };
-    let host = host.trim_matches(['[', ']']);
-    let stream = match TcpStream::connect((host, port)).await {
-        Ok(stream) => stream,
-        Err(error) => return failed(format!("dial tcp {host}:{port}: {error}")),
-    };
-    let answer = if uri.scheme_str() == Some("https") {
-        match tls(host, stream).await {
-            Ok(stream) => exchange(&uri, get, stream).await,
-            Err(error) => Err(error),
-        }
-    } else {
-        exchange(&uri, get, stream).await
-    };
-    match answer {
-        // A redirect to elsewhere is upstream's success too.
-        Ok(code) if (200..400).contains(&code) => Outcome::Success,
-        Ok(code) => Outcome::Failure(format!("HTTP probe failed with statuscode: {code}")),
-        Err(error) => failed(error),
-    }
-}
-
-async fn exchange(
-    uri: &Uri,
-    get: &HTTPGetAction,
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-) -> Result<u16, String> {
-    let text = |error: &dyn std::error::Error| error.to_string();
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| text(&error))?;
-    let connection = AbortOnDrop(tokio::spawn(connection));
-    let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let mut request = Request::get(path)
-        .header(header::USER_AGENT, "kube-probe/1.35")
-        .header(header::ACCEPT, "*/*")
-        .header(header::CONNECTION, "close")
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| text(&error))?;
-    let headers = request.headers_mut();
-    for wanted in get.http_headers.iter().flatten() {
-        let name = HeaderName::try_from(wanted.name.as_str()).map_err(|error| text(&error))?;
-        let value = HeaderValue::try_from(wanted.value.as_str()).map_err(|error| text(&error))?;
-        headers.insert(name, value);
-    }
-    if !headers.contains_key(header::HOST) {
-        let authority = uri.authority().map_or("", |authority| authority.as_str());
-        headers.insert(header::HOST, HeaderValue::try_from(authority).map_err(|error| text(&error))?);
-    }
-    let response = sender.send_request(request).await.map_err(|error| text(&error))?;
-    let status = response.status().as_u16();
-    // Reading a little lets a well-behaved server finish its answer.
-    let _ = Limited::new(response.into_body(), MAX_BODY).collect().await;
-    drop(connection);
-    Ok(status)
-}
-
-struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
-
-impl<T> Drop for AbortOnDrop<T> {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-async fn tls(host: &str, stream: TcpStream) -> Result<impl AsyncRead + AsyncWrite + Unpin + Send + 'static, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-        .with_no_client_auth();
-    let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    connector.connect(name, stream).await.map_err(|error| error.to_string())
-}
-
-/// Upstream's HTTPS probes verify no certificate: a pod serves whatever it has.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

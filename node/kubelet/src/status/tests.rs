@@ -9,6 +9,7 @@ struct Case {
     view: PodView,
     waiting: HashMap<String, Waiting>,
     ready: HashSet<String>,
+    starting: HashSet<String>,
     previous: PodStatus,
     ended: bool,
 }
@@ -26,6 +27,7 @@ impl Case {
             view: PodView { sandboxes: vec![sandbox], containers: vec![] },
             waiting: HashMap::new(),
             ready: HashSet::new(),
+            starting: HashSet::new(),
             previous: PodStatus::default(),
             ended: false,
         }
@@ -61,6 +63,7 @@ impl Case {
             waiting: &self.waiting,
             ready: &self.ready,
             started: &self.ready,
+            starting: &self.starting,
             host_ips: &["192.0.2.7".to_owned()],
             previous: &self.previous,
             ended: self.ended,
@@ -87,8 +90,8 @@ fn phases_follow_upstreams_table() {
     for (policy, state, exit_code, ended, expected) in [
         ("Always", State::Running, 0, false, "Running"),
         ("Always", State::Exited, 1, false, "Running"),
-        ("Never", State::Exited, 0, false, "Succeeded"),
-        ("Never", State::Exited, 1, false, "Failed"),
+        ("Never", State::Exited, 0, true, "Succeeded"),
+        ("Never", State::Exited, 1, true, "Failed"),
         ("OnFailure", State::Exited, 1, false, "Running"),
         ("Always", State::Exited, 0, true, "Succeeded"),
         ("Always", State::Exited, 137, true, "Failed"),
@@ -98,6 +101,44 @@ fn phases_follow_upstreams_table() {
         assert_eq!(case.phase(), expected, "{policy} {state:?} {exit_code} {ended}");
     }
     assert_eq!(Case::new(one("Always")).phase(), "Pending");
+}
+
+#[test]
+fn a_phase_ends_only_when_nothing_runs_any_more() {
+    let mut case = Case::new(one("Never")).with("c", State::Exited, 1);
+    case.previous.phase = Some("Running".into());
+    assert_eq!(case.phase(), "Running");
+    assert_eq!(condition_of(&case.status(), "Ready").reason.as_deref(), Some("PodFailed"));
+    case.ended = true;
+    assert_eq!(case.phase(), "Failed");
+}
+
+#[test]
+fn an_end_stays_told_after_the_runtime_has_forgotten_it() {
+    let mut case = Case::new(one("Never")).with("c", State::Exited, 0);
+    case.ended = true;
+    case.previous = case.status();
+    case.view = PodView::default();
+    let status = case.status();
+    assert_eq!(status.phase.as_deref(), Some("Succeeded"));
+    assert_eq!(status.container_statuses, case.previous.container_statuses);
+}
+
+#[test]
+fn a_phase_that_ended_in_the_api_never_changes_again() {
+    let mut case = Case::new(one("Always")).with("c", State::Running, 0);
+    case.pod.status = Some(PodStatus { phase: Some("Failed".into()), ..Default::default() });
+    assert_eq!(case.phase(), "Failed");
+}
+
+#[test]
+fn a_container_counts_as_running_only_after_its_post_start_hook() {
+    let mut case = Case::new(one("Always")).with("c", State::Running, 0);
+    case.starting.insert("c".into());
+    let status = case.status();
+    assert_eq!(status.phase.as_deref(), Some("Pending"));
+    let container = &status.container_statuses.unwrap()[0];
+    assert!(container.state.as_ref().unwrap().waiting.is_some() && !container.ready);
 }
 
 #[test]

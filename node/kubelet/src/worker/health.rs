@@ -1,5 +1,7 @@
 //! What probes say of a pod's containers, and what follows.
 
+use k8s_openapi::api::core::v1::Pod;
+
 use super::{Stage, Worker};
 use crate::podext::{PodExt, Role};
 use crate::probes::{self, Kind, Target, Verdict};
@@ -40,20 +42,24 @@ impl Worker {
             }
             return;
         }
+        let ips = self.view.sandbox().map(|sandbox| sandbox.ips.clone()).unwrap_or_default();
+        let pod_ip = self.context.pod_ip(&pod, &ips);
         for record in &running {
             let Some((role, container)) = pod.container(&record.name) else { continue };
+            if self.is_starting(&record.name) {
+                continue;
+            }
             let has = |kind| role != Role::Init && probes::of(container, kind).is_some();
-            let target = || Target {
+            let target = Target {
                 context: self.context.clone(),
                 pod: pod.clone(),
-                container: container.clone(),
+                container_name: record.name.clone(),
                 container_id: record.id.clone(),
-                pod_ip: self.probe_ip(),
+                pod_ip: pod_ip.clone(),
                 started_at: record.started_at,
             };
             if !self.started.contains(&record.id) {
                 if has(Kind::Startup) {
-                    let target = target();
                     self.probes.ensure(Kind::Startup, target, &self.to_self);
                     continue;
                 }
@@ -62,28 +68,13 @@ impl Worker {
             self.probes.stop(&record.id, Kind::Startup);
             for kind in [Kind::Liveness, Kind::Readiness] {
                 if has(kind) {
-                    let target = Target {
-                        context: self.context.clone(),
-                        pod: pod.clone(),
-                        container: container.clone(),
-                        container_id: record.id.clone(),
-                        pod_ip: self.probe_ip(),
-                        started_at: record.started_at,
-                    };
-                    self.probes.ensure(kind, target, &self.to_self);
+                    self.probes.ensure(kind, target.clone(), &self.to_self);
                 }
             }
             if !has(Kind::Readiness) {
                 self.ready.insert(record.id.clone());
             }
         }
-    }
-
-    fn probe_ip(&self) -> String {
-        if self.pod.host_network() {
-            return self.context.host_ips().into_iter().next().unwrap_or_default();
-        }
-        self.view.sandbox().and_then(|sandbox| sandbox.ips.first().cloned()).unwrap_or_default()
     }
 
     /// Acts upon a probe's opinion.
@@ -104,14 +95,38 @@ impl Worker {
             }
             (Kind::Liveness, true) => {}
             (Kind::Startup | Kind::Liveness, false) => {
-                let what = kind.name().to_lowercase();
-                self.stop_container(
-                    &container_id,
-                    &name,
-                    format!("Container {name} failed {what} probe, will be restarted"),
-                );
+                let pod = self.pod.clone();
+                let Some((role, container)) = pod.container(&name) else { return };
+                let grace = probes::of(container, kind).and_then(|probe| probe.termination_grace_period_seconds);
+                self.stop_container(&container_id, &name, killing_message(role, &pod, &name, kind), grace);
             }
         }
         tracing::debug!(pod = %self.pod.key(), container = name, probe = kind.name(), healthy, id = %status::container_id(&name), "probe");
+    }
+}
+
+/// Upstream's words for the event of a container that is stopped for its probe.
+fn killing_message(role: Role, pod: &Pod, name: &str, kind: Kind) -> String {
+    let probe = kind.name().to_lowercase();
+    match role {
+        Role::Init | Role::Sidecar => format!("Init container {name} failed {probe} probe"),
+        Role::Main if pod.restart_policy() == "Never" => format!("Container {name} failed {probe} probe"),
+        Role::Main => format!("Container {name} failed {probe} probe, will be restarted"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_event_says_whether_the_container_comes_back() {
+        let pod = |policy: &str| -> Pod {
+            serde_json::from_value(serde_json::json!({"spec": {"restartPolicy": policy, "containers": []}})).unwrap()
+        };
+        let text = |role, policy| killing_message(role, &pod(policy), "c", Kind::Liveness);
+        assert_eq!(text(Role::Main, "Always"), "Container c failed liveness probe, will be restarted");
+        assert_eq!(text(Role::Main, "Never"), "Container c failed liveness probe");
+        assert_eq!(text(Role::Sidecar, "Never"), "Init container c failed liveness probe");
     }
 }

@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 use tokio::sync::OnceCell;
 
+use super::{hooks, terminate};
 use crate::context::Context;
 use crate::images::{self, Waiting};
 use crate::podext::PodExt;
@@ -13,12 +15,15 @@ use crate::view::SandboxRecord;
 use crate::volumes::{self, Mounted};
 use crate::{Error, container_config, resources, sandbox_config};
 
-/// Directories, cgroup, volumes, then the sandbox.
+/// Upstream sets no limit; the pod's end ends the hook too.
+const POST_START_LIMIT: Duration = Duration::from_secs(24 * 3600);
+
+/// Directories, cgroup, volumes, then the sandbox. Of `old` sandboxes, those that hold no container are removed.
 pub(super) async fn sandbox(
     context: Arc<Context>,
     pod: Arc<Pod>,
     attempt: u32,
-    old: Vec<String>,
+    old: Vec<(String, bool)>,
     volumes: Arc<OnceCell<Mounted>>,
 ) -> Result<(), Waiting> {
     let object = pod.reference();
@@ -34,8 +39,11 @@ pub(super) async fn sandbox(
     let cgroup = prepare(&context, &pod).map_err(|error| failed("FailedCreatePodContainer", &error))?;
     // Pods have no address yet; what volumes may refer to does not include it.
     mounted(&context, &pod, &[], &volumes).await.map_err(|error| failed("FailedMount", &error))?;
-    for id in &old {
+    for (id, inhabited) in &old {
         context.cri.stop_pod_sandbox(id).await.map_err(|error| failed("FailedKillPod", &error))?;
+        if !inhabited {
+            context.cri.remove_pod_sandbox(id).await.map_err(|error| failed("FailedKillPod", &error))?;
+        }
     }
     let config = sandbox_config::build(&context, &pod, attempt, &cgroup);
     let id = context.cri.run_pod_sandbox(config, "").await.map_err(|error| failed("FailedCreatePodSandBox", &error))?;
@@ -44,11 +52,11 @@ pub(super) async fn sandbox(
 }
 
 fn prepare(context: &Context, pod: &Pod) -> Result<std::path::PathBuf, Error> {
-    let cgroup = context.cgroups.create_pod(pod.uid(), pod.qos(), resources::pod_limits(pod))?;
+    // The directory first: it is what tells a restarted node that something of this pod is left.
     for dir in [context.pod_dir(pod.uid()), context.log_dir(pod)] {
         fs::create_dir_all(&dir).map_err(Error::file(&dir))?;
     }
-    Ok(cgroup)
+    context.cgroups.create_pod(pod.uid(), pod.qos(), resources::pod_limits(pod))
 }
 
 async fn mounted<'a>(
@@ -105,7 +113,16 @@ impl Start {
         context.recorder.normal(object(), "Created", "Container created");
         context.cri.start_container(&id).await.map_err(|error| failed("RunContainerError", &error))?;
         context.recorder.normal(object(), "Started", "Container started");
-        Ok(())
+        let Some(hook) = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref()) else {
+            return Ok(());
+        };
+        let subject = hooks::Subject { context, pod, container, id: &id, pod_ip: &context.pod_ip(pod, ips) };
+        let Err(message) = subject.run(hook, POST_START_LIMIT).await else { return Ok(()) };
+        context.recorder.warning(object(), "FailedPostStartHook", "PostStartHook failed");
+        if let Err(error) = subject.stop(terminate::seconds(pod.grace_seconds()), "FailedPostStartHook").await {
+            tracing::warn!(pod = %pod.key(), id, %error, "could not stop a container whose postStart hook failed");
+        }
+        Err(Waiting::new("PostStartHookError", message))
     }
 
     async fn remove_superseded(&self) {

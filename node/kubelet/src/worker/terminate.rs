@@ -1,6 +1,7 @@
 //! The end of a pod: stop its containers in order, its sandbox, then remove every trace and the API object.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,9 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{DeleteParams, Preconditions};
 use skep_cri::Cri;
+use tokio::task::JoinHandle;
 
+use super::hooks::Subject;
 use super::{Done, Message, Stage, Worker};
 use crate::Error;
 use crate::context::Context;
@@ -23,27 +26,33 @@ const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(10);
 
 impl Worker {
-    /// Stops one container, so that the plan starts it anew (or not).
-    pub(super) fn stop_container(&mut self, id: &str, name: &str, message: String) {
-        if !self.stopping.insert(id.to_owned()) {
+    /// Stops one container, so that the plan starts it anew (or not). `grace` in seconds is a probe's own.
+    pub(super) fn stop_container(&mut self, id: &str, name: &str, message: String, grace: Option<i64>) {
+        if self.stopping.contains_key(id) {
             return;
         }
+        let key = id.to_owned();
         let (context, pod, id, to_self) = (self.context.clone(), self.pod.clone(), id.to_owned(), self.to_self.clone());
-        let probe = pod.container(name).and_then(|(_, container)| container.liveness_probe.clone());
-        let grace = probe.and_then(|probe| probe.termination_grace_period_seconds).unwrap_or(pod.grace_seconds());
-        context.recorder.normal(pod.container_reference(name), "Killing", message);
-        tokio::spawn(async move {
-            if let Err(error) = context.cri.stop_container(&id, seconds(grace)).await {
-                tracing::warn!(pod = %pod.key(), id, %error, "could not stop a container");
-            }
+        let Some((_, container)) = pod.container(name).map(|(role, container)| (role, container.clone())) else {
+            return;
+        };
+        let grace = seconds(grace.unwrap_or(pod.grace_seconds()));
+        let ips = self.view.sandbox().map(|sandbox| sandbox.ips.clone()).unwrap_or_default();
+        let task = tokio::spawn(async move {
+            let pod_ip = context.pod_ip(&pod, &ips);
+            let subject = Subject { context: &context, pod: &pod, container: &container, id: &id, pod_ip: &pod_ip };
+            persist("stop a container of", &pod, || async { Ok(subject.stop(grace, &message).await?) }).await;
             // Fails only when the worker has ended.
             let _ = to_self.send(Message::Done(Done::Stop { id }));
         });
+        self.stopping.insert(key, task.abort_handle());
     }
 
     /// Begins (or speeds up) the end of everything that runs.
     pub(super) fn stop_all(&mut self) {
         self.busy.drain().for_each(|(_, task)| task.abort());
+        self.stopping.drain().for_each(|(_, task)| task.abort());
+        self.refreshing.iter().for_each(JoinHandle::abort);
         if let Some(earlier) = self.ending.take() {
             earlier.abort();
         }
@@ -52,6 +61,8 @@ impl Worker {
         let (context, pod, to_self) = (self.context.clone(), self.pod.clone(), self.to_self.clone());
         let task = tokio::spawn(async move {
             persist("stop", &pod, || stop(&context, &pod, grace)).await;
+            // Fails only when the worker has ended.
+            let _ = to_self.send(Message::Done(Done::Halted));
             persist("clean up", &pod, || clean_up(&context, &pod)).await;
             let _ = to_self.send(Message::Done(Done::Stopped));
         });
@@ -93,10 +104,17 @@ async fn stop(context: &Context, pod: &Pod, grace: i64) -> Result<(), Error> {
     let view = PodView::load(&context.cri, pod.uid(), &PodView::default()).await?;
     let deadline = Instant::now() + seconds(grace);
     let role = |name: &str| pod.container(name).map_or(Role::Main, |(role, _)| role);
+    let ips = view.sandbox().map(|sandbox| sandbox.ips.as_slice()).unwrap_or_default();
+    let pod_ip = &context.pod_ip(pod, ips);
     let stop_one = |id: String, name: String| async move {
-        let message = format!("Stopping container {name}");
-        context.recorder.normal(pod.container_reference(&name), "Killing", message);
-        context.cri.stop_container(&id, deadline.saturating_duration_since(Instant::now())).await
+        let left = deadline.saturating_duration_since(Instant::now());
+        match pod.container(&name) {
+            Some((_, container)) => {
+                let subject = Subject { context, pod, container, id: &id, pod_ip };
+                subject.stop(left, &format!("Stopping container {name}")).await
+            }
+            None => context.cri.stop_container(&id, left).await,
+        }
     };
     let running: Vec<_> = view.running().map(|record| (record.id.clone(), record.name.clone())).collect();
     let (sidecars, others): (Vec<_>, Vec<_>) = running.into_iter().partition(|(_, name)| role(name) == Role::Sidecar);
@@ -127,25 +145,39 @@ async fn settle(context: &Context, pod: &Pod) -> Result<(), Error> {
 
 /// What an ended pod needs no more, even while its object and logs stay.
 async fn clean_up(context: &Context, pod: &Pod) -> Result<(), Error> {
-    tear_down_volumes(context, pod.uid()).await?;
-    context.cgroups.remove_pod(pod.uid()).await
+    context.cgroups.remove_pod(pod.uid()).await?;
+    // Last: while the directory is there, a restarted node knows that something is left.
+    tear_down_volumes(context, pod.uid()).await
 }
 
 async fn tear_down_volumes(context: &Context, uid: &str) -> Result<(), Error> {
     let dir = context.pod_dir(uid);
-    let done = tokio::task::spawn_blocking(move || volumes::tear_down(&dir)).await;
-    done.unwrap_or_else(|_| Err(Error::pod("removing the pod's directory was interrupted")))
+    volumes::blocking(move || volumes::tear_down(&dir)).await
 }
 
 async fn remove(context: &Context, pod: &Pod) -> Result<(), Error> {
     remove_from_runtime(&context.cri, pod.uid()).await?;
-    clean_up(context, pod).await?;
-    let logs = context.log_dir(pod);
-    match std::fs::remove_dir_all(&logs) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(Error::file(logs)(error)),
-    }
+    remove_logs(context, vec![context.log_dir(pod)]).await?;
+    clean_up(context, pod).await
+}
+
+async fn remove_logs(context: &Context, dirs: Vec<PathBuf>) -> Result<(), Error> {
+    debug_assert!(dirs.iter().all(|dir| dir.starts_with(&context.config.pod_logs_dir)));
+    volumes::blocking(move || {
+        dirs.into_iter().try_for_each(|dir| match std::fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::file(dir)(error)),
+            _ => Ok(()),
+        })
+    })
+    .await
+}
+
+/// The log directories of a pod of which only the uid is known.
+fn logs_of(context: &Context, uid: &str) -> Vec<PathBuf> {
+    let suffix = format!("_{uid}");
+    let Ok(entries) = std::fs::read_dir(&context.config.pod_logs_dir) else { return Vec::new() };
+    let of_pod = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().ends_with(&suffix));
+    of_pod.map(|entry| entry.path()).collect()
 }
 
 /// Removes all sandboxes of a pod, with their containers.
@@ -185,10 +217,11 @@ pub(crate) async fn remove_orphan(context: &Arc<Context>, uid: &str) -> Result<(
         result?;
     }
     remove_from_runtime(&context.cri, uid).await?;
-    tear_down_volumes(context, uid).await?;
-    context.cgroups.remove_pod(uid).await
+    context.cgroups.remove_pod(uid).await?;
+    remove_logs(context, logs_of(context, uid)).await?;
+    tear_down_volumes(context, uid).await
 }
 
-fn seconds(grace: i64) -> Duration {
+pub(super) fn seconds(grace: i64) -> Duration {
     Duration::from_secs(u64::try_from(grace).unwrap_or(0))
 }

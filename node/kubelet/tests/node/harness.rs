@@ -98,11 +98,15 @@ impl Machine {
         self.dir.path().join("node")
     }
 
+    pub(crate) fn logs_dir(&self) -> PathBuf {
+        self.dir.path().join("logs")
+    }
+
     pub(crate) fn start_kubelet(&mut self) {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
         let config = Config {
             cgroup_root: PathBuf::from(&self.containerd.cgroup),
-            pod_logs_dir: self.dir.path().join("logs"),
+            pod_logs_dir: self.logs_dir(),
             bind_address: Ipv4Addr::LOCALHOST.into(),
             port: free,
             ..Config::new(NODE, Ipv4Addr::new(192, 0, 2, 10).into(), self.data_dir())

@@ -3,6 +3,7 @@
 #[path = "../../../cri/tests/common/mod.rs"]
 mod containerd;
 mod harness;
+mod life;
 
 use std::collections::HashMap;
 
