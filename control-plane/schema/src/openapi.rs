@@ -1,0 +1,164 @@
+//! The documents below `/openapi`: which types and operations there are, for clients.
+//!
+//! Everything is made on demand and nothing is kept: a document is large, asked for once by a client that then keeps it, and
+//! its hash is known without making it (it changes with the data, the code and the resources, and with nothing else).
+
+mod operations;
+mod parameters;
+mod protobuf;
+mod schemas;
+#[cfg(test)]
+mod tests;
+mod v2;
+mod v3;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use skep_api::resource::ResourceInfo;
+
+use crate::{
+    Error,
+    types::{DIGEST, Descriptions, Shape, Type},
+};
+use operations::PathItem;
+use schemas::Dialect;
+
+/// Makes the documents of a set of resources.
+#[derive(Clone, Debug)]
+pub struct Documents<'a> {
+    /// By path below `/openapi/v3/`, such as `api/v1` or `apis/apps/v1`.
+    groups: BTreeMap<String, Vec<&'a ResourceInfo>>,
+    version: String,
+}
+
+impl<'a> Documents<'a> {
+    /// Documents of `resources`; `version` is what the server calls its own, such as `v1.35.0`.
+    pub fn new(resources: impl IntoIterator<Item = &'a ResourceInfo>, version: &str) -> Self {
+        let mut groups: BTreeMap<String, Vec<&ResourceInfo>> = BTreeMap::new();
+        for resource in resources {
+            groups.entry(operations::group_path(resource)).or_default().push(resource);
+        }
+        Self { groups, version: version.to_owned() }
+    }
+
+    /// The document at `/openapi/v3`: where the others are.
+    pub fn index(&self) -> Vec<u8> {
+        let paths: serde_json::Map<String, Value> = self
+            .groups
+            .iter()
+            .map(|(path, resources)| {
+                let url = format!("/openapi/v3/{path}?hash={}", self.hash_of(resources));
+                (path.clone(), json!({"serverRelativeURL": url}))
+            })
+            .collect();
+        json!({"paths": paths}).to_string().into_bytes()
+    }
+
+    /// The hash of the document at `/openapi/v3/<path>`, upper-case hexadecimal; none if there is no such document.
+    pub fn hash(&self, path: &str) -> Option<String> {
+        self.groups.get(path).map(|resources| self.hash_of(resources))
+    }
+
+    /// The hash of the document at `/openapi/v2`.
+    pub fn v2_hash(&self) -> String {
+        let all: Vec<&ResourceInfo> = self.groups.values().flatten().copied().collect();
+        self.hash_of(&all)
+    }
+
+    fn hash_of(&self, resources: &[&ResourceInfo]) -> String {
+        let mut digest = Sha256::new();
+        digest.update(DIGEST);
+        digest.update(&self.version);
+        digest.update(format!("{resources:?}"));
+        digest.finalize().iter().map(|byte| format!("{byte:02X}")).collect()
+    }
+
+    /// The OpenAPI v3 document at `/openapi/v3/<path>` as JSON; none if there is no such document.
+    ///
+    /// # Errors
+    ///
+    /// A resource is served whose type is not known.
+    pub fn v3(&self, path: &str) -> Result<Option<Vec<u8>>, Error> {
+        let Some(resources) = self.groups.get(path) else { return Ok(None) };
+        v3::document(path, resources, &self.version).map(Some)
+    }
+
+    /// The OpenAPI v2 document of all resources as JSON.
+    ///
+    /// # Errors
+    ///
+    /// A resource is served whose type is not known.
+    pub fn v2_json(&self) -> Result<Vec<u8>, Error> {
+        v2::json(&self.groups, &self.version)
+    }
+
+    /// The OpenAPI v2 document of all resources as gnostic's protobuf message `openapi.v2.Document`.
+    ///
+    /// # Errors
+    ///
+    /// A resource is served whose type is not known.
+    pub fn v2_protobuf(&self) -> Result<Vec<u8>, Error> {
+        v2::protobuf(&self.groups, &self.version)
+    }
+}
+
+/// The types `items` speak of, and those that these are made of, by name.
+fn reachable(items: &[PathItem]) -> BTreeMap<&'static str, Type> {
+    let mut found = BTreeSet::new();
+    let mut next: Vec<Type> = items.iter().flat_map(PathItem::types).collect();
+    while let Some(of) = next.pop() {
+        if !found.insert(of) {
+            continue;
+        }
+        for field in of.fields() {
+            let mut shape = field.shape();
+            while let Shape::List(element) | Shape::Map(element) = shape {
+                shape = element.shape();
+            }
+            if let Shape::Ref(inner) = shape {
+                next.push(inner);
+            }
+        }
+    }
+    found.into_iter().map(|of| (of.name(), of)).collect()
+}
+
+/// `"name":value` for each, in one object.
+fn object<T>(
+    out: &mut Vec<u8>,
+    members: impl IntoIterator<Item = T>,
+    mut member: impl FnMut(T) -> Result<(String, Value), Error>,
+) -> Result<(), Error> {
+    out.push(b'{');
+    let mut first = true;
+    for item in members {
+        let (name, value) = member(item)?;
+        if !std::mem::take(&mut first) {
+            out.push(b',');
+        }
+        // Writing JSON to a vector does not fail.
+        out.extend_from_slice(Value::String(name).to_string().as_bytes());
+        out.push(b':');
+        out.extend_from_slice(value.to_string().as_bytes());
+    }
+    out.push(b'}');
+    Ok(())
+}
+
+/// The schema of one type, group, version and kind included.
+fn definition(dialect: Dialect, of: Type, groups: &[(&str, &str)], docs: &mut Descriptions) -> Result<Value, Error> {
+    let mut schema = schemas::of(dialect, of, docs)?;
+    let gvk = |group: &str, version: &str, kind: &str| json!({"group": group, "version": version, "kind": kind});
+    let mut kinds: Vec<Value> =
+        of.group_version_kinds().map(|(group, version, kind)| gvk(group, version, kind)).collect();
+    // These two are of every group.
+    if let Some(kind @ ("DeleteOptions" | "WatchEvent")) = of.name().strip_prefix(operations::META) {
+        kinds = groups.iter().map(|(group, version)| gvk(group, version, kind)).collect();
+    }
+    if !kinds.is_empty() {
+        schema["x-kubernetes-group-version-kind"] = kinds.into();
+    }
+    Ok(schema)
+}

@@ -1,0 +1,149 @@
+//! OpenAPI 2.0 (Swagger): one document for everything.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+use skep_api::resource::ResourceInfo;
+
+use super::{
+    definition, object,
+    operations::{self, Body, Operation, PathItem},
+    parameters::Parameter,
+    protobuf, reachable,
+    schemas::Dialect,
+};
+use crate::{Error, types::Descriptions};
+
+type Groups<'a> = BTreeMap<String, Vec<&'a ResourceInfo>>;
+/// All paths, and the groups and versions they are of.
+type Parts<'a> = (Vec<PathItem>, Vec<(&'a str, &'a str)>);
+
+const MEDIA_TYPES: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+const STREAMS: [&str; 2] = ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
+const PATCHES: [&str; 4] = [
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+    "application/apply-patch+yaml",
+];
+
+pub(super) fn json(groups: &Groups<'_>, version: &str) -> Result<Vec<u8>, Error> {
+    let mut docs = Descriptions::default();
+    let (items, own) = parts(groups)?;
+    let mut out = format!("{{\"swagger\":\"2.0\",\"info\":{},\"paths\":", info(version)).into_bytes();
+    object(&mut out, &items, |item| Ok((item.path.clone(), path_item(item))))?;
+    out.extend_from_slice(b",\"definitions\":");
+    object(&mut out, reachable(&items), |(name, of)| {
+        Ok((name.to_owned(), definition(Dialect::V2, of, &own, &mut docs)?))
+    })?;
+    let security = json!({"BearerToken": {
+        "type": "apiKey", "in": "header", "name": "authorization", "description": "Bearer Token authentication",
+    }});
+    let rest = format!(",\"securityDefinitions\":{security},\"security\":[{{\"BearerToken\":[]}}]}}");
+    out.extend_from_slice(rest.as_bytes());
+    Ok(out)
+}
+
+pub(super) fn protobuf(groups: &Groups<'_>, version: &str) -> Result<Vec<u8>, Error> {
+    let mut docs = Descriptions::default();
+    let (items, own) = parts(groups)?;
+    let mut document = protobuf::Document::new(&info(version));
+    for item in &items {
+        document.path(&item.path, &path_item(item));
+    }
+    document.end_paths();
+    for (name, of) in reachable(&items) {
+        document.definition(name, &definition(Dialect::V2, of, &own, &mut docs)?);
+    }
+    Ok(document.finish())
+}
+
+fn info(version: &str) -> Value {
+    json!({"title": "Kubernetes", "version": version})
+}
+
+fn parts<'a>(groups: &Groups<'a>) -> Result<Parts<'a>, Error> {
+    let mut items = Vec::new();
+    let mut own = Vec::new();
+    for (path, resources) in groups {
+        own.extend(resources.first().map(|r| (&*r.group, &*r.version)));
+        items.extend(operations::of_group(path, resources)?);
+    }
+    items.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok((items, own))
+}
+
+fn path_item(item: &PathItem) -> Value {
+    let mut value = Map::new();
+    for operation in &item.operations {
+        value.insert(operation.method.to_owned(), self::operation(operation));
+    }
+    if !item.parameters.is_empty() {
+        value.insert("parameters".to_owned(), item.parameters.iter().map(|p| parameter(p)).collect());
+    }
+    value.into()
+}
+
+fn parameter(parameter: &Parameter) -> Value {
+    let mut value = json!({
+        "name": parameter.name,
+        "in": if parameter.in_path { "path" } else { "query" },
+        "description": parameter.description,
+        "type": parameter.kind,
+        "uniqueItems": true,
+    });
+    if parameter.in_path {
+        value["required"] = true.into();
+    }
+    value
+}
+
+fn operation(operation: &Operation) -> Value {
+    let mut responses = Map::new();
+    for (code, text) in &operation.responses {
+        let mut response = json!({"description": text});
+        if *code != "401" {
+            response["schema"] =
+                operation.answer.map_or_else(|| json!({"type": "string"}), |of| Dialect::V2.reference(of));
+        }
+        responses.insert((*code).to_owned(), response);
+    }
+    let mut parameters: Vec<Value> = operation.parameters.iter().map(|p| parameter(p)).collect();
+    let mut consumes = vec!["*/*"];
+    if let Some(body) = operation.body {
+        let mut parameter = json!({"name": "body", "in": "body", "schema": Dialect::V2.reference(body.of())});
+        match body {
+            Body::DeleteOptions(_) => {}
+            Body::Object(_) => parameter["required"] = true.into(),
+            Body::Patch(_) => {
+                parameter["required"] = true.into();
+                consumes = PATCHES.to_vec();
+            }
+        }
+        parameters.insert(0, parameter);
+    }
+    let mut produces = if operation.answer.is_some() { MEDIA_TYPES.to_vec() } else { vec!["*/*"] };
+    if operation.streams {
+        produces.extend(STREAMS);
+    }
+    let mut value = json!({
+        "tags": [operation.tag],
+        "description": operation.description,
+        "operationId": operation.id,
+        "consumes": consumes,
+        "produces": produces,
+        "schemes": ["https"],
+        "responses": responses,
+    });
+    if !parameters.is_empty() {
+        value["parameters"] = parameters.into();
+    }
+    if operation.deprecated {
+        value["deprecated"] = true.into();
+    }
+    if let Some((group, version, kind)) = &operation.gvk {
+        value["x-kubernetes-action"] = operation.action.into();
+        value["x-kubernetes-group-version-kind"] = json!({"group": group, "version": version, "kind": kind});
+    }
+    value
+}
