@@ -22,6 +22,8 @@ async fn main() {
         std::env::args().nth(index).map_or(default, |text| text.parse().expect("usage: bindings [PODS [NODES]]"))
     };
     let (pods, nodes) = (number(1, 2000), number(2, 50));
+    // Both halves stay on the nodes, and a node takes 110 pods.
+    assert!(2 * pods <= 110 * nodes, "{nodes} nodes have no room for twice {pods} pods");
     let config = Config::default();
     let concurrency = config.bindings_in_flight;
 
