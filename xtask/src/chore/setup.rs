@@ -30,7 +30,6 @@ struct Need {
 }
 
 const NEEDS: &[Need] = &[
-    Need { present: || find("cc").is_some(), packages: &["gcc", "libc6-dev"], why: "links every Rust program" },
     Need {
         present: || find("protoc").is_some() && Path::new("/usr/include/google/protobuf/descriptor.proto").exists(),
         packages: &["protobuf-compiler", "libprotobuf-dev"],
