@@ -1,95 +1,113 @@
-//! `/openapi/v3`: as much as clients need to find out what a request may say.
+//! `/openapi/v2` and `/openapi/v3`: which types and operations there are.
 //!
-//! kubectl looks here whether a resource takes the `fieldValidation` parameter before it leaves validation to the server.
-//! Schemas of the objects are not served yet, so `kubectl explain` has nothing to show.
+//! Documents are made on demand and not kept: clients keep them, by the hash in the address or by ETag.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{Response, StatusCode};
-use serde_json::{Map, Value, json};
-use sha2::{Digest as _, Sha256};
-use skep_api::resource::ResourceInfo;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use skep_api::{request::Query, resource::ResourceInfo, status::StatusError};
+use skep_schema::openapi::Documents;
+use tokio::sync::Semaphore;
 
 use crate::{
-    http::{body::Body, response},
+    http::{body::Body, negotiate::alternatives, response},
     version,
 };
 
-/// The documents below `/openapi/v3`, made once.
+/// How many documents are made at a time: each takes a few megabytes.
+const AT_ONCE: usize = 2;
+const JSON: &str = "application/json";
+/// What clients ask `/openapi/v2` for. No parser of media types takes that name, so it is answered as the next.
+const V2_PROTOBUF_ASKED: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+/// What is below `/openapi`.
 pub(crate) struct OpenApi {
-    by_path: BTreeMap<String, Bytes>,
+    documents: Arc<Documents<'static>>,
+    making: Semaphore,
+}
+
+/// Which document is asked for.
+enum Wanted {
+    Index,
+    V3(String),
+    V2Json,
+    V2Protobuf,
 }
 
 impl OpenApi {
     pub(crate) fn new(resources: &[&'static ResourceInfo]) -> Self {
-        let mut groups: BTreeMap<String, Vec<&ResourceInfo>> = BTreeMap::new();
-        for resource in resources {
-            let path = match &*resource.group {
-                "" => format!("api/{}", resource.version),
-                group => format!("apis/{group}/{}", resource.version),
-            };
-            groups.entry(path).or_default().push(resource);
-        }
-        let mut by_path = BTreeMap::new();
-        let mut index = Map::new();
-        for (path, resources) in groups {
-            let document = Bytes::from(document(&path, &resources).to_string());
-            let hash: String = Sha256::digest(&document).iter().map(|byte| format!("{byte:02X}")).collect();
-            index.insert(path.clone(), json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")}));
-            by_path.insert(format!("/openapi/v3/{path}"), document);
-        }
-        by_path.insert("/openapi/v3".to_owned(), Bytes::from(json!({"paths": index}).to_string()));
-        Self { by_path }
+        let documents = Documents::new(resources.iter().copied(), version::KUBERNETES);
+        Self { documents: Arc::new(documents), making: Semaphore::new(AT_ONCE) }
     }
 
-    /// The document at `path`, if there is one.
-    pub(crate) fn respond(&self, path: &str) -> Option<Response<Body>> {
-        self.by_path.get(path).map(|document| response::json(StatusCode::OK, document.clone()))
-    }
-}
-
-fn document(path: &str, resources: &[&ResourceInfo]) -> Value {
-    let mut paths = Map::new();
-    for resource in resources {
-        let collection = if resource.namespaced {
-            format!("/{path}/namespaces/{{namespace}}/{}", resource.plural)
+    /// The document at `path`, or 404.
+    pub(crate) async fn respond(
+        &self,
+        path: &str,
+        query: &Query,
+        headers: &HeaderMap,
+    ) -> Result<Response<Body>, StatusError> {
+        let (wanted, content_type, hash) = self.find(path, headers)?;
+        let tag = HeaderValue::try_from(format!("\"{hash}\"")).map_err(StatusError::internal_error)?;
+        let asked = query.get("hash").filter(|_| matches!(wanted, Wanted::V3(_)));
+        if asked.is_some_and(|asked| asked != hash) {
+            let location = HeaderValue::try_from(format!("{path}?hash={hash}")).map_err(StatusError::internal_error)?;
+            let mut moved = response::text(StatusCode::MOVED_PERMANENTLY, Body::empty());
+            moved.headers_mut().insert(header::LOCATION, location);
+            return Ok(moved);
+        }
+        let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+        let mut response = if known.flat_map(|value| value.split(',')).any(|known| tag == known.trim()) {
+            response::with_type(StatusCode::NOT_MODIFIED, content_type, Body::empty())
         } else {
-            format!("/{path}/{}", resource.plural)
+            response::with_type(StatusCode::OK, content_type, self.make(wanted).await?)
         };
-        let gvk = json!({"group": resource.group, "version": resource.version, "kind": resource.kind});
-        let operation = |action: &str, content: &[&str]| {
-            let content: Map<String, Value> =
-                content.iter().map(|media_type| ((*media_type).to_owned(), json!({}))).collect();
-            json!({
-                "parameters": write_parameters(),
-                "requestBody": {"required": true, "content": content},
-                "responses": {"200": {"description": "OK"}},
-                "x-kubernetes-action": action,
-                "x-kubernetes-group-version-kind": gvk,
-            })
-        };
-        paths.insert(collection.clone(), json!({"post": operation("post", &["application/json"])}));
-        paths.insert(
-            format!("{collection}/{{name}}"),
-            json!({
-                "put": operation("put", &["application/json"]),
-                // Strategic merge patch is left out, so that clients use the merge keys they know themselves.
-                "patch": operation("patch", &["application/json-patch+json", "application/merge-patch+json"]),
-            }),
-        );
+        let headers = response.headers_mut();
+        headers.insert(header::ETAG, tag);
+        headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+        if asked.is_some() {
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, immutable, max-age=31536000"));
+        }
+        Ok(response)
     }
-    json!({
-        "openapi": "3.0.0",
-        "info": {"title": "Kubernetes", "version": version::KUBERNETES},
-        "paths": paths,
-        "components": {"schemas": {}},
-    })
-}
 
-fn write_parameters() -> Value {
-    ["dryRun", "fieldManager", "fieldValidation"]
-        .into_iter()
-        .map(|name| json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}}))
-        .collect()
+    fn find(&self, path: &str, headers: &HeaderMap) -> Result<(Wanted, &'static str, String), StatusError> {
+        let json = |alternative: &str| matches!(alternative, JSON | "application/*" | "*/*");
+        if path == "/openapi/v2" {
+            for alternative in alternatives(headers) {
+                if [V2_PROTOBUF_ASKED, V2_PROTOBUF].contains(&alternative.media_type) {
+                    return Ok((Wanted::V2Protobuf, V2_PROTOBUF, self.documents.v2_hash()));
+                }
+                if json(alternative.media_type) {
+                    return Ok((Wanted::V2Json, JSON, self.documents.v2_hash()));
+                }
+            }
+            return Err(StatusError::not_acceptable(&[JSON, V2_PROTOBUF]));
+        }
+        let found = if path == "/openapi/v3" {
+            Some((Wanted::Index, self.documents.v2_hash()))
+        } else {
+            path.strip_prefix("/openapi/v3/")
+                .and_then(|group| Some((Wanted::V3(group.to_owned()), self.documents.hash(group)?)))
+        };
+        let (wanted, hash) = found.ok_or_else(StatusError::generic_not_found)?;
+        if !alternatives(headers).iter().any(|alternative| json(alternative.media_type)) {
+            return Err(StatusError::not_acceptable(&[JSON]));
+        }
+        Ok((wanted, JSON, hash))
+    }
+
+    async fn make(&self, wanted: Wanted) -> Result<Body, StatusError> {
+        let _permit = self.making.acquire().await.map_err(StatusError::internal_error)?;
+        let documents = Arc::clone(&self.documents);
+        let made = tokio::task::spawn_blocking(move || match wanted {
+            Wanted::Index => Ok(Some(documents.index())),
+            Wanted::V3(path) => documents.v3(&path),
+            Wanted::V2Json => documents.v2_json().map(Some),
+            Wanted::V2Protobuf => documents.v2_protobuf().map(Some),
+        });
+        let made = made.await.map_err(StatusError::internal_error)?.map_err(StatusError::internal_error)?;
+        Ok(made.ok_or_else(StatusError::generic_not_found)?.into())
+    }
 }

@@ -155,7 +155,7 @@ impl Shared {
             return Err(authz::forbidden(user, info));
         }
         if !info.is_resource_request {
-            return self.path(info, headers);
+            return self.path(info, headers).await;
         }
         let call = Call {
             request: info,
@@ -177,7 +177,7 @@ impl Shared {
     }
 
     /// What is not a resource.
-    fn path(&self, info: &RequestInfo, headers: &http::HeaderMap) -> Result<Response<Body>, StatusError> {
+    async fn path(&self, info: &RequestInfo, headers: &http::HeaderMap) -> Result<Response<Body>, StatusError> {
         if let Some(response) = self.health.respond(&info.path, &info.query) {
             return Ok(response);
         }
@@ -186,9 +186,7 @@ impl Shared {
         match path {
             "/version" if reads => Ok(response::object(StatusCode::OK, &accept_plain(headers)?, &version::info())),
             "/metrics" if reads => Ok(self.metrics.respond(&self.limits)),
-            _ if reads && path.starts_with("/openapi/") => {
-                self.openapi.respond(path).ok_or_else(StatusError::generic_not_found)
-            }
+            _ if reads && path.starts_with("/openapi/") => self.openapi.respond(path, &info.query, headers).await,
             _ if reads => match self.discovery.respond(path, headers) {
                 Some(answer) => answer,
                 None => Err(StatusError::generic_not_found()),

@@ -72,3 +72,43 @@ async fn openapi_tells_kubectl_who_validates() {
     assert_eq!(patch["x-kubernetes-group-version-kind"]["kind"], "Pod");
     assert!(patch["parameters"].as_array().unwrap().iter().any(|p| p["name"] == "fieldValidation"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openapi_documents_are_kept_by_their_hash() {
+    let server = TestServer::start().await;
+    let get = async |uri: &str, name: &str, value: &str| {
+        let request = Request::get(uri).header(name, value).body(Full::default()).unwrap();
+        server.send(request).await
+    };
+    let (_, index) = server.get("/openapi/v3").await;
+    let uri = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap();
+    let response = get(uri, "accept", "application/json").await;
+    assert_eq!(response.status(), 200);
+    assert!(response.headers()["cache-control"].to_str().unwrap().contains("immutable"));
+    let tag = response.headers()["etag"].to_str().unwrap().to_owned();
+    assert!(uri.ends_with(tag.trim_matches('"')), "{uri} {tag}");
+    assert_eq!(get(uri, "if-none-match", &tag).await.status(), 304);
+
+    let moved = get("/openapi/v3/apis/apps/v1?hash=OLD", "accept", "*/*").await;
+    assert_eq!(moved.status(), 301);
+    assert_eq!(moved.headers()["location"], uri);
+    assert_eq!(get("/openapi/v3/apis/nothing/v1", "accept", "*/*").await.status(), 404);
+    assert_eq!(get(uri, "accept", "image/png").await.status(), 406);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn swagger_is_served_in_json_and_in_protobuf() {
+    let server = TestServer::start().await;
+    let (code, document) = server.get("/openapi/v2").await;
+    assert_eq!(code, 200);
+    assert_eq!(document["swagger"], "2.0");
+    let request = Request::get("/openapi/v2")
+        .header("accept", "application/com.github.proto-openapi.spec.v2@v1.0+protobuf")
+        .body(Full::default())
+        .unwrap();
+    let response = server.send(request).await;
+    // No parser of media types takes the name that clients ask for.
+    assert_eq!(response.headers()["content-type"], "application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(&bytes[..5], b"\x0a\x032.0");
+}
