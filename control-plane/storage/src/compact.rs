@@ -43,12 +43,13 @@ pub(crate) async fn run(core: Arc<Core>, every: Duration) {
 /// Moves the key on if nobody else has since `mark`, and then compacts to `mark`'s revision.
 pub(crate) async fn step(pool: &Pool, mark: Mark) -> Result<Mark> {
     let response = pool
-        .call("compactMark", Kind::Write, |mut client: Client| async move {
+        .call("compactMark", Kind::Write, |client: &Client| {
+            let mut kv = client.kv_client();
             let txn = Txn::new()
                 .when([Compare::version(KEY, CompareOp::Equal, mark.time)])
                 .and_then([TxnOp::put(KEY, mark.revision.to_string(), None)])
                 .or_else([TxnOp::get(KEY, None)]);
-            client.txn(txn).await
+            async move { kv.txn(txn).await }
         })
         .await?;
     let revision = response.header().map_or(0, |header| header.revision());
@@ -64,7 +65,10 @@ pub(crate) async fn step(pool: &Pool, mark: Mark) -> Result<Mark> {
         // Nothing known of an interval ago.
         return Ok(next);
     }
-    let compact = |mut client: Client| async move { client.compact(mark.revision, None).await };
+    let compact = |client: &Client| {
+        let mut kv = client.kv_client();
+        async move { kv.compact(mark.revision, None).await }
+    };
     match pool.call("compact", Kind::Read, compact).await {
         Ok(_) => {
             pool.metrics.compactions.inc();

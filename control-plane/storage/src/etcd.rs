@@ -64,10 +64,12 @@ impl Pool {
         Ok(Self { endpoints, next: AtomicUsize::new(0), timeout: config.tuning.request_timeout, metrics })
     }
 
-    /// Sends a request. An endpoint that cannot be connected to is passed over; a read whose answer was lost is sent again.
+    /// Sends a request, with the part of the client it needs: to clone a whole [`Client`] is to clone nine.
+    ///
+    /// An endpoint that cannot be connected to is passed over; a read whose answer was lost is sent again.
     pub(crate) async fn call<T, F, R>(&self, operation: &'static str, kind: Kind, request: F) -> Result<T>
     where
-        F: Fn(Client) -> R,
+        F: Fn(&Client) -> R,
         R: Future<Output = Result<T, etcd_client::Error>> + Send,
     {
         let label = Operation { operation };
@@ -83,15 +85,14 @@ impl Pool {
 
     async fn call_within<T, F, R>(&self, operation: &'static str, kind: Kind, until: Instant, request: F) -> Result<T>
     where
-        F: Fn(Client) -> R,
+        F: Fn(&Client) -> R,
         R: Future<Output = Result<T, etcd_client::Error>> + Send,
     {
         let mut attempts = 0;
         loop {
             attempts += 1;
             let endpoint = self.pick();
-            let client =
-                endpoint.clients[endpoint.next.fetch_add(1, Ordering::Relaxed) % endpoint.clients.len()].clone();
+            let client = &endpoint.clients[endpoint.next.fetch_add(1, Ordering::Relaxed) % endpoint.clients.len()];
             let Ok(answer) = tokio::time::timeout_at(until.into(), request(client)).await else {
                 endpoint.avoid();
                 return Err(match kind {
@@ -100,9 +101,7 @@ impl Pool {
                 });
             };
             let error = match answer {
-                Ok(value) => {
-                    return Ok(value);
-                }
+                Ok(value) => return Ok(value),
                 Err(error) => error,
             };
             // Every endpoint gets its chance, and a lone one gets two (its connection may just have gone stale).

@@ -37,7 +37,10 @@ impl Leases {
         }
         let reuse = (ttl / 10).clamp(1, REUSE_MAX);
         let seconds = i64::try_from(ttl.saturating_add(reuse)).unwrap_or(i64::MAX);
-        let grant = |mut client: Client| async move { client.lease_grant(seconds, None).await };
+        let grant = |client: &Client| {
+            let mut leases = client.lease_client();
+            async move { leases.grant(seconds, None).await }
+        };
         // A grant that is lost only leaves a lease without keys behind, so it may be sent again.
         let id = pool.call("leaseGrant", Kind::Read, grant).await?.id();
         buckets.insert(ttl, Lease { id, reuse_until: now + Duration::from_secs(reuse), keys: 1 });

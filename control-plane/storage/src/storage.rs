@@ -1,6 +1,6 @@
 //! The handle everything goes through.
 
-use crate::cache::{Cache, Command, Feed, Link, valid_prefix};
+use crate::cache::{Cache, Command, Feed, Link, etcd_revision, valid_prefix};
 use crate::config::EtcdConfig;
 use crate::error::{Conflict, Error, FailedCompare, Result};
 use crate::etcd::{Kind, Pool, lease_not_found};
@@ -57,7 +57,8 @@ pub struct Readiness {
 }
 
 impl Storage {
-    /// Connects, lists `/registry/` and starts the watch. Fails if etcd does not answer.
+    /// Connects, lists `/registry/` and starts the watch. Fails if etcd does not answer within
+    /// [`crate::Tuning::request_timeout`].
     pub async fn connect(config: EtcdConfig, resources: Vec<ResourceSchema>) -> Result<Self> {
         let metrics = Metrics::default();
         let pool = Arc::new(Pool::new(&config, metrics.clone()).await?);
@@ -76,7 +77,16 @@ impl Storage {
             .await
             .map_err(|_| Error::Timeout { operation: "watch", after: config.tuning.request_timeout })?
             .map_err(|_| Error::Closed)?;
-        let read_index = ReadIndex::start(pool.clone());
+        let read_index = ReadIndex::new({
+            let pool = pool.clone();
+            move || {
+                let pool = pool.clone();
+                async move {
+                    pool.metrics.read_rounds.inc();
+                    etcd_revision(&pool).await
+                }
+            }
+        });
         let core = Arc::new(Core { pool, cache, read_index, leases: Leases::default(), marking: Mutex::default() });
         if let Some(every) = config.tuning.compaction_interval {
             let (core, stop) = (core.clone(), stop.clone());
@@ -121,9 +131,9 @@ impl Storage {
 
     /// A linearizable read of one key from etcd itself, for keys outside the cache.
     pub async fn read(&self, key: &str) -> Result<Option<KeyValue>> {
-        let get = |mut client: Client| {
-            let key = key.to_owned();
-            async move { client.get(key, None).await }
+        let get = |client: &Client| {
+            let (mut kv, key) = (client.kv_client(), key.to_owned());
+            async move { kv.get(key, None).await }
         };
         let response = self.0.core.pool.call("get", Kind::Read, get).await?;
         Ok(response.kvs().first().map(key_value))
@@ -196,9 +206,9 @@ impl Core {
                 _ => None,
             });
         }
-        let send = |mut client: Client| {
-            let request = etcd_txn(txn, &leases);
-            async move { client.txn(request).await }
+        let send = |client: &Client| {
+            let (mut kv, request) = (client.kv_client(), etcd_txn(txn, &leases));
+            async move { kv.txn(request).await }
         };
         let response = self.pool.call("txn", Kind::Write, send).await?;
         let revision = response.header().map_or(0, |header| header.revision());
@@ -242,7 +252,10 @@ impl Core {
             _ => return,
         }
         self.pool.metrics.progress_markers.inc();
-        let put = |mut client: Client| async move { client.put(MARKER, "", None).await };
+        let put = |client: &Client| {
+            let mut kv = client.kv_client();
+            async move { kv.put(MARKER, "", None).await }
+        };
         // The marker has no meaning but its revision, so it may be sent again.
         if self.pool.call("progressMarker", Kind::Read, put).await.is_ok() {
             progress.reached(revision).await;

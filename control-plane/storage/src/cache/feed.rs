@@ -211,8 +211,9 @@ impl Feed {
 /// etcd's present revision, read linearizably.
 pub(crate) async fn etcd_revision(pool: &Pool) -> Result<i64> {
     let response = pool
-        .call("readIndex", Kind::Read, |mut client: Client| async move {
-            client.get("/registry/health", Some(GetOptions::new().with_count_only())).await
+        .call("readIndex", Kind::Read, |client: &Client| {
+            let mut kv = client.kv_client();
+            async move { kv.get("/registry/health", Some(GetOptions::new().with_count_only())).await }
         })
         .await?;
     response.header().map(|header| header.revision()).ok_or_else(|| Error::Etcd("an answer without a header".into()))

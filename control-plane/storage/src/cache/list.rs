@@ -120,9 +120,10 @@ async fn pages(
 }
 
 async fn get(pool: &Pool, key: Vec<u8>, options: GetOptions) -> Result<GetResponse> {
-    pool.call("list", Kind::Read, |client: Client| {
+    pool.call("list", Kind::Read, |client: &Client| {
         let (key, options) = (key.clone(), options.clone());
-        async move { client.kv_client().max_decoding_message_size(usize::MAX).get(key, Some(options)).await }
+        let mut kv = client.kv_client().max_decoding_message_size(usize::MAX);
+        async move { kv.get(key, Some(options)).await }
     })
     .await
 }

@@ -198,6 +198,54 @@ async fn what_was_written_through_one_server_is_read_through_the_other() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn no_reader_of_two_servers_goes_back_in_time_while_questions_overlap() {
+    const READERS: usize = 48;
+    const READS: usize = 60;
+    let etcd = Etcd::start().await;
+    let servers = [etcd.storage().await, etcd.storage().await];
+    let key = pod_key("counter");
+    let first = servers[0].commit(Txn::new().create(&key, pod("counter", 0))).await.unwrap().revision;
+    // What any reader or writer, of either server, has learnt. Whoever comes later must not learn less.
+    let known = Arc::new(AtomicI64::new(first));
+    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let writer = tokio::spawn({
+        let (server, key, known, done) = (servers[0].clone(), key.clone(), known.clone(), done.clone());
+        async move {
+            let (mut at, mut n) = (first, 0);
+            while !done.load(Ordering::SeqCst) {
+                n += 1;
+                at = server.commit(Txn::new().update(&key, at, pod("counter", n))).await.unwrap().revision;
+                known.fetch_max(at, Ordering::SeqCst);
+            }
+        }
+    });
+    let readers: Vec<_> = (0..READERS)
+        .map(|reader| {
+            let (servers, key, known) = (servers.clone(), key.clone(), known.clone());
+            tokio::spawn(async move {
+                for n in 0..READS {
+                    let server = &servers[(reader + n) % 2];
+                    let before = known.load(Ordering::SeqCst);
+                    let revision = server.read_revision().await.unwrap();
+                    assert!(revision >= before, "revision {revision} after {before} was known");
+                    server.wait_for(revision).await.unwrap();
+                    let now = pods(server).get(&key).unwrap().mod_revision();
+                    assert!(now >= before, "read {now} after {before} was known");
+                    known.fetch_max(now, Ordering::SeqCst);
+                }
+            })
+        })
+        .collect();
+    for reader in readers {
+        soon(reader).await.unwrap();
+    }
+    done.store(true, Ordering::SeqCst);
+    soon(writer).await.unwrap();
+    let rounds: usize = servers.iter().map(|server| metric(server, "skep_storage_read_rounds_total")).sum();
+    assert!(rounds < READERS * READS, "{rounds} questions for {} reads", READERS * READS);
+}
+
 #[tokio::test]
 async fn a_revision_of_a_foreign_key_is_reached_and_one_of_the_future_is_not() {
     let etcd = Etcd::start().await;

@@ -136,6 +136,16 @@ pub(crate) fn pods(storage: &Storage) -> Resource {
     storage.resource(PODS).unwrap()
 }
 
+/// The value of a metric without labels.
+pub(crate) fn metric(storage: &Storage, name: &str) -> usize {
+    let mut registry = prometheus_client::registry::Registry::default();
+    storage.register_metrics(&mut registry);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
+}
+
 pub(crate) fn pod_key(name: &str) -> String {
     format!("{PODS}default/{name}")
 }
