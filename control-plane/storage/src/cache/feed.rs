@@ -9,12 +9,14 @@ use crate::schema::ResourceSchema;
 use etcd_client::{Client, EventType, GetOptions, WatchOptions, WatchResponse, WatchStream};
 use rand::Rng;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
+/// Between looks for an etcd that has not started yet.
+const BACKOFF_FIRST: Duration = Duration::from_millis(500);
 /// Short, because a cluster has few API servers and all its consistent reads wait for this.
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
@@ -43,14 +45,24 @@ enum Ended {
 }
 
 impl Feed {
-    /// Loads the cache.
+    /// Loads the cache. An etcd that is not there yet is waited for as long as one request may take: after a reboot both
+    /// start at once.
     pub(crate) async fn load(
         pool: Arc<Pool>,
         cache: Arc<Cache>,
         commands: mpsc::Receiver<Command>,
         stop: CancellationToken,
     ) -> Result<Self> {
-        let revision = load_all(&pool, &cache).await?;
+        let until = Instant::now() + pool.timeout;
+        let revision = loop {
+            match load_all(&pool, &cache).await {
+                Err(error @ Error::Unavailable(_)) if Instant::now() + BACKOFF_FIRST < until => {
+                    info!(%error, "waiting for etcd");
+                    tokio::time::sleep(BACKOFF_FIRST).await;
+                }
+                loaded => break loaded?,
+            }
+        };
         Ok(Self { pool, cache, commands, stop, revision, backoff: BACKOFF_MIN })
     }
 

@@ -160,12 +160,24 @@ async fn an_answer_that_is_lost_is_no_success_and_no_failure() {
 async fn connecting_to_nothing_fails_with_a_reason() {
     let config = skep_storage::EtcdConfig {
         endpoints: vec![format!("http://127.0.0.1:{}", free_port())],
+        tuning: Tuning { request_timeout: Duration::from_millis(700), ..Tuning::default() },
         ..skep_storage::EtcdConfig::default()
     };
     let error = soon(Storage::connect(config, schemas())).await.unwrap_err();
     assert!(matches!(error, Error::Unavailable(_)), "{error}");
     let error = Storage::connect(skep_storage::EtcdConfig::default(), schemas()).await.unwrap_err();
     assert!(matches!(error, Error::Invalid(_)), "{error}");
+}
+
+#[tokio::test]
+async fn an_etcd_that_starts_later_is_waited_for() {
+    let mut etcd = Etcd::start().await;
+    etcd.kill();
+    let storage = tokio::spawn(Storage::connect(etcd.config(), schemas()));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!storage.is_finished());
+    etcd.run().await;
+    soon(storage).await.unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -177,6 +189,7 @@ async fn etcd_is_reached_over_mutual_tls_and_not_without() {
         ca_file: file("ca.crt"),
         cert_file: file("client.crt"),
         key_file: file("client.key"),
+        tuning: Tuning { request_timeout: Duration::from_secs(2), ..Tuning::default() },
         ..skep_storage::EtcdConfig::default()
     };
     let storage = soon(async {
