@@ -190,23 +190,7 @@ mod tests {
     }
 
     fn record(pod: &Pod, name: &str, state: State, exit_code: i32) -> ContainerRecord {
-        ContainerRecord {
-            id: format!("{name}-id"),
-            sandbox: "s".into(),
-            name: name.into(),
-            attempt: 0,
-            state,
-            created_at: 1,
-            started_at: 2,
-            finished_at: 3,
-            exit_code,
-            reason: String::new(),
-            message: String::new(),
-            image: "i".into(),
-            image_id: "i".into(),
-            hash: container_hash(pod.container(name).unwrap().1),
-            log_path: String::new(),
-        }
+        ContainerRecord::for_test(pod, name, state, exit_code)
     }
 
     fn view(containers: Vec<ContainerRecord>) -> PodView {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use nix::fcntl::OFlag;
 use skep_cri::Cri;
 use skep_cri::api;
 
@@ -41,6 +42,31 @@ pub(crate) struct ContainerRecord {
     pub(crate) image_id: String,
     pub(crate) hash: String,
     pub(crate) log_path: String,
+}
+
+#[cfg(test)]
+impl ContainerRecord {
+    /// The first incarnation of a container in sandbox `s`.
+    pub(crate) fn for_test(pod: &k8s_openapi::api::core::v1::Pod, name: &str, state: State, exit_code: i32) -> Self {
+        use crate::podext::{PodExt, container_hash};
+        Self {
+            id: format!("{name}-id"),
+            sandbox: "s".into(),
+            name: name.into(),
+            attempt: 0,
+            state,
+            created_at: 1,
+            started_at: 2,
+            finished_at: 3,
+            exit_code,
+            reason: String::new(),
+            message: String::new(),
+            image: "i".into(),
+            image_id: "i".into(),
+            hash: pod.container(name).map(|(_, container)| container_hash(container)).unwrap_or_default(),
+            log_path: String::new(),
+        }
+    }
 }
 
 /// One sandbox.
@@ -189,12 +215,16 @@ fn termination_message(status: &api::ContainerStatus, record: &mut ContainerReco
 
 fn read_start(path: &Path, limit: u64) -> Option<String> {
     use std::io::Read;
-    // The file was writable for the container: only a regular file is read, and no more of it than the limit.
-    if !std::fs::symlink_metadata(path).ok()?.is_file() {
+    use std::os::unix::fs::OpenOptionsExt;
+    // The file was writable for the container: no symlink is followed, no pipe waited for, only a regular file is read,
+    // and no more of it than the limit.
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(flags.bits()).open(path).ok()?;
+    if !file.metadata().ok()?.is_file() {
         return None;
     }
     let mut bytes = Vec::new();
-    std::fs::File::open(path).ok()?.take(limit).read_to_end(&mut bytes).ok()?;
+    file.take(limit).read_to_end(&mut bytes).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 

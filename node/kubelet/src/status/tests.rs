@@ -1,7 +1,6 @@
 use serde_json::json;
 
 use super::*;
-use crate::podext::container_hash;
 use crate::view::SandboxRecord;
 
 struct Case {
@@ -34,25 +33,9 @@ impl Case {
     }
 
     fn with(mut self, name: &str, state: State, exit_code: i32) -> Self {
-        let hash = container_hash(self.pod.container(name).unwrap().1);
-        self.view.containers.push(ContainerRecord {
-            id: name.into(),
-            sandbox: "s".into(),
-            name: name.into(),
-            attempt: 0,
-            state,
-            created_at: 1,
-            started_at: 2,
-            finished_at: 3,
-            exit_code,
-            reason: String::new(),
-            message: String::new(),
-            image: "i".into(),
-            image_id: "i".into(),
-            hash,
-            log_path: String::new(),
-        });
-        self.ready.insert(name.into());
+        let record = ContainerRecord::for_test(&self.pod, name, state, exit_code);
+        self.ready.insert(record.id.clone());
+        self.view.containers.push(record);
         self
     }
 
