@@ -94,6 +94,8 @@ impl Worker {
                 self.ready.remove(&container_id);
             }
             (Kind::Liveness, true) => {}
+            // It is being stopped already, with all the others.
+            (Kind::Startup | Kind::Liveness, false) if self.stage != Stage::Alive => {}
             (Kind::Startup | Kind::Liveness, false) => {
                 let pod = self.pod.clone();
                 let Some((role, container)) = pod.container(&name) else { return };

@@ -123,6 +123,15 @@ impl Machine {
         }
     }
 
+    /// Ends containerd as a crash would; its pods go on.
+    pub(crate) fn kill_containerd(&mut self) {
+        self.containerd.kill();
+    }
+
+    pub(crate) fn start_containerd(&mut self) {
+        self.containerd.spawn().unwrap();
+    }
+
     pub(crate) fn api<K>(&self) -> Api<K>
     where
         K: kube::Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
