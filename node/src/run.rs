@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
@@ -80,12 +80,12 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     result
 }
 
-/// The first part that ends with an error, or panics.
+/// Why the first part that ends has ended: none does before it is told to.
 async fn ended(tasks: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
-    while let Some(ended) = tasks.join_next().await {
+    if let Some(ended) = tasks.join_next().await {
         ended??;
     }
-    Ok(())
+    bail!("a part of the node ended without being told to; restart skep-node and report this as a bug")
 }
 
 async fn shutdown_or<T>(
