@@ -245,9 +245,17 @@ fn without_directives(value: Value) -> Option<Value> {
                 .collect();
             Some(Value::Object(clean))
         }
-        Value::Array(items) => Some(Value::Array(items.into_iter().filter_map(without_directives).collect())),
+        Value::Array(items) => {
+            let items = items.into_iter().filter(|item| !is_list_directive(item)).filter_map(without_directives);
+            Some(Value::Array(items.collect()))
+        }
         other => Some(other),
     }
+}
+
+/// Is this an item that only says what becomes of the list, or of another item?
+fn is_list_directive(item: &Value) -> bool {
+    matches!(item.get(PATCH).and_then(Value::as_str), Some("delete" | "replace"))
 }
 
 fn is_directive(key: &str) -> bool {

@@ -59,6 +59,25 @@ fn directives_delete_and_replace() {
 }
 
 #[test]
+fn a_list_is_replaced_whether_it_is_there_or_not() {
+    let ips = json!({"status": {"podIPs": [{"$patch": "replace"}, {"ip": "10.0.0.2"}]}});
+    let want = json!({"status": {"podIPs": [{"ip": "10.0.0.2"}]}});
+    for document in [
+        json!({"status": {"podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]}}),
+        json!({"status": {"podIPs": []}}),
+        json!({"status": {"podIPs": null}}),
+        json!({"status": {}}),
+        json!({}),
+    ] {
+        assert_eq!(patched("Pod", document.clone(), ips.clone()), want, "{document}");
+    }
+    let emptied = json!({"status": {"podIPs": [{"$patch": "replace"}]}});
+    assert_eq!(patched("Pod", json!({}), emptied), json!({"status": {"podIPs": []}}));
+    let gone = json!({"status": {"podIPs": [{"$patch": "delete", "ip": "10.0.0.1"}]}});
+    assert_eq!(patched("Pod", json!({"status": {}}), gone), json!({"status": {"podIPs": []}}));
+}
+
+#[test]
 fn null_deletes_and_missing_nulls_are_nothing() {
     let document = json!({"metadata": {"labels": {"a": "1", "b": "2"}}});
     let patch = json!({"metadata": {"labels": {"a": null, "c": null, "d": "4"}, "annotations": {"x": null, "y": "1"}}});
