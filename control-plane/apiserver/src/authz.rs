@@ -7,9 +7,19 @@
 //! | group `system:masters`                  | everything                                                                   |
 //! | user `system:kube-controller-manager`   | everything with resources                                                    |
 //! | user `system:kube-scheduler`            | read all resources; bind, evict and mark pods; leases and events              |
-//! | group `system:nodes`                    | read what pods need; write nodes, their leases, pod status, events; delete pods |
+//! | group `system:nodes`                    | what a node's daemon does, see below                                         |
 //! | everyone identified                     | discovery                                                                    |
 //! | everyone                                | health and version                                                           |
+//!
+//! What a member of `system:nodes` may do, and how that differs from upstream's node authorizer and NodeRestriction:
+//!
+//! - Read pods, services, endpoints, nodes, namespaces, leases, volumes of the whole cluster, as upstream.
+//! - Read Secrets, ConfigMaps and claims by name, never list them. Upstream further demands that a pod of that node uses
+//!   the object; here a node that knows a name can read it. *So a stolen node identity reads every Secret whose name it
+//!   can guess or finds in a pod's spec.*
+//! - Change and delete its own Node, CSINode and node lease only (the user is `system:node:NAME`), as upstream.
+//! - Create any pod, evict or delete any pod and write any pod's status. Upstream allows mirror pods and its own pods only.
+//! - Ask for tokens of any ServiceAccount; upstream of those its pods run as.
 
 use std::fmt::Write as _;
 
@@ -41,7 +51,7 @@ impl Authorizer for BuiltIn {
         match user.name.as_str() {
             "system:kube-controller-manager" => true,
             "system:kube-scheduler" => scheduler_may(request),
-            _ if user.in_group(NODES) => node_may(request),
+            name if user.in_group(NODES) => node_may(name, request),
             _ => false,
         }
     }
@@ -82,10 +92,17 @@ fn scheduler_may(request: &RequestInfo) -> bool {
     }
 }
 
-fn node_may(request: &RequestInfo) -> bool {
+fn node_may(user: &str, request: &RequestInfo) -> bool {
     let resource = request.resource.as_deref().unwrap_or_default();
     let subresource = request.subresource.as_deref();
+    let name = request.name.as_deref();
+    let own = || name.is_some() && user.strip_prefix("system:node:") == name;
     match request.verb {
+        Verb::Get | Verb::List | Verb::Watch
+            if matches!(resource, "secrets" | "configmaps" | "persistentvolumeclaims") =>
+        {
+            name.is_some() && request.namespace.is_some()
+        }
         Verb::Get | Verb::List | Verb::Watch => matches!(
             resource,
             "pods"
@@ -94,12 +111,9 @@ fn node_may(request: &RequestInfo) -> bool {
                 | "endpointslices"
                 | "nodes"
                 | "namespaces"
-                | "configmaps"
-                | "secrets"
                 | "serviceaccounts"
                 | "leases"
                 | "persistentvolumes"
-                | "persistentvolumeclaims"
                 | "runtimeclasses"
                 | "csinodes"
                 | "csidrivers"
@@ -111,14 +125,16 @@ fn node_may(request: &RequestInfo) -> bool {
                 | ("pods", Some("eviction"))
                 | ("serviceaccounts", Some("token"))
         ),
-        Verb::Update | Verb::Patch => matches!(
-            (resource, subresource),
-            ("nodes", None | Some("status"))
-                | ("pods", Some("status"))
-                | ("leases" | "events" | "csinodes", None)
-                | ("services", Some("status"))
-        ),
-        Verb::Delete => matches!((resource, subresource), ("pods" | "leases" | "nodes" | "csinodes", None)),
+        Verb::Update | Verb::Patch => match (resource, subresource) {
+            ("nodes", None | Some("status")) | ("leases" | "csinodes", None) => own(),
+            ("pods", Some("status")) | ("events", None) => true,
+            _ => false,
+        },
+        Verb::Delete => match (resource, subresource) {
+            ("nodes" | "leases" | "csinodes", None) => own(),
+            ("pods", None) => true,
+            _ => false,
+        },
         _ => false,
     }
 }
@@ -188,6 +204,28 @@ mod tests {
         }
         assert!(!BuiltIn.allows(&anonymous, &request(Method::POST, "/healthz")));
         assert!(BuiltIn.allows(&UserInfo::authenticated("x", []), &request(Method::GET, "/apis")));
+    }
+
+    #[test]
+    fn a_node_keeps_to_itself() {
+        let node = UserInfo::authenticated("system:node:n1", [NODES.to_owned()]);
+        let may = |method, uri: &str| BuiltIn.allows(&node, &request(method, uri));
+        const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+        assert!(may(Method::GET, "/api/v1/namespaces/a/secrets/s"));
+        assert!(may(Method::GET, "/api/v1/namespaces/a/secrets?watch=1&fieldSelector=metadata.name%3Ds"));
+        for uri in ["/api/v1/secrets", "/api/v1/namespaces/a/secrets", "/api/v1/namespaces/a/configmaps?watch=1"] {
+            assert!(!may(Method::GET, uri), "{uri}");
+        }
+        // A name alone does not make a list across namespaces one object.
+        assert!(!may(Method::GET, "/api/v1/secrets?fieldSelector=metadata.name%3Ds"));
+        for (own, other) in
+            [("/api/v1/nodes/n1", "/api/v1/nodes/n2"), ("/api/v1/nodes/n1/status", "/api/v1/nodes/n2/status")]
+        {
+            assert!(may(Method::PATCH, own) && !may(Method::PATCH, other));
+        }
+        assert!(may(Method::PUT, &format!("{LEASES}/n1")) && !may(Method::PUT, &format!("{LEASES}/n2")));
+        assert!(may(Method::DELETE, "/api/v1/nodes/n1") && !may(Method::DELETE, "/api/v1/nodes/n2"));
+        assert!(!may(Method::DELETE, "/api/v1/nodes"));
     }
 
     #[test]
