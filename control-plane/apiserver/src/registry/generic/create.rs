@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::StatusCode;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use skep_api::{meta, status::StatusError};
 use skep_storage::{Compare, response_bytes};
 
@@ -23,6 +24,12 @@ pub(crate) struct Written {
     pub(crate) json: Bytes,
 }
 
+/// What the server is to make a name of; none for an object that has one.
+fn name_base(meta: &ObjectMeta) -> Option<String> {
+    let named = meta.name.as_deref().is_some_and(|name| !name.is_empty());
+    meta.generate_name.clone().filter(|base| !named && !base.is_empty())
+}
+
 impl Registry {
     /// Creates `object`, which came from [`Registry::decode_body`].
     pub(crate) async fn create(&self, scope: &Scope<'_>, mut object: Box<dyn Object>) -> Result<Written, StatusError> {
@@ -31,36 +38,35 @@ impl Registry {
             return Err(StatusError::new(500, "", "resourceVersion should not be set on objects to be created"));
         }
         self.take_namespace(scope, meta)?;
-        let base = match (&meta.name, &meta.generate_name) {
-            (None, Some(base)) if !base.is_empty() => Some(base.clone()),
-            (Some(name), Some(base)) if name.is_empty() && !base.is_empty() => Some(base.clone()),
-            _ => None,
+        let Some(base) = name_base(meta) else {
+            let name = meta.name.clone().unwrap_or_default();
+            return self
+                .create_named(scope, &mut *object)
+                .await?
+                .ok_or_else(|| StatusError::already_exists(self.info(), &name));
         };
-        self.stamp(scope, meta);
-        if let Some(base) = &base {
-            meta.name = Some(meta::generate_name(base));
-        }
-        let mut guard = self.admission.create(scope, self.info(), &mut *object).await?;
-        self.strategy.prepare_for_create(&scope.context(), &mut *object);
-        let mut errors = self.metadata_errors(object.meta());
-        errors.extend(self.strategy.validate(&*object));
-        self.check(object.name(), errors)?;
-
-        let mut attempt = 1;
-        loop {
-            let name = object.name().to_owned();
-            match self.try_create(scope, &mut *object, &mut guard).await? {
-                Some(written) => return Ok(written),
-                None => match &base {
-                    Some(base) if attempt < NAME_ATTEMPTS => {
-                        attempt += 1;
-                        object.meta_mut().name = Some(meta::generate_name(base));
-                    }
-                    Some(_) => return Err(StatusError::generate_name_conflict(self.info(), &name, 1)),
-                    None => return Err(StatusError::already_exists(self.info(), &name)),
-                },
+        let mut name = String::new();
+        for _ in 0..NAME_ATTEMPTS {
+            // Each name is a new beginning: what is prepared may depend on it.
+            let mut object = object.boxed_clone();
+            name = meta::generate_name(&base);
+            object.meta_mut().name = Some(name.clone());
+            if let Some(written) = self.create_named(scope, &mut *object).await? {
+                return Ok(written);
             }
         }
+        Err(StatusError::generate_name_conflict(self.info(), &name, 1))
+    }
+
+    /// Creates an object that has its name; none if the name is taken.
+    async fn create_named(&self, scope: &Scope<'_>, object: &mut dyn Object) -> Result<Option<Written>, StatusError> {
+        self.stamp(scope, object.meta_mut());
+        let mut guard = self.admission.create(scope, self.info(), object).await?;
+        self.strategy.prepare_for_create(&scope.context(), object);
+        let mut errors = self.metadata_errors(object.meta());
+        errors.extend(self.strategy.validate(object));
+        self.check(object.name(), errors)?;
+        self.try_create(scope, object, &mut guard).await
     }
 
     /// One attempt with one name; none if the name is taken.
