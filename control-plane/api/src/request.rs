@@ -1,5 +1,6 @@
 //! What a request asks for, read once from its method and URI.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use http::{Method, Uri};
@@ -112,7 +113,7 @@ impl Query {
             .filter(|pair| !pair.is_empty())
             .map(|pair| {
                 let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-                Ok((decode(key, true)?, decode(value, true)?))
+                Ok((decode(key, true)?.into_owned(), decode(value, true)?.into_owned()))
             })
             .collect::<Result<_, _>>()
             .map(Query)
@@ -146,7 +147,7 @@ pub struct RequestInfo {
     /// Whether the path is below a versioned API and names a resource. Discovery paths do not.
     pub is_resource_request: bool,
     /// `api` or `apis`; empty elsewhere.
-    pub api_prefix: String,
+    pub api_prefix: &'static str,
     /// API group; empty for core and outside resources.
     pub group: String,
     /// API version; empty outside resources.
@@ -172,7 +173,7 @@ impl RequestInfo {
             path: path.to_owned(),
             query: Query::parse(uri.query().unwrap_or_default())?,
             is_resource_request: false,
-            api_prefix: String::new(),
+            api_prefix: "",
             group: String::new(),
             version: String::new(),
             namespace: None,
@@ -181,22 +182,20 @@ impl RequestInfo {
             name: None,
             trailing_path: String::new(),
         };
-        let trimmed = path.trim_matches('/');
-        let raw: Vec<&str> = if trimmed.is_empty() { vec![] } else { trimmed.split('/').collect() };
-        let parts: Vec<String> = raw.iter().map(|p| decode(p, false)).collect::<Result<_, _>>()?;
-        let skip = match parts.first().map(String::as_str) {
-            Some("api") if parts.len() >= 3 => 2,
-            Some("apis") if parts.len() >= 4 => 3,
+        let parts = segments(path)?;
+        let skip;
+        (info.api_prefix, skip) = match parts.first().map(|first| &*first.text) {
+            Some("api") if parts.len() >= 3 => ("api", 2),
+            Some("apis") if parts.len() >= 4 => ("apis", 3),
             _ => return Ok(info),
         };
-        info.api_prefix.clone_from(&parts[0]);
-        info.version.clone_from(&parts[skip - 1]);
+        info.version.push_str(&parts[skip - 1].text);
         if skip == 3 {
-            info.group.clone_from(&parts[1]);
+            info.group.push_str(&parts[1].text);
         }
         info.is_resource_request = true;
         info.verb = Verb::of_resource(method);
-        info.read_resource(method, &parts[skip..], &raw[skip..])?;
+        info.read_resource(method, &parts[skip..])?;
         Ok(info)
     }
 
@@ -210,10 +209,9 @@ impl RequestInfo {
         self.verb == Verb::Watch
     }
 
-    /// `parts` are the decoded and `raw` the encoded segments behind the version.
-    fn read_resource(&mut self, method: &Method, parts: &[String], raw: &[&str]) -> Result<(), StatusError> {
-        let (mut parts, mut raw) = (parts, raw);
-        let special = match parts[0].as_str() {
+    /// `parts` are the segments behind the version; there is one at least.
+    fn read_resource(&mut self, method: &Method, mut parts: &[Segment<'_>]) -> Result<(), StatusError> {
+        let special = match &*parts[0].text {
             "watch" => Some(Verb::Watch),
             "proxy" => Some(Verb::Proxy),
             _ => None,
@@ -226,27 +224,32 @@ impl RequestInfo {
                 )));
             }
             self.verb = verb;
-            (parts, raw) = (&parts[1..], &raw[1..]);
+            parts = &parts[1..];
         }
-        if parts[0] == "namespaces" && parts.len() > 1 {
-            self.namespace = Some(checked("Namespace", &parts[1])?);
+        if parts[0].text == "namespaces" && parts.len() > 1 {
+            self.namespace = Some(checked("Namespace", &parts[1].text)?);
             // `status` and `finalize` belong to the namespace object; anything else is a resource inside it.
-            if parts.len() > 2 && !matches!(parts[2].as_str(), "status" | "finalize") {
-                (parts, raw) = (&parts[2..], &raw[2..]);
+            if parts.len() > 2 && !matches!(&*parts[2].text, "status" | "finalize") {
+                parts = &parts[2..];
             }
         }
-        self.resource = Some(parts[0].clone());
+        self.resource = Some(parts[0].text.to_string());
         if let Some(name) = parts.get(1) {
-            self.name = Some(checked("Name", name)?);
+            self.name = Some(checked("Name", &name.text)?);
         }
         let mut used = 2;
         if special.is_none()
             && let Some(subresource) = parts.get(2)
         {
-            self.subresource = Some(subresource.clone());
+            self.subresource = Some(subresource.text.to_string());
             used = 3;
         }
-        self.trailing_path = raw.get(used..).unwrap_or_default().join("/");
+        for (index, part) in parts.iter().skip(used).enumerate() {
+            if index > 0 {
+                self.trailing_path.push('/');
+            }
+            self.trailing_path.push_str(part.raw);
+        }
         if !self.trailing_path.is_empty() && self.path.ends_with('/') {
             self.trailing_path.push('/');
         }
@@ -288,10 +291,31 @@ fn checked(what: &str, segment: &str) -> Result<String, StatusError> {
     Err(StatusError::bad_request(format!("{what} parameter invalid: {}: {why}", quote(segment))))
 }
 
+/// One segment of a path.
+struct Segment<'a> {
+    /// As sent.
+    raw: &'a str,
+    /// Decoded.
+    text: Cow<'a, str>,
+}
+
+fn segments(path: &str) -> Result<Vec<Segment<'_>>, StatusError> {
+    let trimmed = path.trim_matches('/');
+    if trimmed.is_empty() {
+        return Ok(Vec::new());
+    }
+    // `/apis/GROUP/VERSION/namespaces/NAMESPACE/RESOURCE/NAME/SUBRESOURCE`
+    let mut segments = Vec::with_capacity(8);
+    for raw in trimmed.split('/') {
+        segments.push(Segment { raw, text: decode(raw, false)? });
+    }
+    Ok(segments)
+}
+
 /// Percent-decodes; in queries a plus is a space.
-fn decode(text: &str, plus_is_space: bool) -> Result<String, StatusError> {
+fn decode(text: &str, plus_is_space: bool) -> Result<Cow<'_, str>, StatusError> {
     if !text.bytes().any(|b| b == b'%' || (plus_is_space && b == b'+')) {
-        return Ok(text.to_owned());
+        return Ok(Cow::Borrowed(text));
     }
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
@@ -314,6 +338,7 @@ fn decode(text: &str, plus_is_space: bool) -> Result<String, StatusError> {
         }
     }
     String::from_utf8(out)
+        .map(Cow::Owned)
         .map_err(|_| StatusError::bad_request(format!("invalid URL escape: {} is not UTF-8 when decoded", quote(text))))
 }
 

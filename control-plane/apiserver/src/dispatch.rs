@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use futures::FutureExt;
 use http::{HeaderMap, Response, StatusCode};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions as WireDeleteOptions;
@@ -83,7 +84,7 @@ pub(crate) struct Call<'a> {
 type Answer = Result<Response<Body>, StatusError>;
 
 impl<'a> Call<'a> {
-    /// Answers the request.
+    /// Answers the request. Every verb but GET is boxed, or each request would carry room for the largest of them.
     pub(crate) async fn answer(self) -> Answer {
         let registry = self.registries.find(self.request).ok_or_else(StatusError::generic_not_found)?;
         if !self.request.trailing_path.is_empty() {
@@ -100,12 +101,12 @@ impl<'a> Call<'a> {
         match self.request.subresource.as_deref() {
             None => self.resource(registry).await,
             Some(name) if registry.info().subresource(name).is_none() => Err(StatusError::generic_not_found()),
-            Some("status") => self.part(registry, UpdateKind::Status).await,
-            Some("finalize") => self.part(registry, UpdateKind::Finalize).await,
-            Some("scale") => subresource::scale::answer(self, registry).await,
-            Some("binding") => subresource::binding::answer(self, registry).await,
-            Some("eviction") => subresource::eviction::answer(self, registry).await,
-            Some("log") => subresource::log::answer(self, registry).await,
+            Some("status") => self.part(registry, UpdateKind::Status).boxed().await,
+            Some("finalize") => self.part(registry, UpdateKind::Finalize).boxed().await,
+            Some("scale") => subresource::scale::answer(self, registry).boxed().await,
+            Some("binding") => subresource::binding::answer(self, registry).boxed().await,
+            Some("eviction") => subresource::eviction::answer(self, registry).boxed().await,
+            Some("log") => subresource::log::answer(self, registry).boxed().await,
             Some(_) => Err(StatusError::generic_not_found()),
         }
     }
@@ -117,18 +118,19 @@ impl<'a> Call<'a> {
             (Verb::List, _) => {
                 let (options, selection) = self.selected(registry)?;
                 if options.watch {
-                    return self.watch(registry).await;
+                    return self.watch(registry).boxed().await;
                 }
                 let accepted = accept(self.headers)?;
-                registry.list(selection, &options, self.viewer(registry, &accepted)?, &accepted).await
+                let viewer = self.viewer(registry, &accepted)?;
+                registry.list(selection, &options, viewer, &accepted).boxed().await
             }
-            (Verb::Watch, _) => self.watch(registry).await,
-            (Verb::Create, None) => self.create(registry).await,
-            (Verb::Update, Some(name)) => self.update(registry, name, UpdateKind::Main).await,
-            (Verb::Patch, Some(name)) => self.patch(registry, name, UpdateKind::Main).await,
-            (Verb::Delete, Some(name)) => self.delete(registry, name).await,
+            (Verb::Watch, _) => self.watch(registry).boxed().await,
+            (Verb::Create, None) => self.create(registry).boxed().await,
+            (Verb::Update, Some(name)) => self.update(registry, name, UpdateKind::Main).boxed().await,
+            (Verb::Patch, Some(name)) => self.patch(registry, name, UpdateKind::Main).boxed().await,
+            (Verb::Delete, Some(name)) => self.delete(registry, name).boxed().await,
             (Verb::DeleteCollection, _) if registry.info().has_verb("deletecollection") => {
-                self.delete_collection(registry).await
+                self.delete_collection(registry).boxed().await
             }
             _ => Err(self.wrong_method()),
         }

@@ -1,7 +1,6 @@
 //! `/metrics`, with upstream's names.
 
 use std::{
-    borrow::Cow,
     sync::atomic::{AtomicI64, AtomicU64},
     time::Duration,
 };
@@ -15,6 +14,7 @@ use prometheus_client::{
 };
 use skep_api::{
     request::{RequestInfo, Verb},
+    resource::ResourceInfo,
     status::StatusError,
 };
 use skep_storage::Storage;
@@ -27,10 +27,10 @@ use crate::{
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Request {
     verb: &'static str,
-    group: Cow<'static, str>,
-    version: Cow<'static, str>,
-    resource: Cow<'static, str>,
-    subresource: Cow<'static, str>,
+    group: &'static str,
+    version: &'static str,
+    resource: &'static str,
+    subresource: &'static str,
     scope: &'static str,
     component: &'static str,
     code: u32,
@@ -40,10 +40,10 @@ struct Request {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Timed {
     verb: &'static str,
-    group: Cow<'static, str>,
-    version: Cow<'static, str>,
-    resource: Cow<'static, str>,
-    subresource: Cow<'static, str>,
+    group: &'static str,
+    version: &'static str,
+    resource: &'static str,
+    subresource: &'static str,
     scope: &'static str,
     component: &'static str,
 }
@@ -71,9 +71,11 @@ pub(crate) struct Counted {
 }
 
 impl Counted {
-    /// `known` tells that the request's resource is served.
-    pub(crate) fn new(request: &RequestInfo, known: bool) -> Self {
-        let own = |text: &str| if known { Cow::Owned(text.to_owned()) } else { Cow::Borrowed("") };
+    /// `resource` is the request's, if it is served.
+    pub(crate) fn new(request: &RequestInfo, resource: Option<&'static ResourceInfo>) -> Self {
+        let text = |of: fn(&'static ResourceInfo) -> &'static str| resource.map(of).unwrap_or_default();
+        let subresource = request.subresource.as_deref();
+        let subresource = resource.zip(subresource).and_then(|(resource, name)| resource.subresource(name));
         let verb = match request.verb {
             Verb::Get | Verb::Head => "GET",
             Verb::List => "LIST",
@@ -96,10 +98,10 @@ impl Counted {
         Self {
             timed: Timed {
                 verb,
-                group: own(&request.group),
-                version: own(&request.version),
-                resource: own(request.resource.as_deref().unwrap_or_default()),
-                subresource: own(request.subresource.as_deref().unwrap_or_default()),
+                group: text(|resource| &resource.group),
+                version: text(|resource| &resource.version),
+                resource: text(|resource| &resource.plural),
+                subresource: subresource.map(|subresource| &*subresource.name).unwrap_or_default(),
                 scope,
                 component: "apiserver",
             },

@@ -64,7 +64,7 @@ pub(crate) struct Shared {
 #[derive(Clone)]
 pub struct ApiService {
     shared: Arc<Shared>,
-    user: Option<UserInfo>,
+    user: Option<Arc<UserInfo>>,
 }
 
 impl ApiService {
@@ -74,7 +74,7 @@ impl ApiService {
 
     /// The same service, acting as `user` where a request does not say otherwise.
     pub fn with_user(&self, user: UserInfo) -> Self {
-        Self { shared: Arc::clone(&self.shared), user: Some(user) }
+        Self { shared: Arc::clone(&self.shared), user: Some(Arc::new(user)) }
     }
 }
 
@@ -101,17 +101,17 @@ where
 }
 
 impl Shared {
-    async fn handle(&self, request: Request<RequestBody>, user: Option<UserInfo>) -> Response<Body> {
+    async fn handle(&self, request: Request<RequestBody>, user: Option<Arc<UserInfo>>) -> Response<Body> {
         let started = Instant::now();
         let (mut parts, body) = request.into_parts();
-        let audit_id =
-            parts.headers.get(AUDIT_ID).cloned().or_else(|| HeaderValue::try_from(Uuid::new_v4().to_string()).ok());
-        let user = parts.extensions.remove::<UserInfo>().or(user).unwrap_or_else(UserInfo::anonymous);
+        let audit_id = parts.headers.get(AUDIT_ID).cloned().or_else(new_audit_id);
+        let own = parts.extensions.remove::<UserInfo>().map(Arc::new);
+        let user = own.or(user).unwrap_or_else(|| Arc::new(UserInfo::anonymous()));
         let head = parts.method == Method::HEAD;
         let mut counted = None;
         let mut response = match RequestInfo::parse(&parts.method, &parts.uri) {
             Ok(info) => {
-                counted = Some(Counted::new(&info, self.registries.find(&info).is_some()));
+                counted = Some(Counted::new(&info, self.registries.find(&info).map(|registry| registry.info())));
                 let answer = AssertUnwindSafe(self.answer(&info, &parts.headers, body, &user)).catch_unwind().await;
                 match answer {
                     Ok(Ok(response)) => response,
@@ -207,6 +207,15 @@ impl Shared {
         let running = Running(self.metrics.long_running.clone());
         response.map(|body| body.guarded(running, self.shutdown.clone()))
     }
+}
+
+/// What a client without an audit ID of its own is given.
+fn new_audit_id() -> Option<HeaderValue> {
+    let mut text = Uuid::encode_buffer();
+    let mut value = HeaderValue::from_str(Uuid::new_v4().as_hyphenated().encode_lower(&mut text)).ok()?;
+    // No two are the same: to remember them for the compression of later headers would be in vain.
+    value.set_sensitive(true);
+    Some(value)
 }
 
 /// Server faults are worth a line; what clients do wrong is not.

@@ -121,6 +121,9 @@ pub(crate) fn alternatives(headers: &HeaderMap) -> Vec<Alternative<'_>> {
 
 /// Agrees on the encoding of objects, or answers 406.
 pub(crate) fn accept(headers: &HeaderMap) -> Result<Accepted, StatusError> {
+    if !headers.contains_key(header::ACCEPT) {
+        return Ok(Accepted { format: Format::Json, view: View::Whole });
+    }
     let found = alternatives(headers);
     let found = found.iter().filter_map(|alternative| {
         let accepted = Accepted { format: alternative.format()?, view: alternative.view()? };
