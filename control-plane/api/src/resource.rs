@@ -1,6 +1,15 @@
 //! The table of resources: what discovery lists, what the router accepts and what errors call things.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
+
+mod apps;
+mod batch;
+mod coordination;
+mod core;
+mod discovery;
+mod networking;
+mod row;
 
 /// A string that is static for built-in resources and owned for resources made at run time.
 pub type Str = Cow<'static, str>;
@@ -89,193 +98,16 @@ fn qualified(name: &Str, group: &str) -> Str {
     if group.is_empty() { name.clone() } else { format!("{name}.{group}").into() }
 }
 
-macro_rules! strs {
-    ($($s:expr),* $(,)?) => {{
-        const LIST: &[Str] = &[$(Cow::Borrowed($s)),*];
-        LIST
-    }};
-}
+/// The groups' rows, sorted by the groups' names.
+static GROUPS: &[&[ResourceInfo]] =
+    &[core::ROWS, apps::ROWS, batch::ROWS, coordination::ROWS, discovery::ROWS, networking::ROWS];
 
-const CRUD: &[Str] = strs!["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
-/// Namespaces: a collection of them cannot be deleted.
-const CRUD_ONE_BY_ONE: &[Str] = strs!["create", "delete", "get", "list", "patch", "update", "watch"];
-const GET_PATCH_UPDATE: &[Str] = strs!["get", "patch", "update"];
-const CREATE: &[Str] = strs!["create"];
-const GET: &[Str] = strs!["get"];
-const UPDATE: &[Str] = strs!["update"];
-
-const fn sub(name: &'static str, kind: &'static str, verbs: &'static [Str]) -> SubresourceInfo {
-    sub_of(name, "", "", kind, verbs)
-}
-
-const fn sub_of(
-    name: &'static str,
-    group: &'static str,
-    version: &'static str,
-    kind: &'static str,
-    verbs: &'static [Str],
-) -> SubresourceInfo {
-    SubresourceInfo {
-        name: Cow::Borrowed(name),
-        group: Cow::Borrowed(group),
-        version: Cow::Borrowed(version),
-        kind: Cow::Borrowed(kind),
-        verbs: Cow::Borrowed(verbs),
-    }
-}
-
-/// A row of the table as written down here.
-struct Row {
-    group: &'static str,
-    kind: &'static str,
-    plural: &'static str,
-    singular: &'static str,
-    short_names: &'static [Str],
-    categories: &'static [Str],
-    namespaced: bool,
-    verbs: &'static [Str],
-    subresources: &'static [SubresourceInfo],
-}
-
-/// What most rows say.
-const ROW: Row = Row {
-    group: CORE,
-    kind: "",
-    plural: "",
-    singular: "",
-    short_names: NONE,
-    categories: NONE,
-    namespaced: true,
-    verbs: CRUD,
-    subresources: &[],
-};
-
-const fn resource(row: Row) -> ResourceInfo {
-    ResourceInfo {
-        group: Cow::Borrowed(row.group),
-        version: Cow::Borrowed("v1"),
-        kind: Cow::Borrowed(row.kind),
-        plural: Cow::Borrowed(row.plural),
-        singular: Cow::Borrowed(row.singular),
-        short_names: Cow::Borrowed(row.short_names),
-        categories: Cow::Borrowed(row.categories),
-        namespaced: row.namespaced,
-        verbs: Cow::Borrowed(row.verbs),
-        subresources: Cow::Borrowed(row.subresources),
-    }
-}
-
-const NONE: &[Str] = &[];
-const ALL: &[Str] = strs!["all"];
-const CORE: &str = "";
-const APPS: &str = "apps";
-
-const NAMESPACE_SUBS: &[SubresourceInfo] =
-    &[sub("finalize", "Namespace", UPDATE), sub("status", "Namespace", GET_PATCH_UPDATE)];
-const NODE_SUBS: &[SubresourceInfo] = &[sub("status", "Node", GET_PATCH_UPDATE)];
-const POD_SUBS: &[SubresourceInfo] = &[
-    sub("binding", "Binding", CREATE),
-    sub_of("eviction", "policy", "v1", "Eviction", CREATE),
-    sub("log", "Pod", GET),
-    sub("status", "Pod", GET_PATCH_UPDATE),
-];
-const SERVICE_SUBS: &[SubresourceInfo] = &[sub("status", "Service", GET_PATCH_UPDATE)];
-const DEPLOYMENT_SUBS: &[SubresourceInfo] =
-    &[sub_of("scale", "autoscaling", "v1", "Scale", GET_PATCH_UPDATE), sub("status", "Deployment", GET_PATCH_UPDATE)];
-const REPLICA_SET_SUBS: &[SubresourceInfo] =
-    &[sub_of("scale", "autoscaling", "v1", "Scale", GET_PATCH_UPDATE), sub("status", "ReplicaSet", GET_PATCH_UPDATE)];
-
-static BUILT_IN: &[ResourceInfo] = &[
-    resource(Row { kind: "ConfigMap", plural: "configmaps", singular: "configmap", short_names: strs!["cm"], ..ROW }),
-    resource(Row { kind: "Endpoints", plural: "endpoints", singular: "endpoints", short_names: strs!["ep"], ..ROW }),
-    resource(Row { kind: "Event", plural: "events", singular: "event", short_names: strs!["ev"], ..ROW }),
-    resource(Row {
-        kind: "Namespace",
-        plural: "namespaces",
-        singular: "namespace",
-        short_names: strs!["ns"],
-        namespaced: false,
-        verbs: CRUD_ONE_BY_ONE,
-        subresources: NAMESPACE_SUBS,
-        ..ROW
-    }),
-    resource(Row {
-        kind: "Node",
-        plural: "nodes",
-        singular: "node",
-        short_names: strs!["no"],
-        namespaced: false,
-        subresources: NODE_SUBS,
-        ..ROW
-    }),
-    resource(Row {
-        kind: "Pod",
-        plural: "pods",
-        singular: "pod",
-        short_names: strs!["po"],
-        categories: ALL,
-        subresources: POD_SUBS,
-        ..ROW
-    }),
-    resource(Row { kind: "Secret", plural: "secrets", singular: "secret", ..ROW }),
-    resource(Row {
-        kind: "ServiceAccount",
-        plural: "serviceaccounts",
-        singular: "serviceaccount",
-        short_names: strs!["sa"],
-        ..ROW
-    }),
-    resource(Row {
-        kind: "Service",
-        plural: "services",
-        singular: "service",
-        short_names: strs!["svc"],
-        categories: ALL,
-        subresources: SERVICE_SUBS,
-        ..ROW
-    }),
-    resource(Row {
-        group: APPS,
-        kind: "Deployment",
-        plural: "deployments",
-        singular: "deployment",
-        short_names: strs!["deploy"],
-        categories: ALL,
-        subresources: DEPLOYMENT_SUBS,
-        ..ROW
-    }),
-    resource(Row {
-        group: APPS,
-        kind: "ReplicaSet",
-        plural: "replicasets",
-        singular: "replicaset",
-        short_names: strs!["rs"],
-        categories: ALL,
-        subresources: REPLICA_SET_SUBS,
-        ..ROW
-    }),
-    resource(Row { group: "coordination.k8s.io", kind: "Lease", plural: "leases", singular: "lease", ..ROW }),
-    resource(Row {
-        group: "discovery.k8s.io",
-        kind: "EndpointSlice",
-        plural: "endpointslices",
-        singular: "endpointslice",
-        ..ROW
-    }),
-    resource(Row {
-        group: "networking.k8s.io",
-        kind: "IPAddress",
-        plural: "ipaddresses",
-        singular: "ipaddress",
-        short_names: strs!["ip"],
-        namespaced: false,
-        ..ROW
-    }),
-];
+static BUILT_IN: LazyLock<Vec<ResourceInfo>> =
+    LazyLock::new(|| GROUPS.iter().flat_map(|rows| rows.iter().cloned()).collect());
 
 /// The resources skep serves of its own, sorted by group and plural name.
 pub fn built_in() -> &'static [ResourceInfo] {
-    BUILT_IN
+    &BUILT_IN
 }
 
 /// The built-in resource served under that group, version and plural name.

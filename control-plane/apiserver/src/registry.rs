@@ -1,7 +1,11 @@
 //! Registries: where requests become objects in etcd.
 
+pub(crate) mod batch;
+pub(crate) mod cell;
 pub(crate) mod checks;
 pub(crate) mod config_map;
+pub(crate) mod controller_revision;
+pub(crate) mod daemon_set;
 pub(crate) mod deployment;
 pub(crate) mod endpoint_slice;
 pub(crate) mod endpoints;
@@ -10,15 +14,21 @@ pub(crate) mod event;
 pub(crate) mod generic;
 pub(crate) mod ip_address;
 pub(crate) mod lease;
+pub(crate) mod limit_range;
 pub(crate) mod namespace;
 pub(crate) mod node;
 pub(crate) mod object;
+pub(crate) mod persistent_volume;
+pub(crate) mod persistent_volume_claim;
 pub(crate) mod pod;
 pub(crate) mod pod_template;
 pub(crate) mod replica_set;
+pub(crate) mod replication_controller;
+pub(crate) mod resource_quota;
 pub(crate) mod secret;
 pub(crate) mod service;
 pub(crate) mod service_account;
+pub(crate) mod stateful_set;
 pub mod strategy;
 pub(crate) mod table;
 pub(crate) mod table_info;

@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as WireQuantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector as WireSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use serde::Serialize;
 use skep_api::Quantity;
 use skep_api::field::{Error, Errors, Path};
+use skep_api::meta;
 use skep_api::name::{self, Validator};
 
 pub(crate) const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
@@ -52,6 +55,62 @@ pub(crate) fn port(errors: &mut Errors, path: &Path<'_>, port: &IntOrString) {
             errors.extend(complaints.into_iter().map(|m| Error::invalid(path, number, m)));
         }
         IntOrString::String(text) => name(errors, path, text, name::port_name),
+    }
+}
+
+/// A number, or a percentage.
+pub(crate) fn amount(errors: &mut Errors, path: &Path<'_>, amount: &IntOrString) {
+    match amount {
+        IntOrString::Int(n) => not_negative(errors, path, Some(*n)),
+        IntOrString::String(text) => {
+            let digits = text.strip_suffix('%').unwrap_or_default();
+            if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+                let why = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or \
+                           '93%', regex used for validation is '[0-9]+%')";
+                errors.push(Error::invalid(path, text, why));
+            }
+        }
+    }
+}
+
+/// The number of such an amount; a percentage without its sign.
+pub(crate) fn amount_number(amount: &IntOrString) -> i32 {
+    match amount {
+        IntOrString::Int(n) => *n,
+        IntOrString::String(s) => s.strip_suffix('%').and_then(|p| p.parse().ok()).unwrap_or(0),
+    }
+}
+
+/// A percentage may not be above the whole.
+pub(crate) fn not_more_than_all(errors: &mut Errors, path: &Path<'_>, amount: &IntOrString) {
+    if matches!(amount, IntOrString::String(_)) && amount_number(amount) > 100 {
+        errors.push(Error::invalid(path, amount, "must not be greater than 100%"));
+    }
+}
+
+/// A value that must stay as it was.
+pub(crate) fn immutable<T: PartialEq + Serialize>(errors: &mut Errors, path: &Path<'_>, new: &T, old: &T) {
+    if new != old {
+        errors.push(Error::invalid(path, new, meta::IMMUTABLE));
+    }
+}
+
+/// A text that must be there.
+pub(crate) fn required(errors: &mut Errors, path: &Path<'_>, value: &str) {
+    if value.is_empty() {
+        errors.push(Error::required(path, ""));
+    }
+}
+
+/// A label selector.
+pub(crate) fn selector(errors: &mut Errors, path: &Path<'_>, selector: &WireSelector) {
+    errors.extend(meta::validate_label_selector(selector, path));
+}
+
+/// Sets a text that is empty or missing.
+pub(crate) fn or(field: &mut Option<String>, value: &str) {
+    if text(field).is_empty() {
+        *field = Some(value.to_owned());
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use skep_api::field::{Error, Errors, Path};
 use skep_api::resource::ResourceInfo;
 
-use super::checks::{not_negative, text};
+use super::checks::{amount, amount_number, not_negative, text};
 use super::strategy::{Column, Context, Scale, Strategy, age};
 use super::table_info::info;
 use super::workload;
@@ -213,32 +213,13 @@ fn validate_rolling(rolling: &RollingUpdateDeployment, path: &Path<'_>, errors: 
     let unavailable = rolling.max_unavailable.clone().unwrap_or_default();
     let surge = rolling.max_surge.clone().unwrap_or_default();
     let at = path.child("maxUnavailable");
-    validate_amount(&unavailable, &at, errors);
-    validate_amount(&surge, &path.child("maxSurge"), errors);
-    let number = |amount: &IntOrString| match amount {
-        IntOrString::Int(n) => *n,
-        IntOrString::String(s) => s.strip_suffix('%').and_then(|p| p.parse().ok()).unwrap_or(0),
-    };
-    if number(&unavailable) == 0 && number(&surge) == 0 {
+    amount(errors, &at, &unavailable);
+    amount(errors, &path.child("maxSurge"), &surge);
+    if amount_number(&unavailable) == 0 && amount_number(&surge) == 0 {
         errors.push(Error::invalid(&at, &unavailable, "may not be 0 when `maxSurge` is 0"));
     }
-    if matches!(unavailable, IntOrString::String(_)) && number(&unavailable) > 100 {
+    if matches!(unavailable, IntOrString::String(_)) && amount_number(&unavailable) > 100 {
         errors.push(Error::invalid(&at, &unavailable, "must not be greater than 100%"));
-    }
-}
-
-/// A number, or a percentage.
-fn validate_amount(amount: &IntOrString, path: &Path<'_>, errors: &mut Errors) {
-    match amount {
-        IntOrString::Int(n) => not_negative(errors, path, Some(*n)),
-        IntOrString::String(text) => {
-            let digits = text.strip_suffix('%').unwrap_or_default();
-            if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
-                let why = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or \
-                           '93%', regex used for validation is '[0-9]+%')";
-                errors.push(Error::invalid(path, text, why));
-            }
-        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Strategies behind one object-safe face, so that the registry is compiled once and not once for each resource.
 
 use jiff::Timestamp;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use skep_api::{field, name::Validator, options::DeleteOptions, resource::ResourceInfo, status::StatusError};
 use skep_storage::SelectableField;
@@ -19,6 +20,8 @@ pub(crate) enum UpdateKind {
     Status,
     /// The `finalize` subresource of namespaces.
     Finalize,
+    /// The `approval` subresource of certificate signing requests.
+    Approval,
     /// Set by the server itself (binding): what the strategy would reset stays.
     Internal,
 }
@@ -45,6 +48,7 @@ pub(crate) trait AnyStrategy: Send + Sync {
     fn default(&self, object: &mut dyn Object);
     fn prepare_for_create(&self, ctx: &Context<'_>, object: &mut dyn Object);
     fn validate(&self, object: &dyn Object) -> Vec<field::Error>;
+    fn validate_create(&self, object: &dyn Object) -> Vec<field::Error>;
     fn name_validator(&self) -> Validator;
     fn prepare_for_update(&self, kind: UpdateKind, ctx: &Context<'_>, object: &mut dyn Object, old: &dyn Object);
     fn validate_update(&self, kind: UpdateKind, object: &dyn Object, old: &dyn Object) -> Vec<field::Error>;
@@ -63,6 +67,7 @@ pub(crate) trait AnyStrategy: Send + Sync {
     fn prepare_for_deletion(&self, object: &mut dyn Object);
     fn has_own_finalizers(&self, object: &dyn Object) -> bool;
     fn returns_deleted_object(&self) -> bool;
+    fn orphans_by_default(&self) -> bool;
 
     fn reserves(&self) -> bool;
     fn reserve(&self, change: AnyChange<'_>, reservation: &mut Reservation) -> Result<(), StatusError>;
@@ -100,15 +105,11 @@ impl<S: Strategy> AnyStrategy for Erased<S> {
     }
 
     fn decode(&self, json: &[u8], unknown: &mut UnknownFields) -> serde_json::Result<Box<dyn Object>> {
-        let mut reader = serde_json::Deserializer::from_slice(json);
-        let object: S::Object = serde_ignored::deserialize(&mut reader, |path| unknown.push(path_text(&path)))?;
-        reader.end()?;
-        Ok(Box::new(object))
+        Ok(Box::new(read_json::<S::Object>(json, unknown)?))
     }
 
     fn decode_value(&self, json: Value, unknown: &mut UnknownFields) -> serde_json::Result<Box<dyn Object>> {
-        let object: S::Object = serde_ignored::deserialize(json, |path| unknown.push(path_text(&path)))?;
-        Ok(Box::new(object))
+        Ok(Box::new(read_value::<S::Object>(json, unknown)?))
     }
 
     fn default(&self, object: &mut dyn Object) {
@@ -123,6 +124,10 @@ impl<S: Strategy> AnyStrategy for Erased<S> {
         self.0.validate(Self::typed(object))
     }
 
+    fn validate_create(&self, object: &dyn Object) -> Vec<field::Error> {
+        self.0.validate_create(Self::typed(object))
+    }
+
     fn name_validator(&self) -> Validator {
         self.0.name_validator()
     }
@@ -133,6 +138,7 @@ impl<S: Strategy> AnyStrategy for Erased<S> {
             UpdateKind::Main => self.0.prepare_for_update(ctx, object, old),
             UpdateKind::Status => self.0.prepare_for_status_update(ctx, object, old),
             UpdateKind::Finalize => self.0.prepare_for_finalize(ctx, object, old),
+            UpdateKind::Approval => self.0.prepare_for_approval(ctx, object, old),
             UpdateKind::Internal => {}
         }
     }
@@ -147,6 +153,7 @@ impl<S: Strategy> AnyStrategy for Erased<S> {
             }
             UpdateKind::Status => self.0.validate_status_update(object, old),
             UpdateKind::Finalize => self.0.validate(object),
+            UpdateKind::Approval => self.0.validate_approval(object, old),
             UpdateKind::Internal => Vec::new(),
         }
     }
@@ -199,6 +206,10 @@ impl<S: Strategy> AnyStrategy for Erased<S> {
         self.0.returns_deleted_object()
     }
 
+    fn orphans_by_default(&self) -> bool {
+        self.0.orphans_by_default()
+    }
+
     fn reserves(&self) -> bool {
         self.0.reserves()
     }
@@ -221,6 +232,19 @@ impl<S: Strategy> AnyStrategy for Erased<S> {
     fn row(&self, object: &dyn Object, now: Timestamp) -> Vec<Value> {
         self.0.row(Self::typed(object), now)
     }
+}
+
+/// Reads a typed object and notes the fields it does not know.
+pub(crate) fn read_json<T: DeserializeOwned>(json: &[u8], unknown: &mut UnknownFields) -> serde_json::Result<T> {
+    let mut reader = serde_json::Deserializer::from_slice(json);
+    let object = serde_ignored::deserialize(&mut reader, |path| unknown.push(path_text(&path)))?;
+    reader.end()?;
+    Ok(object)
+}
+
+/// The same from JSON that was parsed.
+pub(crate) fn read_value<T: DeserializeOwned>(json: Value, unknown: &mut UnknownFields) -> serde_json::Result<T> {
+    serde_ignored::deserialize(json, |path| unknown.push(path_text(&path)))
 }
 
 /// `spec.containers[0].image`, as upstream names a field.

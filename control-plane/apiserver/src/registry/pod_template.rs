@@ -8,10 +8,13 @@ mod probe;
 mod resources;
 mod scheduling;
 mod spec;
+mod strategy;
 #[cfg(test)]
 mod tests;
 mod volume;
 mod volume_mount;
 
 pub(crate) use defaults::set_defaults;
+pub(crate) use scheduling::validate_tolerations;
 pub(crate) use spec::{validate_spec, validate_template};
+pub(crate) use strategy::PodTemplates;

@@ -6,11 +6,12 @@
 //!
 //! | request          | hooks                                                                                                  |
 //! |------------------|--------------------------------------------------------------------------------------------------------|
-//! | create           | `default`, `prepare_for_create`, `validate`, `reserve`                                                  |
+//! | create           | `default`, `prepare_for_create`, `validate`, `validate_create`, `reserve`                               |
 //! | update, patch    | `default`, `prepare_for_update`, `validate`, `validate_update`, `reserve`                               |
 //! | `.../status`     | `default`, `prepare_for_status_update`, `validate_status_update`                                        |
 //! | `.../scale`      | `set_scale`, then as update                                                                             |
 //! | `.../finalize`   | `default`, `prepare_for_finalize`, `validate`                                                           |
+//! | `.../approval`   | `default`, `prepare_for_approval`, `validate_approval`                                                  |
 //! | delete           | `check_delete`, `grace_period`; if it must wait `prepare_for_deletion`; else `reserve` ([`Change::Delete`]) |
 //!
 //! Object metadata (names, labels, uid, generation, timestamps, finalizers) belongs to the registry: a strategy does not
@@ -117,6 +118,13 @@ impl Column {
         "string",
         "CreationTimestamp is a timestamp representing the server time when this object was created.",
     );
+
+    /// The second column of tables that upstream does not design.
+    pub const CREATED_AT: Self = Self::new(
+        "Created At",
+        "date",
+        "CreationTimestamp is a timestamp representing the server time when this object was created.",
+    );
 }
 
 /// How a delete request treats this object.
@@ -164,6 +172,12 @@ pub trait Strategy: Send + Sync + 'static {
 
     /// Checks a new object, and on update the new state by itself. Metadata was checked before.
     fn validate(&self, object: &Self::Object) -> Vec<field::Error> {
+        let _ = object;
+        Vec::new()
+    }
+
+    /// Checks what is demanded of new objects only.
+    fn validate_create(&self, object: &Self::Object) -> Vec<field::Error> {
         let _ = object;
         Vec::new()
     }
@@ -232,6 +246,17 @@ pub trait Strategy: Send + Sync + 'static {
         let _ = (ctx, object, old);
     }
 
+    /// Keeps everything but what `approval` may change from `old` (CertificateSigningRequest: its conditions).
+    fn prepare_for_approval(&self, ctx: &Context<'_>, object: &mut Self::Object, old: &Self::Object) {
+        let _ = (ctx, object, old);
+    }
+
+    /// Checks an update of `approval`.
+    fn validate_approval(&self, object: &Self::Object, old: &Self::Object) -> Vec<field::Error> {
+        let _ = (object, old);
+        Vec::new()
+    }
+
     /// The `scale` subresource of this object; none when the resource has none. Metadata of the answer is filled in by
     /// the registry; spec and status (replicas, selector as a string) are the strategy's.
     fn scale(&self, object: &Self::Object) -> Option<Scale> {
@@ -272,6 +297,11 @@ pub trait Strategy: Send + Sync + 'static {
 
     /// Whether an immediate deletion answers with the object (Pod, Service, ServiceAccount) or with a Status.
     fn returns_deleted_object(&self) -> bool {
+        false
+    }
+
+    /// Whether a deletion that says nothing about dependents leaves them (upstream: ReplicationControllers, Jobs).
+    fn orphans_by_default(&self) -> bool {
         false
     }
 

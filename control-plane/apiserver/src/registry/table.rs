@@ -7,7 +7,10 @@ use skep_storage::ResourceSchema;
 use crate::{Config, error::Result};
 
 use super::{
+    batch::{CronJobs, Jobs},
     config_map::ConfigMaps,
+    controller_revision::ControllerRevisions,
+    daemon_set::DaemonSets,
     deployment::Deployments,
     endpoint_slice::EndpointSlices,
     endpoints::EndpointsStrategy,
@@ -15,13 +18,20 @@ use super::{
     event::Events,
     ip_address::IpAddresses,
     lease::Leases,
+    limit_range::LimitRanges,
     namespace::Namespaces,
     node::Nodes,
+    persistent_volume::PersistentVolumes,
+    persistent_volume_claim::PersistentVolumeClaims,
     pod::Pods,
+    pod_template::PodTemplates,
     replica_set::ReplicaSets,
+    replication_controller::ReplicationControllers,
+    resource_quota::ResourceQuotas,
     secret::Secrets,
     service::{self, NODE_PORT_PREFIX, Services},
     service_account::ServiceAccounts,
+    stateful_set::StatefulSets,
     strategy::Strategy,
 };
 
@@ -60,6 +70,17 @@ pub(crate) fn strategies(allocators: Option<&Allocators>) -> Vec<Box<dyn AnyStra
     table.add(Leases);
     table.add(EndpointSlices);
     table.add(IpAddresses);
+    table.add(LimitRanges);
+    table.add(PersistentVolumeClaims);
+    table.add(PersistentVolumes);
+    table.add(PodTemplates);
+    table.add(ReplicationControllers);
+    table.add(ResourceQuotas);
+    table.add(ControllerRevisions);
+    table.add(DaemonSets);
+    table.add(StatefulSets);
+    table.add(CronJobs);
+    table.add(Jobs);
     table.0
 }
 

@@ -40,11 +40,30 @@ pub(crate) fn validate(
         validate_match(selector, template, &path.child("template"), &mut errors);
     }
     errors.extend(problems);
-    validate_template(template, &path.child("template"), &mut errors);
+    validate_template("ReplicaSet", template, &path.child("template"), &mut errors);
     errors
 }
 
-fn validate_match(selector: &WireSelector, template: &PodTemplateSpec, path: &Path<'_>, errors: &mut Errors) {
+/// A selector that must say something, and fit the template's labels.
+pub(crate) fn validate_selector(kind: &str, selector: &WireSelector, template: &PodTemplateSpec, errors: &mut Errors) {
+    let path = Path::new("spec.selector");
+    let problems = meta::validate_label_selector(selector, &path);
+    let valid = problems.is_empty();
+    errors.extend(problems);
+    if *selector == WireSelector::default() {
+        errors.push(Error::invalid(&path, selector, format!("empty selector is invalid for {kind}")));
+    }
+    if valid {
+        validate_match(selector, template, &Path::new("spec.template"), errors);
+    }
+}
+
+pub(crate) fn validate_match(
+    selector: &WireSelector,
+    template: &PodTemplateSpec,
+    path: &Path<'_>,
+    errors: &mut Errors,
+) {
     let Ok(selector) = LabelSelector::try_from(selector) else { return };
     let labels = template.metadata.as_ref().and_then(|m| m.labels.as_ref());
     if !selector.matches(|key| labels.and_then(|l| l.get(key)).map(String::as_str)) {
@@ -52,13 +71,14 @@ fn validate_match(selector: &WireSelector, template: &PodTemplateSpec, path: &Pa
     }
 }
 
-fn no_match(template: &PodTemplateSpec, path: &Path<'_>, errors: &mut Errors) {
+pub(crate) fn no_match(template: &PodTemplateSpec, path: &Path<'_>, errors: &mut Errors) {
     let labels = template.metadata.as_ref().and_then(|m| m.labels.as_ref());
     let why = "`selector` does not match template `labels`";
     errors.push(Error::invalid(&path.child("metadata.labels"), labels, why));
 }
 
-fn validate_template(template: &PodTemplateSpec, path: &Path<'_>, errors: &mut Errors) {
+/// Checks the template of a workload whose pods run for ever.
+pub(crate) fn validate_template(kind: &str, template: &PodTemplateSpec, path: &Path<'_>, errors: &mut Errors) {
     errors.extend(pod_template::validate_template(template, path));
     let empty = PodSpec::default();
     let spec = template.spec.as_ref().unwrap_or(&empty);
@@ -67,7 +87,7 @@ fn validate_template(template: &PodTemplateSpec, path: &Path<'_>, errors: &mut E
         errors.push(Error::not_supported(&path.child("spec.restartPolicy"), policy, &["Always"]));
     }
     if spec.active_deadline_seconds.is_some() {
-        let why = "activeDeadlineSeconds in ReplicaSet is not Supported";
+        let why = format!("activeDeadlineSeconds in {kind} is not Supported");
         errors.push(Error::forbidden(&path.child("spec.activeDeadlineSeconds"), why));
     }
 }

@@ -197,7 +197,7 @@ impl Registry {
 
     /// Decides what happens to `object` and marks it if it stays.
     fn plan(&self, now: Timestamp, object: &mut dyn Object, options: &DeleteOptions) -> Plan {
-        let finalizers_changed = set_propagation(object, options);
+        let finalizers_changed = set_propagation(object, options, self.strategy.orphans_by_default());
         let (mut changed, mut grace) = (finalizers_changed, 0);
         if object.meta().deletion_timestamp.is_some() {
             // A deletion that is under way can only be made faster.
@@ -238,13 +238,13 @@ fn later(time: Timestamp, seconds: i64) -> Timestamp {
 }
 
 /// Adds or removes the finalizers that carry the propagation policy. Tells whether anything changed.
-fn set_propagation(object: &mut dyn Object, options: &DeleteOptions) -> bool {
+fn set_propagation(object: &mut dyn Object, options: &DeleteOptions, orphans_by_default: bool) -> bool {
     let finalizers = object.meta().finalizers.clone().unwrap_or_default();
     let has = |name: &str| finalizers.iter().any(|finalizer| finalizer == name);
     let orphan = match (options.orphan_dependents, options.propagation_policy) {
         (Some(orphan), _) => orphan,
         (None, Some(policy)) => policy == PropagationPolicy::Orphan,
-        (None, None) => has(ORPHAN),
+        (None, None) => has(ORPHAN) || (orphans_by_default && !has(FOREGROUND)),
     };
     let foreground = match (options.orphan_dependents, options.propagation_policy) {
         (Some(_), _) => false,

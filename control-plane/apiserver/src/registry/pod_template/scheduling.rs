@@ -32,7 +32,7 @@ pub(super) fn validate(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
 }
 
 /// Checks tolerations.
-fn validate_tolerations(list: &[Toleration], path: &Path<'_>, errors: &mut Errors) {
+pub(crate) fn validate_tolerations(list: &[Toleration], path: &Path<'_>, errors: &mut Errors) {
     for (i, toleration) in list.iter().enumerate() {
         let path = path.index(i);
         let key = text(&toleration.key);
