@@ -1,6 +1,9 @@
 //! What every cluster has: the system namespaces and the `kubernetes` Service.
 
+pub(crate) mod masters;
+
 use std::{
+    collections::BTreeSet,
     net::IpAddr,
     sync::{Arc, Weak},
     time::Duration,
@@ -10,7 +13,10 @@ use http::StatusCode;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use skep_api::{StatusError, options::FieldValidation};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+use masters::Masters;
 
 use crate::{
     Config, Error,
@@ -47,25 +53,40 @@ pub(crate) async fn run(registries: &Registries, config: &Config) -> Result<()> 
     if config.advertise_address.is_loopback() {
         return Ok(());
     }
-    bootstrap.ensure(("", "endpoints"), Some("default"), "kubernetes", endpoints(config), true).await?;
-    let slice = endpoint_slice(config);
-    bootstrap.ensure(("discovery.k8s.io", "endpointslices"), Some("default"), "kubernetes", slice, true).await
+    let living = Masters { storage: &config.storage, address: config.advertise_address }.renew().await?;
+    bootstrap.lead_to(&living, config).await
 }
 
-/// Keeps it all there until `stop`, or until the server is gone.
-pub(crate) fn keep(shared: Weak<Shared>, config: Config, stop: CancellationToken) {
+/// Keeps it all there until `stop`, or until the server is gone. At its end the `kubernetes` Service leads here no more.
+pub(crate) fn keep(shared: Weak<Shared>, config: Config, stop: CancellationToken) -> JoinHandle<()> {
     tokio::spawn(async move {
         loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(INTERVAL) => {}
-            }
+            let stopped = tokio::time::timeout(INTERVAL, stop.cancelled()).await.is_ok();
             let Some(shared) = shared.upgrade() else { return };
+            if stopped {
+                if let Err(error) = leave(&shared.registries, &config).await {
+                    tracing::warn!(%error, "the kubernetes Service still leads to this server");
+                }
+                return;
+            }
             if let Err(error) = run(&shared.registries, &config).await {
                 tracing::warn!(%error, "system objects could not be kept");
             }
         }
-    });
+    })
+}
+
+/// Takes this server out of the `kubernetes` Service. The last one stays: a Service without endpoints helps nobody.
+async fn leave(registries: &Registries, config: &Config) -> Result<()> {
+    if config.advertise_address.is_loopback() {
+        return Ok(());
+    }
+    let others = Masters { storage: &config.storage, address: config.advertise_address }.leave().await?;
+    if others.is_empty() {
+        return Ok(());
+    }
+    let user = UserInfo::master("system:apiserver");
+    Bootstrap { registries, user: &user }.lead_to(&others, config).await
 }
 
 struct Bootstrap<'a> {
@@ -74,6 +95,14 @@ struct Bootstrap<'a> {
 }
 
 impl Bootstrap<'_> {
+    /// Makes the `kubernetes` Service lead to these servers.
+    async fn lead_to(&self, servers: &BTreeSet<IpAddr>, config: &Config) -> Result<()> {
+        let port = config.secure_port;
+        self.ensure(("", "endpoints"), Some("default"), "kubernetes", endpoints(servers, port), true).await?;
+        let slice = endpoint_slice(servers, port);
+        self.ensure(("discovery.k8s.io", "endpointslices"), Some("default"), "kubernetes", slice, true).await
+    }
+
     /// Creates the object if it is missing; corrects it if `correct`.
     async fn ensure(
         &self,
@@ -153,7 +182,8 @@ fn service(config: &Config) -> Result<Value> {
     }))
 }
 
-fn endpoints(config: &Config) -> Value {
+fn endpoints(servers: &BTreeSet<IpAddr>, port: u16) -> Value {
+    let addresses: Vec<_> = servers.iter().map(|server| json!({"ip": server.to_string()})).collect();
     json!({
         "apiVersion": "v1",
         "kind": "Endpoints",
@@ -163,14 +193,16 @@ fn endpoints(config: &Config) -> Value {
             "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
         },
         "subsets": [{
-            "addresses": [{"ip": config.advertise_address.to_string()}],
-            "ports": [{"name": "https", "port": config.secure_port, "protocol": "TCP"}],
+            "addresses": addresses,
+            "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
         }],
     })
 }
 
-fn endpoint_slice(config: &Config) -> Value {
-    let address = config.advertise_address;
+fn endpoint_slice(servers: &BTreeSet<IpAddr>, port: u16) -> Value {
+    let is_ipv4 = servers.iter().all(IpAddr::is_ipv4);
+    let endpoint = |server: &IpAddr| json!({"addresses": [server.to_string()], "conditions": {"ready": true}});
+    let endpoints: Vec<_> = servers.iter().map(endpoint).collect();
     json!({
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
@@ -179,8 +211,8 @@ fn endpoint_slice(config: &Config) -> Value {
             "namespace": "default",
             "labels": {"kubernetes.io/service-name": "kubernetes"},
         },
-        "addressType": if address.is_ipv4() { "IPv4" } else { "IPv6" },
-        "endpoints": [{"addresses": [address.to_string()], "conditions": {"ready": true}}],
-        "ports": [{"name": "https", "port": config.secure_port, "protocol": "TCP"}],
+        "addressType": if is_ipv4 { "IPv4" } else { "IPv6" },
+        "endpoints": endpoints,
+        "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
     })
 }

@@ -12,6 +12,7 @@ use skep_storage::ResourceSchema;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
+    task::JoinHandle,
     time::timeout,
 };
 use tokio_rustls::TlsAcceptor;
@@ -40,6 +41,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(32);
 /// Requests of one HTTP/2 connection at once (upstream: 250, for clients that share connections 1000).
 const MAX_STREAMS: u32 = 1000;
+/// How long it may take to tell the others that this server is gone.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long requests under way may take to end once the server is told to stop.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -48,11 +51,17 @@ pub struct ApiServer {
     shared: Arc<Shared>,
     max_connections: usize,
     stop_bootstrap: CancellationToken,
+    bootstrap: Option<JoinHandle<()>>,
 }
 
 /// What storage should be connected with, so that every resource is loaded at once.
 pub fn resource_schemas() -> Vec<ResourceSchema> {
-    table::strategies(None).iter().map(|strategy| schema(&**strategy)).chain(table::allocation_schemas()).collect()
+    table::strategies(None).iter().map(|strategy| schema(&**strategy)).chain(further_schemas()).collect()
+}
+
+/// What the cache holds besides resources.
+fn further_schemas() -> impl Iterator<Item = ResourceSchema> {
+    table::allocation_schemas().into_iter().chain([bootstrap::masters::schema()])
 }
 
 fn schema(strategy: &dyn crate::registry::erased::AnyStrategy) -> ResourceSchema {
@@ -66,7 +75,7 @@ impl ApiServer {
     /// When storage does not answer, or the configuration makes no sense.
     pub async fn new(config: Config) -> Result<Self> {
         let storage = &config.storage;
-        for schema in table::allocation_schemas() {
+        for schema in further_schemas() {
             open(&config, schema).await?;
         }
         let allocators = table::Allocators::new(&config)?;
@@ -101,8 +110,8 @@ impl ApiServer {
         });
         bootstrap::run(&shared.registries, &config).await?;
         let stop_bootstrap = CancellationToken::new();
-        bootstrap::keep(Arc::downgrade(&shared), config.clone(), stop_bootstrap.clone());
-        Ok(Self { shared, max_connections: config.max_connections, stop_bootstrap })
+        let bootstrap = bootstrap::keep(Arc::downgrade(&shared), config.clone(), stop_bootstrap.clone());
+        Ok(Self { shared, max_connections: config.max_connections, stop_bootstrap, bootstrap: Some(bootstrap) })
     }
 
     /// The pipeline, for clients inside the process.
@@ -114,7 +123,12 @@ impl ApiServer {
     ///
     /// # Errors
     /// When the listener breaks.
-    pub async fn serve(self, listener: TcpListener, tls: Arc<ServerConfig>, shutdown: CancellationToken) -> Result<()> {
+    pub async fn serve(
+        mut self,
+        listener: TcpListener,
+        tls: Arc<ServerConfig>,
+        shutdown: CancellationToken,
+    ) -> Result<()> {
         let acceptor = TlsAcceptor::from(with_alpn(tls));
         let graceful = GracefulShutdown::new();
         let room = Arc::new(Semaphore::new(self.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
@@ -146,6 +160,10 @@ impl ApiServer {
         self.stop();
         if timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err() {
             tracing::warn!("requests were still under way when the server stopped");
+        }
+        // Without etcd this server cannot be taken off the list; its lease will run out.
+        if let Some(bootstrap) = self.bootstrap.take() {
+            let _ = timeout(LEAVE_TIMEOUT, bootstrap).await;
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ mod bad_input;
 mod crud;
 mod faults;
 mod logs;
+mod masters;
 mod paths;
 mod protobuf;
 mod resources;
