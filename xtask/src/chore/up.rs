@@ -34,7 +34,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     step("apply examples/hello.yaml", || {
         let example = workspace::root().join("examples/hello.yaml");
         output(cluster.kubectl(&["apply", "-f"]).arg(example))?;
-        output(&mut cluster.kubectl(&["rollout", "status", "deployment/hello", "--timeout=120s"]))
+        let rollout = output(&mut cluster.kubectl(&["rollout", "status", "deployment/hello", "--timeout=120s"]));
+        rollout.with_context(|| warnings(&cluster))
     })?;
     let vip = output(&mut cluster.kubectl(&["get", "service", "hello", "-o", "jsonpath={.spec.clusterIP}"]))?;
     let from_host = step("ask the Service from this machine", || ask_from_host(&vip))?;
@@ -43,6 +44,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     println!("{}", output(cluster.program("skepctl").args(["service", "list"]))?);
     println!("export KUBECONFIG={}", cluster.kubeconfig().display());
     Ok(())
+}
+
+/// What the cluster itself complains about, for the error of a step that waited in vain.
+fn warnings(cluster: &Cluster) -> String {
+    let columns = "custom-columns=OBJECT:.involvedObject.name,REASON:.reason,MESSAGE:.message";
+    let events = ["get", "events", "--field-selector", "type=Warning", "--output", columns];
+    let events = output(&mut cluster.kubectl(&events)).unwrap_or_else(|error| format!("no events: {error:#}"));
+    format!("the cluster's warnings:\n{events}the logs are in {}", cluster.spec().data.join("logs").display())
 }
 
 fn ask_from_host(vip: &str) -> Result<String> {
