@@ -10,7 +10,8 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use tokio::sync::Notify;
 
-/// Questions under way at once. More would make each serve fewer readers, and cost etcd more than they spare the readers.
+/// Questions under way at once. One is answered while one waits in etcd, whose own loop takes linearizable reads in rounds,
+/// one at a time: more could only queue there, and each would serve fewer readers.
 const UNDER_WAY: usize = 3;
 
 /// Asks for etcd's revision. Cheap to clone.
