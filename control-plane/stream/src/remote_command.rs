@@ -256,7 +256,7 @@ async fn hang_up<A: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<(), Error> {
     let last_words = async {
         to.send(message(ERROR.number, status)).await?;
-        to.close().await?;
+        to.send(websocket::end()).await?;
         // The client answers the end with its own; input that was under way is not wanted any more.
         while let Some(Ok(_)) = from.next().await {}
         Ok(())

@@ -51,7 +51,7 @@ where
             activity.touch();
             to_client.send(Message::Binary(buffer.split().freeze())).await?;
         }
-        to_client.close().await?;
+        to_client.send(websocket::end()).await?;
         Ok::<_, Error>(())
     };
     tokio::pin!(up, down);

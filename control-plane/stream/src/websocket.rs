@@ -7,17 +7,23 @@ use http::{HeaderMap, HeaderValue};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use crate::upgrade::{is_upgrade, words};
 
 /// The largest message a client may send; upstream's.
 const MAX_MESSAGE: usize = 32 << 20;
 
+/// Whether a request asks for a WebSocket.
+pub fn is_websocket(headers: &HeaderMap) -> bool {
+    is_upgrade(headers) && words(headers, &UPGRADE).any(|word| word.eq_ignore_ascii_case("websocket"))
+}
+
 /// Whether a request asks for a WebSocket and offers the subprotocol `wanted`.
 pub fn offers(headers: &HeaderMap, wanted: &str) -> bool {
-    let websocket = words(headers, &UPGRADE).any(|word| word.eq_ignore_ascii_case("websocket"));
-    is_upgrade(headers) && websocket && words(headers, &SEC_WEBSOCKET_PROTOCOL).any(|offered| offered == wanted)
+    is_websocket(headers) && words(headers, &SEC_WEBSOCKET_PROTOCOL).any(|offered| offered == wanted)
 }
 
 /// The headers of the answer that accepts a WebSocket with the subprotocol `protocol`. The error is a reason to answer
@@ -40,6 +46,11 @@ pub fn accept(headers: &HeaderMap, protocol: &'static str) -> Result<HeaderMap, 
     ]
     .into_iter()
     .collect())
+}
+
+/// The message that ends a WebSocket as planned. Clients take an end without a code for an error.
+pub(crate) fn end() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() }))
 }
 
 /// A WebSocket over a connection that was upgraded to it.
