@@ -78,6 +78,8 @@ pub(crate) struct Call<'a> {
     pub(crate) registries: &'a Registries,
     pub(crate) shutdown: &'a CancellationToken,
     pub(crate) kubelet: &'a crate::kubelet_proxy::KubeletProxy,
+    /// The connection, for requests that may take it over.
+    pub(crate) upgrade: Option<crate::upgrade::Upgrade>,
     pub(crate) now: Timestamp,
 }
 
@@ -107,6 +109,7 @@ impl<'a> Call<'a> {
             Some("binding") => subresource::binding::answer(self, registry).boxed().await,
             Some("eviction") => subresource::eviction::answer(self, registry).boxed().await,
             Some("log") => subresource::log::answer(self, registry).boxed().await,
+            Some("exec" | "attach" | "portforward") => subresource::stream::answer(self, registry).boxed().await,
             Some(_) => Err(StatusError::generic_not_found()),
         }
     }

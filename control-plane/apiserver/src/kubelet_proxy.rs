@@ -1,26 +1,33 @@
-//! Requests to the kubelet of a node: what only the node knows (logs).
+//! Requests to the kubelet of a node: what only the node knows (logs) and reaches (streams into containers).
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use http::{Method, Request, Response, header};
+use http::{HeaderMap, Method, Request, Response, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use skep_api::status::StatusError;
+use skep_stream::{
+    keepalive,
+    upgrade::{self, Answer},
+};
 use tokio::{net::TcpStream, time::timeout};
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::http::body::{Body, BodyError};
 
 /// The longest time to reach a kubelet and shake hands with it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a kubelet may take to accept an upgrade; upstream's stream creation timeout.
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How much of an error text is passed on.
-const ERROR_TEXT: usize = 16 * 1024;
+pub(crate) const ERROR_TEXT: usize = 16 * 1024;
 
 /// Speaks to kubelets with the API server's client certificate.
+#[derive(Clone)]
 pub(crate) struct KubeletProxy {
     connector: TlsConnector,
 }
@@ -64,10 +71,37 @@ impl KubeletProxy {
         })
     }
 
-    async fn get(&self, endpoint: &Endpoint, path: &str) -> Result<Response<Incoming>, BodyError> {
+    /// Asks for an upgrade of a connection, with the headers that are its own. The error is for people.
+    pub(crate) async fn upgrade(
+        &self,
+        endpoint: &Endpoint,
+        method: Method,
+        target: &str,
+        headers: HeaderMap,
+    ) -> Result<Answer, String> {
+        let Endpoint { host, port } = endpoint;
+        let request = upgrade::request(method, target, &format!("{host}:{port}"), headers)
+            .map_err(|error| format!("error dialing backend: {error}"))?;
+        let tls = timeout(CONNECT_TIMEOUT, self.connect(endpoint))
+            .await
+            .unwrap_or_else(|_| Err("i/o timeout".into()))
+            .map_err(|error| format!("error dialing backend: dial tcp {host}:{port}: {error}"))?;
+        timeout(UPGRADE_TIMEOUT, upgrade::send(tls, request))
+            .await
+            .map_err(|_| format!("error dialing backend: {host}:{port} did not answer in time"))?
+            .map_err(|error| format!("error dialing backend: {error}"))
+    }
+
+    async fn connect(&self, endpoint: &Endpoint) -> Result<TlsStream<TcpStream>, BodyError> {
         let stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await?;
+        let _ = stream.set_nodelay(true);
+        keepalive::keep_alive(&stream);
         let name = ServerName::try_from(endpoint.host.clone())?;
-        let tls = self.connector.connect(name, stream).await?;
+        Ok(self.connector.connect(name, stream).await?)
+    }
+
+    async fn get(&self, endpoint: &Endpoint, path: &str) -> Result<Response<Incoming>, BodyError> {
+        let tls = self.connect(endpoint).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await?;
         // Ends by itself when the response's body is dropped.
         tokio::spawn(async move {

@@ -24,6 +24,7 @@ mod scan;
 mod server;
 mod service;
 mod subresource;
+mod upgrade;
 pub mod user;
 pub mod version;
 

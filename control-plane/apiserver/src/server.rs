@@ -150,11 +150,8 @@ impl ApiServer {
                     Err(error) => return Err(error.into()),
                 },
             };
-            let connection = connection(stream, acceptor.clone(), service.clone(), graceful.watcher());
-            tokio::spawn(async move {
-                connection.await;
-                drop(permit);
-            });
+            let service = service.clone().at_place(Arc::new(permit));
+            tokio::spawn(connection(stream, acceptor.clone(), service, graceful.watcher()));
         }
         drop(listener);
         self.stop();
@@ -221,6 +218,7 @@ async fn connection(
 ) {
     // Answers are small and awaited: they must not wait for more to fill a packet.
     let _ = stream.set_nodelay(true);
+    skep_stream::keepalive::keep_alive(&stream);
     let tls = match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
         Ok(Ok(tls)) => tls,
         Ok(Err(error)) => {
@@ -250,7 +248,7 @@ async fn connection(
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(20));
     let service = TowerToHyperService::new(service.with_user(user));
-    let connection = builder.serve_connection(TokioIo::new(tls), service);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(tls), service);
     if let Err(error) = watcher.watch(connection).await {
         tracing::debug!(%error, "a connection broke");
     }

@@ -10,12 +10,13 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use hyper::upgrade::OnUpgrade;
 use jiff::Timestamp;
 use skep_api::{
     request::{RequestInfo, Verb},
     status::StatusError,
 };
-use tokio::time::timeout;
+use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 use uuid::Uuid;
@@ -35,11 +36,13 @@ use crate::{
     limits::Limits,
     metrics::{Counted, Metrics},
     openapi::OpenApi,
+    subresource::stream,
+    upgrade::{Running, Upgrade},
     user::{ANONYMOUS, UserInfo},
     version,
 };
 
-/// Upstream's `--request-timeout`; watches and logs are not bound by it.
+/// Upstream's `--request-timeout`; watches, logs and streams are not bound by it.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 
@@ -53,7 +56,7 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) metrics: Metrics,
     pub(crate) kubelet: KubeletProxy,
-    /// Ends watches and logs.
+    /// Ends watches, logs and streams.
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -65,16 +68,25 @@ pub(crate) struct Shared {
 pub struct ApiService {
     shared: Arc<Shared>,
     user: Option<Arc<UserInfo>>,
+    place: Option<Place>,
 }
+
+/// The place of a connection among those the server has room for.
+type Place = Arc<OwnedSemaphorePermit>;
 
 impl ApiService {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, user: None }
+        Self { shared, user: None, place: None }
     }
 
     /// The same service, acting as `user` where a request does not say otherwise.
     pub fn with_user(&self, user: UserInfo) -> Self {
-        Self { shared: Arc::clone(&self.shared), user: Some(Arc::new(user)) }
+        Self { shared: Arc::clone(&self.shared), user: Some(Arc::new(user)), place: self.place.clone() }
+    }
+
+    /// The same service for one connection, whose place is kept by streams that outlive its last request.
+    pub(crate) fn at_place(self, place: Place) -> Self {
+        Self { place: Some(place), ..self }
     }
 }
 
@@ -95,13 +107,19 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let shared = Arc::clone(&self.shared);
         let user = self.user.clone();
+        let place = self.place.clone();
         let request = request.map(request_body::erase);
-        async move { Ok(shared.handle(request, user).await) }.boxed()
+        async move { Ok(shared.handle(request, user, place).await) }.boxed()
     }
 }
 
 impl Shared {
-    async fn handle(&self, request: Request<RequestBody>, user: Option<Arc<UserInfo>>) -> Response<Body> {
+    async fn handle(
+        &self,
+        request: Request<RequestBody>,
+        user: Option<Arc<UserInfo>>,
+        place: Option<Place>,
+    ) -> Response<Body> {
         let started = Instant::now();
         let (mut parts, body) = request.into_parts();
         let audit_id = parts.headers.get(AUDIT_ID).cloned().or_else(new_audit_id);
@@ -112,7 +130,10 @@ impl Shared {
         let mut response = match RequestInfo::parse(&parts.method, &parts.uri) {
             Ok(info) => {
                 counted = Some(Counted::new(&info, self.registries.find(&info).map(|registry| registry.info())));
-                let answer = AssertUnwindSafe(self.answer(&info, &parts.headers, body, &user)).catch_unwind().await;
+                let client = stream::is_stream(&info).then(|| parts.extensions.remove::<OnUpgrade>()).flatten();
+                let upgrade = client.map(|client| self.upgrade(client, place));
+                let answer = self.answer(&info, &parts.headers, body, &user, upgrade);
+                let answer = AssertUnwindSafe(answer).catch_unwind().await;
                 match answer {
                     Ok(Ok(response)) => response,
                     Ok(Err(error)) => {
@@ -145,14 +166,21 @@ impl Shared {
         headers: &http::HeaderMap,
         body: RequestBody,
         user: &UserInfo,
+        upgrade: Option<Upgrade>,
     ) -> Result<Response<Body>, StatusError> {
         if user.name == ANONYMOUS && !authz::is_public(info) {
             return Err(StatusError::unauthorized("Unauthorized"));
         }
-        let long_running = info.verb == Verb::Watch || info.subresource.as_deref() == Some("log");
+        let long_running =
+            info.verb == Verb::Watch || info.subresource.as_deref() == Some("log") || stream::is_stream(info);
         let _permit = if long_running { None } else { Some(self.limits.enter(info.verb.is_read_only())?) };
         if !self.authorizer.allows(user, info) {
             return Err(authz::forbidden(user, info));
+        }
+        if let Some(create) = stream::as_create(info)
+            && !self.authorizer.allows(user, &create)
+        {
+            return Err(authz::forbidden(user, &create));
         }
         if !info.is_resource_request {
             return self.path(info, headers).await;
@@ -165,6 +193,7 @@ impl Shared {
             registries: &self.registries,
             shutdown: &self.shutdown,
             kubelet: &self.kubelet,
+            upgrade,
             now: Timestamp::now(),
         };
         if long_running {
@@ -197,15 +226,13 @@ impl Shared {
 
     /// Counts a watch or log until its body ends, and ends it with the server.
     fn count_stream(&self, response: Response<Body>) -> Response<Body> {
-        struct Running(prometheus_client::metrics::gauge::Gauge<i64, std::sync::atomic::AtomicI64>);
-        impl Drop for Running {
-            fn drop(&mut self) {
-                self.0.dec();
-            }
-        }
-        self.metrics.long_running.inc();
-        let running = Running(self.metrics.long_running.clone());
+        let running = Running::new(&self.metrics.long_running);
         response.map(|body| body.guarded(running, self.shutdown.clone()))
+    }
+
+    fn upgrade(&self, client: OnUpgrade, place: Option<Place>) -> Upgrade {
+        let running = Running::new(&self.metrics.long_running);
+        Upgrade { client, running, place, shutdown: self.shutdown.clone() }
     }
 }
 

@@ -2,5 +2,7 @@
 
 pub(crate) mod binding;
 pub(crate) mod eviction;
+mod location;
 pub(crate) mod log;
 pub(crate) mod scale;
+pub(crate) mod stream;

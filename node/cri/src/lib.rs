@@ -10,6 +10,7 @@ pub mod events;
 mod image;
 pub mod pause;
 mod runtime;
+mod streaming;
 
 pub use channel::Cri;
 pub use error::Error;

@@ -1,7 +1,9 @@
-//! The node's HTTPS endpoint: logs, pods, health and metrics for the API server and for those the cluster CA vouches for.
+//! The node's HTTPS endpoint: logs, streams, pods, health and metrics for the API server and for those the cluster CA
+//! vouches for.
 
 mod certificate;
 mod container_logs;
+mod streaming;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,6 +26,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::Error;
 use crate::context::Context;
+use streaming::Command;
 
 pub(crate) type Body = BoxBody<Bytes, std::io::Error>;
 
@@ -70,6 +73,7 @@ impl Server {
 }
 
 async fn serve_one(context: Arc<Context>, tls: TlsAcceptor, stream: TcpStream, peer: SocketAddr) {
+    skep_stream::keepalive::keep_alive(&stream);
     let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake failed"),
@@ -132,6 +136,15 @@ async fn answer(context: &Arc<Context>, caller: &Caller, request: Request<Incomi
         ["containerLogs", namespace, pod, container] => {
             let query = request.uri().query().unwrap_or_default();
             container_logs::answer(context, namespace, pod, container, query).await
+        }
+        ["exec", namespace, pod, container] | ["exec", namespace, pod, _, container] => {
+            streaming::command(context, Command::Exec, (namespace, pod, container), request).await
+        }
+        ["attach", namespace, pod, container] | ["attach", namespace, pod, _, container] => {
+            streaming::command(context, Command::Attach, (namespace, pod, container), request).await
+        }
+        ["portForward", namespace, pod] | ["portForward", namespace, pod, _] => {
+            streaming::port_forward(context, namespace, pod, request).await
         }
         _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
     }
