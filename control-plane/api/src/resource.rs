@@ -3,13 +3,24 @@
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
+mod admissionregistration;
 mod apps;
+mod autoscaling;
 mod batch;
+mod certificates;
 mod coordination;
 mod core;
 mod discovery;
+mod dynamic_resource;
+mod events;
+mod flowcontrol;
 mod networking;
+mod node;
+mod policy;
+mod rbac;
 mod row;
+mod scheduling;
+mod storage;
 
 /// A string that is static for built-in resources and owned for resources made at run time.
 pub type Str = Cow<'static, str>;
@@ -99,8 +110,25 @@ fn qualified(name: &Str, group: &str) -> Str {
 }
 
 /// The groups' rows, sorted by the groups' names.
-static GROUPS: &[&[ResourceInfo]] =
-    &[core::ROWS, apps::ROWS, batch::ROWS, coordination::ROWS, discovery::ROWS, networking::ROWS];
+static GROUPS: &[&[ResourceInfo]] = &[
+    core::ROWS,
+    admissionregistration::ROWS,
+    apps::ROWS,
+    autoscaling::ROWS,
+    batch::ROWS,
+    certificates::ROWS,
+    coordination::ROWS,
+    discovery::ROWS,
+    events::ROWS,
+    flowcontrol::ROWS,
+    networking::ROWS,
+    node::ROWS,
+    policy::ROWS,
+    rbac::ROWS,
+    dynamic_resource::ROWS,
+    scheduling::ROWS,
+    storage::ROWS,
+];
 
 static BUILT_IN: LazyLock<Vec<ResourceInfo>> =
     LazyLock::new(|| GROUPS.iter().flat_map(|rows| rows.iter().cloned()).collect());

@@ -24,8 +24,10 @@ use crate::{
     error::Result,
     registry::{
         erased::{UnknownFields, UpdateKind},
+        flowcontrol,
         generic::{Registry, Scope, update::Replacement},
         object::Object,
+        priority_class,
     },
     service::Shared,
     user::UserInfo,
@@ -49,6 +51,23 @@ pub(crate) async fn run(registries: &Registries, config: &Config) -> Result<()> 
         bootstrap.ensure(("", "namespaces"), None, name, namespace, false).await?;
     }
     bootstrap.ensure(("", "services"), Some("default"), "kubernetes", service(config)?, false).await?;
+    for class in &priority_class::SYSTEM {
+        let value = json!({
+            "apiVersion": "scheduling.k8s.io/v1",
+            "kind": "PriorityClass",
+            "metadata": {"name": class.name},
+            "value": class.value,
+            "description": class.description,
+        });
+        bootstrap.ensure(("scheduling.k8s.io", "priorityclasses"), None, class.name, value, false).await?;
+    }
+    for (name, value) in flowcontrol::bootstrap::priority_levels() {
+        bootstrap.ensure((flowcontrol::GROUP, "prioritylevelconfigurations"), None, name, value, false).await?;
+    }
+    for (name, value) in flowcontrol::bootstrap::flow_schemas() {
+        bootstrap.ensure((flowcontrol::GROUP, "flowschemas"), None, name, value, false).await?;
+    }
+    service_cidr(&bootstrap, config).await?;
     // No pod reaches this server by a loopback address, and validation refuses one.
     if config.advertise_address.is_loopback() {
         return Ok(());
@@ -87,6 +106,35 @@ async fn leave(registries: &Registries, config: &Config) -> Result<()> {
     }
     let user = UserInfo::master("system:apiserver");
     Bootstrap { registries, user: &user }.lead_to(&others, config).await
+}
+
+/// The range Services get their addresses from, as an object.
+async fn service_cidr(bootstrap: &Bootstrap<'_>, config: &Config) -> Result<()> {
+    const RESOURCE: (&str, &str) = ("networking.k8s.io", "servicecidrs");
+    const NAME: &str = "kubernetes";
+    let Some(registry) = bootstrap.registries.get(RESOURCE.0, "v1", RESOURCE.1) else { return Ok(()) };
+    if registry.key(None, NAME).is_some_and(|key| registry.cache.get(&key).is_some()) {
+        return Ok(());
+    }
+    let mut range = json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "ServiceCIDR",
+        "metadata": {"name": NAME},
+        "spec": {"cidrs": [config.service_cidr.trunc().to_string()]},
+    });
+    bootstrap.ensure(RESOURCE, None, NAME, range.clone(), false).await?;
+    let now = Timestamp::now();
+    range["status"] = json!({"conditions": [{
+        "type": "Ready",
+        "status": "True",
+        "reason": "",
+        "message": "Kubernetes default Service CIDR is ready",
+        "lastTransitionTime": now,
+    }]});
+    let scope = Scope { user: bootstrap.user, namespace: None, now, dry_run: false };
+    let failed = |source| Error::Bootstrap { what: format!("{} {NAME}", RESOURCE.1), source };
+    let object = decode(registry, range).map_err(failed)?;
+    registry.update(&scope, NAME, UpdateKind::Status, &mut Replacement(object)).await.map(drop).map_err(failed)
 }
 
 struct Bootstrap<'a> {

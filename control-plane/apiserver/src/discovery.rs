@@ -52,7 +52,7 @@ impl Discovery {
                 put(path, resource_list(&group_version, resources));
             }
             if !group.is_empty() {
-                let document = group_document(group, versions.keys().copied());
+                let document = group_document(group, newest_first(versions).map(|(version, _)| version));
                 let mut standalone = document.clone();
                 standalone["kind"] = "APIGroup".into();
                 standalone["apiVersion"] = "v1".into();
@@ -120,6 +120,17 @@ impl Discovery {
     }
 }
 
+/// Newer versions come first: clients take the first they know.
+fn newest_first<'a, T>(versions: &'a BTreeMap<&str, T>) -> impl Iterator<Item = (&'a str, &'a T)> {
+    let number = |version: &str| {
+        let (number, stage) = version[1..].split_at(version[1..].bytes().take_while(u8::is_ascii_digit).count());
+        (stage.is_empty(), stage.to_owned(), number.parse::<u32>().unwrap_or(0))
+    };
+    let mut all: Vec<_> = versions.iter().map(|(version, value)| (*version, value)).collect();
+    all.sort_by_key(|(version, _)| std::cmp::Reverse(number(version)));
+    all.into_iter()
+}
+
 fn group_document<'a>(group: &str, versions: impl Iterator<Item = &'a str>) -> Value {
     let versions: Vec<Value> =
         versions.map(|version| json!({"groupVersion": format!("{group}/{version}"), "version": version})).collect();
@@ -162,8 +173,7 @@ fn resource_list(group_version: &str, resources: &[&ResourceInfo]) -> Value {
 }
 
 fn aggregated_group(group: &str, versions: &BTreeMap<&str, Vec<&ResourceInfo>>) -> Value {
-    let versions: Vec<Value> = versions
-        .iter()
+    let versions: Vec<Value> = newest_first(versions)
         .map(|(version, resources)| {
             let resources: Vec<Value> = resources.iter().map(|resource| aggregated_resource(resource)).collect();
             json!({"version": version, "resources": resources, "freshness": "Current"})

@@ -104,6 +104,7 @@ impl<'a> Call<'a> {
             None => self.resource(registry).await,
             Some(name) if registry.info().subresource(name).is_none() => Err(StatusError::generic_not_found()),
             Some("status") => self.part(registry, UpdateKind::Status).boxed().await,
+            Some("approval") => self.part(registry, UpdateKind::Approval).boxed().await,
             Some("finalize") => self.part(registry, UpdateKind::Finalize).boxed().await,
             Some("scale") => subresource::scale::answer(self, registry).boxed().await,
             Some("binding") => subresource::binding::answer(self, registry).boxed().await,
@@ -143,9 +144,9 @@ impl<'a> Call<'a> {
     async fn part(self, registry: &Arc<Registry>, kind: UpdateKind) -> Answer {
         let Some(name) = self.request.name.as_deref() else { return Err(StatusError::generic_not_found()) };
         match (self.request.verb, kind) {
-            (Verb::Get, UpdateKind::Status) => self.get(registry, name).await,
+            (Verb::Get, UpdateKind::Status | UpdateKind::Approval) => self.get(registry, name).await,
             (Verb::Update, _) => self.update(registry, name, kind).await,
-            (Verb::Patch, UpdateKind::Status) => self.patch(registry, name, kind).await,
+            (Verb::Patch, UpdateKind::Status | UpdateKind::Approval) => self.patch(registry, name, kind).await,
             _ => Err(self.wrong_method()),
         }
     }

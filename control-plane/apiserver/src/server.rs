@@ -83,19 +83,24 @@ impl ApiServer {
         let mut opened = Vec::new();
         for strategy in strategies {
             let cache = open(&config, schema(&*strategy)).await?;
-            opened.push((strategy, cache));
+            opened.push((strategy, None, cache));
+        }
+        for (strategy, version) in table::versions() {
+            let cache = open(&config, schema(&*strategy)).await?;
+            opened.push((strategy, Some(version), cache));
         }
         let admission = Arc::new(Admission::new(storage));
-        let infos: Vec<_> = opened.iter().map(|(strategy, _)| strategy.info()).collect();
-        let registries = opened
+        let registries: Vec<_> = opened
             .into_iter()
-            .map(|(strategy, cache)| Registry {
+            .map(|(strategy, version, cache)| Registry {
                 strategy,
+                version,
                 cache,
                 storage: storage.clone(),
                 admission: Arc::clone(&admission),
             })
             .collect();
+        let infos: Vec<_> = registries.iter().map(Registry::info).collect();
         let shutdown = CancellationToken::new();
         let shared = Arc::new(Shared {
             registries: Registries::new(registries),

@@ -53,6 +53,17 @@ impl FieldSelector {
         &self.terms
     }
 
+    /// The same selector with other names for fields: pairs of the old name and the new.
+    pub fn renamed(&self, names: &[(&str, &str)]) -> Self {
+        let mut selector = self.clone();
+        for term in &mut selector.terms {
+            if let Some((_, new)) = names.iter().find(|(old, _)| *old == term.field) {
+                term.field = (*new).to_owned();
+            }
+        }
+        selector
+    }
+
     /// Whether everything matches.
     pub fn is_empty(&self) -> bool {
         self.terms.is_empty()

@@ -1,5 +1,7 @@
 //! Events. They live for an hour.
 
+mod events_v1;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Event;
 use serde_json::{Value, json};
@@ -10,6 +12,8 @@ use skep_storage::SelectableField;
 use super::checks::text;
 use super::strategy::{Column, Strategy, age};
 use super::table_info::info;
+
+pub(crate) use events_v1::EventsV1;
 
 /// The strategy of events.
 #[derive(Debug)]

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use skep_api::{field, resource::ResourceInfo, status::StatusError};
 use skep_storage::{Object as Cached, Resource, Storage};
@@ -14,6 +15,7 @@ use super::{
     erased::{AnyStrategy, UnknownFields},
     object::Object,
     strategy::Context,
+    version::AnyVersion,
 };
 use crate::{admission::Admission, scan, user::UserInfo};
 
@@ -34,6 +36,8 @@ pub(crate) mod watch;
 /// One resource: its strategy and where its objects are.
 pub(crate) struct Registry {
     pub(crate) strategy: Box<dyn AnyStrategy>,
+    /// The version served, where it is not the one stored.
+    pub(crate) version: Option<Box<dyn AnyVersion>>,
     pub(crate) cache: Resource,
     pub(crate) storage: Storage,
     pub(crate) admission: Arc<Admission>,
@@ -57,7 +61,15 @@ impl<'a> Scope<'a> {
 
 impl Registry {
     pub(crate) fn info(&self) -> &'static ResourceInfo {
-        self.strategy.info()
+        self.version.as_ref().map_or_else(|| self.strategy.info(), |version| version.info())
+    }
+
+    /// The JSON of a stored object as this version shows it.
+    pub(crate) fn present(&self, stored: &Bytes) -> Result<Bytes, StatusError> {
+        match &self.version {
+            None => Ok(stored.clone()),
+            Some(version) => version.present(stored).map(Bytes::from).map_err(StatusError::internal_error),
+        }
     }
 
     /// The etcd key of an object; none for names that can be no key.

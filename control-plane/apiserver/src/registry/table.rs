@@ -7,32 +7,47 @@ use skep_storage::ResourceSchema;
 use crate::{Config, error::Result};
 
 use super::{
+    admissionregistration::{
+        MutatingWebhookConfigurations, ValidatingAdmissionPolicies, ValidatingAdmissionPolicyBindings,
+        ValidatingWebhookConfigurations,
+    },
+    autoscaling::{HorizontalPodAutoscalers, HorizontalPodAutoscalersV1},
     batch::{CronJobs, Jobs},
+    certificate_signing_request::CertificateSigningRequests,
     config_map::ConfigMaps,
     controller_revision::ControllerRevisions,
     daemon_set::DaemonSets,
     deployment::Deployments,
+    dynamic_resource::{DeviceClasses, ResourceClaimTemplates, ResourceClaims, ResourceSlices},
     endpoint_slice::EndpointSlices,
     endpoints::EndpointsStrategy,
     erased::{AnyStrategy, Erased},
-    event::Events,
+    event::{Events, EventsV1},
+    flowcontrol::{FlowSchemas, PriorityLevelConfigurations},
     ip_address::IpAddresses,
     lease::Leases,
     limit_range::LimitRanges,
     namespace::Namespaces,
+    networking::{IngressClasses, Ingresses, NetworkPolicies, ServiceCidrs},
     node::Nodes,
     persistent_volume::PersistentVolumes,
     persistent_volume_claim::PersistentVolumeClaims,
     pod::Pods,
+    pod_disruption_budget::PodDisruptionBudgets,
     pod_template::PodTemplates,
+    priority_class::PriorityClasses,
+    rbac::{ClusterRoleBindings, ClusterRoles, RoleBindings, Roles},
     replica_set::ReplicaSets,
     replication_controller::ReplicationControllers,
     resource_quota::ResourceQuotas,
+    runtime_class::RuntimeClasses,
     secret::Secrets,
     service::{self, NODE_PORT_PREFIX, Services},
     service_account::ServiceAccounts,
     stateful_set::StatefulSets,
+    storage::{CsiDrivers, CsiNodes, CsiStorageCapacities, StorageClasses, VolumeAttachments, VolumeAttributesClasses},
     strategy::Strategy,
+    version::{AnyVersion, ErasedVersion},
 };
 
 /// What Services allocate from.
@@ -81,7 +96,44 @@ pub(crate) fn strategies(allocators: Option<&Allocators>) -> Vec<Box<dyn AnyStra
     table.add(StatefulSets);
     table.add(CronJobs);
     table.add(Jobs);
+    table.add(ClusterRoleBindings);
+    table.add(ClusterRoles);
+    table.add(RoleBindings);
+    table.add(Roles);
+    table.add(PodDisruptionBudgets);
+    table.add(PriorityClasses);
+    table.add(IngressClasses);
+    table.add(Ingresses);
+    table.add(NetworkPolicies);
+    table.add(ServiceCidrs);
+    table.add(RuntimeClasses);
+    table.add(HorizontalPodAutoscalers);
+    table.add(CertificateSigningRequests);
+    table.add(MutatingWebhookConfigurations);
+    table.add(ValidatingWebhookConfigurations);
+    table.add(ValidatingAdmissionPolicies);
+    table.add(ValidatingAdmissionPolicyBindings);
+    table.add(FlowSchemas);
+    table.add(PriorityLevelConfigurations);
+    table.add(DeviceClasses);
+    table.add(ResourceClaims);
+    table.add(ResourceClaimTemplates);
+    table.add(ResourceSlices);
+    table.add(CsiDrivers);
+    table.add(CsiNodes);
+    table.add(CsiStorageCapacities);
+    table.add(StorageClasses);
+    table.add(VolumeAttachments);
+    table.add(VolumeAttributesClasses);
     table.0
+}
+
+/// What is served in further versions than the one stored: the strategy again, and the version.
+pub(crate) fn versions() -> Vec<(Box<dyn AnyStrategy>, Box<dyn AnyVersion>)> {
+    vec![
+        (Box::new(Erased(HorizontalPodAutoscalers)), Box::new(ErasedVersion(HorizontalPodAutoscalersV1))),
+        (Box::new(Erased(Events)), Box::new(ErasedVersion(EventsV1))),
+    ]
 }
 
 struct Table(Vec<Box<dyn AnyStrategy>>);
@@ -98,8 +150,10 @@ mod tests {
 
     #[test]
     fn every_resource_of_the_table_has_one_strategy() {
-        let mut have: Vec<_> = strategies(None).iter().map(|s| s.info().group_resource()).collect();
-        let mut want: Vec<_> = skep_api::built_in().iter().map(|info| info.group_resource()).collect();
+        let name = |info: &skep_api::ResourceInfo| (info.group_resource(), info.version.clone());
+        let mut have: Vec<_> = strategies(None).iter().map(|s| name(s.info())).collect();
+        have.extend(versions().iter().map(|(_, version)| name(version.info())));
+        let mut want: Vec<_> = skep_api::built_in().iter().map(name).collect();
         have.sort();
         want.sort();
         assert_eq!(have, want);

@@ -3,6 +3,7 @@
 mod bad_input;
 mod crud;
 mod faults;
+mod groups;
 mod logs;
 mod masters;
 mod paths;

@@ -28,8 +28,8 @@ async fn discovery_names_every_resource_in_both_shapes() {
     );
     let body = response.into_body().collect().await.unwrap().to_bytes();
     let list: Value = serde_json::from_slice(&body).unwrap();
-    assert_eq!(list["items"][0]["metadata"]["name"], "apps");
-    assert_eq!(list["items"][0]["versions"][0]["resources"][0]["resource"], "deployments");
+    let apps = list["items"].as_array().unwrap().iter().find(|group| group["metadata"]["name"] == "apps").unwrap();
+    assert_eq!(apps["versions"][0]["resources"][0]["resource"], "deployments");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -118,7 +118,9 @@ mod tests {
 
     #[test]
     fn odd_texts_are_refused_and_no_more() {
-        for odd in ["@every ", "@", "- - - - -", "/ * * * *", "\u{e4} * * * *", "*/0 * * * *", "5-1 * * * *", "1--2 * * * *"] {
+        for odd in
+            ["@every ", "@", "- - - - -", "/ * * * *", "\u{e4} * * * *", "*/0 * * * *", "5-1 * * * *", "1--2 * * * *"]
+        {
             assert!(check(odd).is_err(), "{odd}");
         }
     }

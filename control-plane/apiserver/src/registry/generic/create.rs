@@ -65,6 +65,10 @@ impl Registry {
         self.strategy.prepare_for_create(&scope.context(), object);
         let mut errors = self.metadata_errors(object.meta());
         errors.extend(self.strategy.validate(object));
+        errors.extend(self.strategy.validate_create(object));
+        if let Some(version) = &self.version {
+            errors.extend(version.validate_create(object));
+        }
         self.check(object.name(), errors)?;
         self.try_create(scope, object, &mut guard).await
     }

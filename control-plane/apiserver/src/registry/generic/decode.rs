@@ -37,15 +37,12 @@ impl Registry {
         let mut unknown = UnknownFields::new();
         let decoded = match document(headers, body)? {
             Document::Json(json) => self
-                .strategy
-                .decode(&json, &mut unknown)
+                .read(&json, &mut unknown)
                 .map_err(|error| self.explain(serde_json::from_slice(&json).ok(), &json, &error)),
             Document::Value(value) => {
                 let meta = TypeMeta::deserialize(&value).ok();
                 let summary = value.to_string();
-                self.strategy
-                    .decode_value(value, &mut unknown)
-                    .map_err(|error| self.explain(meta, summary.as_bytes(), &error))
+                self.read_value(value, &mut unknown).map_err(|error| self.explain(meta, summary.as_bytes(), &error))
             }
         };
         self.finish(decoded?, unknown, validation, warnings)
@@ -59,7 +56,7 @@ impl Registry {
         warnings: &mut Warnings,
     ) -> Result<Box<dyn Object>, StatusError> {
         let mut unknown = UnknownFields::new();
-        let decoded = self.strategy.decode_value(value, &mut unknown).map_err(|error| {
+        let decoded = self.read_value(value, &mut unknown).map_err(|error| {
             let info = self.info();
             StatusError::bad_request(format!(
                 "{} in version {:?} cannot be handled as a {}: {error}",
@@ -67,6 +64,20 @@ impl Registry {
             ))
         });
         self.finish(decoded?, unknown, validation, warnings)
+    }
+
+    fn read(&self, json: &[u8], unknown: &mut UnknownFields) -> serde_json::Result<Box<dyn Object>> {
+        match &self.version {
+            None => self.strategy.decode(json, unknown),
+            Some(version) => version.decode(json, unknown),
+        }
+    }
+
+    fn read_value(&self, json: Value, unknown: &mut UnknownFields) -> serde_json::Result<Box<dyn Object>> {
+        match &self.version {
+            None => self.strategy.decode_value(json, unknown),
+            Some(version) => version.decode_value(json, unknown),
+        }
     }
 
     fn finish(

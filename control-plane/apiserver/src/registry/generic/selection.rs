@@ -29,7 +29,12 @@ impl Registry {
         options: &ListOptions,
     ) -> Result<Selection, StatusError> {
         let schema = self.cache.schema();
-        let mut supported: Vec<&str> = schema.fields.names().collect();
+        let renamed = self.version.as_ref().map_or(&[][..], |version| version.field_names());
+        let mut supported: Vec<&str> = if renamed.is_empty() {
+            schema.fields.names().collect()
+        } else {
+            renamed.iter().map(|(name, _)| *name).collect()
+        };
         supported.push("metadata.name");
         if self.info().namespaced {
             supported.push("metadata.namespace");
@@ -45,7 +50,7 @@ impl Registry {
             scope: scope.unwrap_or_else(|| self.key_scope(namespace)),
             everything: options.label_selector.is_empty() && options.field_selector.is_empty() && name.is_none(),
             labels: options.label_selector.clone(),
-            fields: options.field_selector.clone(),
+            fields: options.field_selector.renamed(renamed),
             name: name.map(str::to_owned),
         })
     }

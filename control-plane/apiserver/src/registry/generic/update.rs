@@ -166,7 +166,8 @@ impl Registry {
     ) -> Result<Attempt, StatusError> {
         let name = cached.name();
         let old = self.decode_cached(cached)?;
-        let mut object = source.produce(&Current { json: cached.json(), object: &*old })?;
+        let shown = self.present(cached.json())?;
+        let mut object = source.produce(&Current { json: &shown, object: &*old })?;
 
         let uid = object.uid();
         if !uid.is_empty() && uid != old.uid() {
@@ -206,6 +207,9 @@ impl Registry {
         let mut errors = self.metadata_errors(object.meta());
         errors.extend(meta::validate_update(object.meta(), old.meta(), &field::Path::new("metadata")));
         errors.extend(self.strategy.validate_update(kind, &*object, &*old));
+        if let Some(version) = self.version.as_ref().filter(|_| kind == UpdateKind::Main) {
+            errors.extend(version.validate_update(&*object, &*old));
+        }
         self.check(name, errors)?;
         self.write_update(scope, key, cached, &mut *object, &*old, fresh).await
     }

@@ -57,7 +57,7 @@ impl Viewer {
 
     /// Whether objects are shown as they are cached.
     pub(crate) fn is_whole(&self) -> bool {
-        self.view == View::Whole
+        self.view == View::Whole && self.registry.version.is_none()
     }
 
     /// What a list starts with, up to its items. `meta` is the JSON of the list's metadata.
@@ -81,7 +81,10 @@ impl Viewer {
     /// One item of a list.
     pub(crate) fn write_item(&self, json: &[u8], out: &mut Vec<u8>) -> Result<(), StatusError> {
         match self.view {
-            View::Whole => out.extend_from_slice(json),
+            View::Whole => match &self.registry.version {
+                None => out.extend_from_slice(json),
+                Some(version) => out.extend(version.present(json).map_err(StatusError::internal_error)?),
+            },
             View::Metadata(version) => write_metadata(json, version, out),
             View::Table(version) => self.write_row(json, version, out)?,
         }
@@ -91,7 +94,7 @@ impl Viewer {
     /// One object by itself. `first` is false for a table that follows another on the same watch.
     pub(crate) fn single(&self, json: &Bytes, first: bool) -> Result<Bytes, StatusError> {
         match self.view {
-            View::Whole => Ok(json.clone()),
+            View::Whole => self.registry.present(json),
             View::Metadata(version) => {
                 let mut out = Vec::new();
                 write_metadata(json, version, &mut out);
@@ -172,7 +175,10 @@ impl Viewer {
             }
             IncludeObject::Object => {
                 out.extend_from_slice(b",\"object\":");
-                out.extend_from_slice(json);
+                match &self.registry.version {
+                    None => out.extend_from_slice(json),
+                    Some(version) => out.extend(version.present(json).map_err(StatusError::internal_error)?),
+                }
             }
         }
         out.push(b'}');
