@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use super::{Body, text};
 use crate::context::Context;
+use crate::podext::PodExt;
 use crate::view::State;
 
 /// How long the runtime may take to accept an upgrade; upstream's stream creation timeout.
@@ -63,7 +64,11 @@ pub(super) async fn command(
             let cmd = query.all("command").map(str::to_owned).collect();
             context.cri.exec(api::ExecRequest { container_id, cmd, tty, stdin, stdout, stderr }).await
         }
-        Command::Attach => context.cri.attach(api::AttachRequest { container_id, tty, stdin, stdout, stderr }).await,
+        Command::Attach => {
+            // Whether a process has a terminal was settled when it started, whatever the caller believes.
+            let tty = known.pod.container(container).and_then(|(_, spec)| spec.tty).unwrap_or(false);
+            context.cri.attach(api::AttachRequest { container_id, tty, stdin, stdout, stderr }).await
+        }
     };
     pass_on(url, request).await
 }
