@@ -115,6 +115,11 @@ async fn events_come_back_after_containerd_was_killed_and_containers_stay() -> R
     assert!(matches!(cri.version().await, Err(Error::Unavailable(_))), "a runtime that is away is Unavailable");
     containerd.spawn()?;
     wait_for(&mut events, &Event::Connected).await?;
+    // Events flow before CRI has read its state back.
+    while let Err(error) = cri.container_status(&container).await {
+        assert!(error.to_string().contains("not initialized yet"), "{error}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     assert_eq!(cri.container_status(&container).await?.state(), ContainerState::ContainerRunning);
     cri.stop_container(&container, Duration::ZERO).await?;
     wait_for(&mut events, &Event::Exited { id: container, status: 137 }).await?;

@@ -2,11 +2,10 @@
 
 use anyhow::Result;
 use clap::Args;
-use xtask::workspace::Profile;
 
-use super::setup::{self, cargo};
+use super::setup::{self, cargo, run_cargo};
 use super::steps::step;
-use super::{build, images, require_root};
+use super::{images, require_root};
 
 /// What `test` takes.
 #[derive(Args, Clone, Default)]
@@ -22,8 +21,9 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     require_root("test")?;
     setup::run_all(&options.setup)?;
-    // The cluster tests start the programs as a user would, so they must be built and the image be there.
-    step("build the programs and the kernel's part", || build::programs(Profile::Debug))?;
+    // The cluster tests start the programs as a user would. Built together with the tests, so that the features of
+    // their dependencies agree and nothing is compiled twice.
+    step("build the programs, the kernel's part and the tests", || run_cargo(&["build", "--bins", "--tests"]))?;
     step("build the tests' image", images::toolbox)?;
     xtask::cluster::sweep()?;
     let result = xtask::command::run(cargo().args(["nextest", "run"]).args(&options.nextest));

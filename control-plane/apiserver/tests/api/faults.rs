@@ -1,8 +1,12 @@
 //! etcd gone: clear answers, and no help needed once it is back.
 
-use std::{process::Command, time::Duration};
+use std::time::Duration;
 
 use http::{Method, StatusCode};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value;
 
 use crate::support::{TestServer, config_map};
@@ -16,8 +20,8 @@ fn says_etcd_is_away(code: StatusCode, body: &Value) -> bool {
     body["kind"] == "Status" && (unavailable || timeout) && body["code"] == code.as_u16()
 }
 
-fn signal(pid: u32, signal: &str) {
-    assert!(Command::new("kill").args([signal, &pid.to_string()]).status().unwrap().success());
+fn signal(pid: u32, signal: Signal) {
+    kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -26,12 +30,12 @@ async fn without_etcd_writes_and_consistent_reads_fail_clearly_and_recover() {
     let (code, made) = server.call(Method::POST, MAPS, config_map("a", "1")).await;
     assert_eq!(code, 201);
     let pid = server.etcd.pid().unwrap();
-    signal(pid, "-STOP");
+    signal(pid, Signal::SIGSTOP);
     let write = server.call(Method::POST, MAPS, config_map("b", "1"));
     let read = server.get(MAPS);
     let ((write_code, write), (read_code, read)) = tokio::join!(write, read);
     let cached = server.get(&format!("{MAPS}/a?resourceVersion=0")).await;
-    signal(pid, "-CONT");
+    signal(pid, Signal::SIGCONT);
     for (code, body) in [(write_code, &write), (read_code, &read)] {
         assert!(says_etcd_is_away(code, body), "{code}: {body}");
     }
@@ -50,7 +54,7 @@ async fn without_etcd_writes_and_consistent_reads_fail_clearly_and_recover() {
 async fn a_killed_etcd_loses_nothing() {
     let server = TestServer::start().await;
     let (_, made) = server.call(Method::POST, MAPS, config_map("a", "1")).await;
-    signal(server.etcd.pid().unwrap(), "-KILL");
+    signal(server.etcd.pid().unwrap(), Signal::SIGKILL);
     let (mut code, mut body): (_, Value) = server.get(&format!("{MAPS}/a")).await;
     while code.is_server_error() {
         assert!(says_etcd_is_away(code, &body), "{code}: {body}");
