@@ -15,7 +15,7 @@ use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use k8s_openapi::List;
 use k8s_openapi::api::core::v1::Pod;
 use rustls_pki_types::CertificateDer;
@@ -33,6 +33,7 @@ pub(crate) type Body = BoxBody<Bytes, std::io::Error>;
 /// Common name of the API server's client certificate.
 const API_SERVER: &str = "kube-apiserver-kubelet-client";
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// A bound listener with its certificate.
 pub(crate) struct Server {
@@ -84,7 +85,9 @@ async fn serve_one(context: Arc<Context>, tls: TlsAcceptor, stream: TcpStream, p
         let (context, caller) = (context.clone(), caller.clone());
         async move { Ok::<_, std::convert::Infallible>(answer(&context, &caller, request).await) }
     });
-    let connection = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+    let mut connection = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+    // Nobody holds a connection open without asking anything.
+    connection.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     if let Err(error) = connection.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
         tracing::debug!(%peer, %error, "node server connection ended");
     }
