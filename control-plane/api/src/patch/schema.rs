@@ -86,7 +86,7 @@ static POD_TEMPLATE: TypeSchema = TypeSchema { fields: &[("metadata", Map(&OBJEC
 
 static WORKLOAD_SPEC: TypeSchema = TypeSchema { fields: &[("template", Map(&POD_TEMPLATE))] };
 
-/// Deployments and ReplicaSets.
+/// Whatever has a selector and a template of pods.
 static WORKLOAD: TypeSchema = TypeSchema {
     fields: &[("metadata", Map(&OBJECT_META)), ("spec", Map(&WORKLOAD_SPEC)), ("status", Map(&CONDITIONS))],
 };
@@ -107,15 +107,49 @@ static SERVICE_ACCOUNT: TypeSchema =
 
 static NAMESPACE: TypeSchema = TypeSchema { fields: &[("metadata", Map(&OBJECT_META)), ("status", Map(&CONDITIONS))] };
 
+static TEMPLATE_OBJECT: TypeSchema =
+    TypeSchema { fields: &[("metadata", Map(&OBJECT_META)), ("template", Map(&POD_TEMPLATE))] };
+
+static JOB_TEMPLATE: TypeSchema =
+    TypeSchema { fields: &[("metadata", Map(&OBJECT_META)), ("spec", Map(&WORKLOAD_SPEC))] };
+static CRON_JOB_SPEC: TypeSchema = TypeSchema { fields: &[("jobTemplate", Map(&JOB_TEMPLATE))] };
+static CRON_JOB: TypeSchema = TypeSchema { fields: &[("metadata", Map(&OBJECT_META)), ("spec", Map(&CRON_JOB_SPEC))] };
+
+static WEBHOOK: TypeSchema = TypeSchema { fields: &[("matchConditions", list("name", &LEAF))] };
+static WEBHOOKS: TypeSchema =
+    TypeSchema { fields: &[("metadata", Map(&OBJECT_META)), ("webhooks", list("name", &WEBHOOK))] };
+static POLICY_SPEC: TypeSchema =
+    TypeSchema { fields: &[("matchConditions", list("name", &LEAF)), ("variables", list("name", &LEAF))] };
+static POLICY: TypeSchema = TypeSchema { fields: &[("metadata", Map(&OBJECT_META)), ("spec", Map(&POLICY_SPEC))] };
+
+static CSI_NODE_SPEC: TypeSchema = TypeSchema { fields: &[("drivers", list("name", &LEAF))] };
+static CSI_NODE: TypeSchema = TypeSchema { fields: &[("metadata", Map(&OBJECT_META)), ("spec", Map(&CSI_NODE_SPEC))] };
+
+static CLAIM_STATUS: TypeSchema = TypeSchema { fields: &[("reservedFor", list("uid", &LEAF))] };
+static CLAIM: TypeSchema = TypeSchema { fields: &[("metadata", Map(&OBJECT_META)), ("status", Map(&CLAIM_STATUS))] };
+
 /// The schema of a built-in kind; [`PLAIN`] for one without lists of its own that merge.
 pub fn schema_for(kind: &str) -> &'static TypeSchema {
     match kind {
         "Pod" => &POD,
-        "Deployment" | "ReplicaSet" => &WORKLOAD,
+        "DaemonSet" | "Deployment" | "Job" | "ReplicaSet" | "ReplicationController" | "StatefulSet" => &WORKLOAD,
+        "PodTemplate" => &TEMPLATE_OBJECT,
+        "CronJob" => &CRON_JOB,
+        "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration" => &WEBHOOKS,
+        "ValidatingAdmissionPolicy" => &POLICY,
+        "CSINode" => &CSI_NODE,
+        "ResourceClaim" => &CLAIM,
         "Node" => &NODE,
         "Service" => &SERVICE,
         "ServiceAccount" => &SERVICE_ACCOUNT,
-        "Namespace" => &NAMESPACE,
+        // Conditions are all that merges here.
+        "FlowSchema"
+        | "HorizontalPodAutoscaler"
+        | "Namespace"
+        | "PersistentVolumeClaim"
+        | "PodDisruptionBudget"
+        | "PriorityLevelConfiguration"
+        | "ServiceCIDR" => &NAMESPACE,
         _ => &PLAIN,
     }
 }
