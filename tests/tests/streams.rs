@@ -132,8 +132,9 @@ fn exec_carries_output_input_and_the_exit_code_for_every_kubectl() -> Result<()>
         let told = exec(&["-i", "--", "cat"], &input)?;
         ensure!(told.status.success() && told.stdout == input, "{version}: {} bytes came back", told.stdout.len());
 
-        // A command that does not read what it is sent still tells how it ended.
-        let told = exec(&["-i", "--", "sh", "-c", "exit 3"], &input)?;
+        // A command that does not read what it is sent still tells how it ended. (Of megabytes it may not: containerd 1.6
+        // stops reading the connection then, at times for good.)
+        let told = exec(&["-i", "--", "sh", "-c", "exit 3"], &input[..10_000])?;
         ensure!(told.status.code() == Some(3), "{version}: {told:?}");
 
         let told = exec(&["--", "no-such-program"], b"")?;
