@@ -72,23 +72,27 @@ pub fn test_name(owner: u32, number: u32) -> String {
     format!("skep-test-{owner}-{number}")
 }
 
-/// Removes the clusters of test processes that are gone and could not clean up.
-pub fn sweep() -> Result<()> {
-    let Ok(entries) = fs::read_dir(TEST_RUN) else { return Ok(()) };
+/// Removes the clusters of test processes that are gone and could not clean up. What cannot be removed is said, and is no
+/// reason to stop.
+pub fn sweep() {
+    let Ok(entries) = fs::read_dir(TEST_RUN) else { return };
     for folder in entries.filter_map(|entry| Some(entry.ok()?.path())) {
         let owner = folder.file_name().and_then(OsStr::to_str).and_then(|name| name.split('-').next());
         if owner.is_some_and(|pid| Path::new("/proc").join(pid).exists()) {
             continue;
         }
-        let Ok(spec) = fs::read(folder.join("spec.json")) else { continue };
-        let spec: Spec = serde_json::from_slice(&spec).with_context(|| format!("{}/spec.json", folder.display()))?;
-        let name = spec.name.clone();
-        Cluster::new(spec).destroy(false)?;
-        for left in netns::list(&name) {
-            netns::delete(&left)?;
+        if let Err(error) = sweep_one(&folder) {
+            eprintln!("cannot remove what a test left ({}): {error:#}", folder.display());
         }
     }
-    Ok(())
+}
+
+fn sweep_one(folder: &Path) -> Result<()> {
+    let spec = fs::read(folder.join("spec.json"))?;
+    let spec: Spec = serde_json::from_slice(&spec).with_context(|| format!("{}/spec.json", folder.display()))?;
+    let name = spec.name.clone();
+    Cluster::new(spec).destroy(false)?;
+    netns::list(&name).iter().try_for_each(|left| netns::delete(left))
 }
 
 /// A cluster, started or not.
@@ -282,34 +286,42 @@ impl Cluster {
     }
 
     /// Stops everything and removes what it made; with `keep_data`, all but etcd's data, certificates and images.
+    /// A step that fails does not keep the others from being done; the first error is returned.
     pub fn destroy(&self, keep_data: bool) -> Result<()> {
-        self.node.stop()?;
-        if self.containerd.daemon.pid().is_some() || self.spec.bpf_root.exists() {
-            self.clean_node()?;
-        }
-        self.server.stop()?;
-        self.containerd.stop()?;
         let top = self.spec.cgroup.trim_matches('/');
-        cgroup::remove(if top.is_empty() { "kubepods" } else { top })?;
-        for folder in [&self.spec.run, &self.spec.data] {
-            mounts::unmount_below(folder)?;
-        }
-        remove(&self.spec.run)?;
-        if keep_data {
-            return remove(&self.spec.data.join("node"));
-        }
-        remove(&self.spec.data)
+        let steps = [
+            self.node.stop(),
+            self.clean_node(),
+            self.server.stop(),
+            self.containerd.stop(),
+            cgroup::remove(if top.is_empty() { "kubepods" } else { top }),
+            mounts::unmount_below(&self.spec.run),
+            mounts::unmount_below(&self.spec.data),
+            remove(&self.spec.bpf_root),
+            remove(&self.spec.run),
+            remove(&if keep_data { self.spec.data.join("node") } else { self.spec.data.clone() }),
+        ];
+        steps.into_iter().collect()
     }
 
     /// Lets `skep-node` remove the pods, network and kernel parts it made. containerd must answer for the pods.
     fn clean_node(&self) -> Result<()> {
+        if self.containerd.daemon.pid().is_none() && !self.spec.bpf_root.exists() {
+            return Ok(());
+        }
+        if self.spec.netns.as_ref().is_some_and(|netns| !netns.exists()) {
+            // The machine is gone, and its pods' network with it. Pins are files.
+            return remove(&self.spec.bpf_root);
+        }
         self.prepare()?;
         self.start_containerd()?;
         let mut command = self.program("skep-node");
         command.arg("cleanup");
         self.node_arguments(&mut command);
         command.args(["--service-cluster-ip-range", &self.spec.service_cidr]);
-        command::run_logged(&mut command, &self.node.log())
+        // A container that dies while it is being removed makes the runtime fail that one call.
+        let limit = Duration::from_secs(15);
+        wait::until("skep-node cannot clean up", limit, || command::run_logged(&mut command, &self.node.log()))
     }
 }
 

@@ -23,10 +23,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     setup::run_all(&options.setup)?;
     step("build the programs and the kernel's part", || build::programs(Profile::Release))?;
     step("build the tests' image", images::toolbox)?;
-    xtask::cluster::sweep()?;
+    xtask::cluster::sweep();
     let mut args = vec!["run", "--release", "--quiet", "--package", "skep-tests", "--bin", "skep-bench", "--"];
     args.extend(options.row.as_deref());
     let result = run_cargo(&args);
-    xtask::cluster::sweep()?;
+    xtask::cluster::sweep();
     result
 }
