@@ -206,11 +206,11 @@ fn the_hand_written_merge_schema_disagrees_only_where_known() {
         }
     }
     // The hand-written one stops at volumes; retainKeys is not part of what it says.
-    let claim = "Pod.spec.volumes.ephemeral.volumeClaimTemplate.metadata";
+    let claim = ".spec.volumes.ephemeral.volumeClaimTemplate.metadata";
     let known = [
         format!("{claim}.finalizers: schema says unite, the hand-written one plain"),
         format!("{claim}.ownerReferences: schema says merge by uid, the hand-written one plain"),
     ];
-    differences.retain(|difference| !known.contains(difference));
+    differences.retain(|difference| !known.iter().any(|known| difference.ends_with(known)));
     assert_eq!(differences, Vec::<String>::new());
 }
