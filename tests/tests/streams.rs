@@ -370,8 +370,12 @@ fn clients_that_vanish_leave_nothing_open() -> Result<()> {
         let count = line.and_then(|line| line.rsplit(' ').next()).context("no such metric")?;
         Ok(count.parse()?)
     };
-    let processes =
-        || output(kubectl(&cluster, "1.33", &["exec", "shell", "-c", "main", "--", "ps"])?.stderr(Stdio::null()));
+    let processes = || {
+        output(
+            kubectl(&cluster, versions()[versions().len() - 1], &["exec", "shell", "-c", "main", "--", "ps"])?
+                .stderr(Stdio::null()),
+        )
+    };
     let before = open()?;
     let mut sessions = Vec::new();
     for version in versions() {
