@@ -145,6 +145,7 @@ fn kubelet_config(settings: &Settings, node_ips: Vec<IpAddr>, client_ca: Option<
         port: settings.port,
         client_ca,
         max_pods: settings.max_pods,
+        eviction_hard: settings.eviction_hard.clone(),
         node_status_update_frequency: settings.node_status_update_frequency,
         ..skep_kubelet::Config::new(&settings.node_name, primary, &settings.data_dir)
     }

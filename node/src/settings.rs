@@ -10,6 +10,7 @@ use clap::Args;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Taint;
 use serde::Deserialize;
+use skep_kubelet::Thresholds;
 
 use crate::host;
 
@@ -105,6 +106,9 @@ pub(crate) struct Options {
     /// Highest number of pods [default: 110]
     #[arg(long, value_name = "N")]
     max_pods: Option<u32>,
+    /// When the node is under pressure: SIGNAL<QUANTITY|PERCENT,.. [default: upstream's, such as nodefs.available<10%]
+    #[arg(long, value_name = "LIST")]
+    eviction_hard: Option<String>,
 }
 
 /// A list in YAML is a sequence, or text with commas as on the command line.
@@ -169,6 +173,7 @@ pub(crate) struct Settings {
     pub(crate) client_ca_file: Option<PathBuf>,
     pub(crate) pod_logs_dir: PathBuf,
     pub(crate) max_pods: u32,
+    pub(crate) eviction_hard: Thresholds,
 }
 
 impl Arguments {
@@ -223,6 +228,7 @@ impl Options {
             client_ca_file,
             pod_logs_dir,
             max_pods,
+            eviction_hard,
         )
     }
 
@@ -277,6 +283,10 @@ impl Options {
             client_ca_file: self.client_ca_file,
             pod_logs_dir: self.pod_logs_dir.unwrap_or_else(|| "/var/log/pods".into()),
             max_pods: self.max_pods.unwrap_or(110),
+            eviction_hard: match self.eviction_hard {
+                Some(text) => text.parse().context("--eviction-hard")?,
+                None => Thresholds::default(),
+            },
         })
     }
 }

@@ -105,7 +105,13 @@ impl TestCluster {
             ensure!(pods.len() == count, "ready are {pods:?}");
             Ok(pods)
         })
-        .with_context(|| self.kubectl(&["get", "pods,events", "-A", "-o", "wide"]).unwrap_or_default())
+        .with_context(|| self.describe())
+    }
+
+    /// What a person would look at when something does not come up.
+    fn describe(&self) -> String {
+        let look = |args: &[&str]| self.kubectl(args).unwrap_or_else(|error| format!("{error:#}"));
+        [look(&["get", "pods,events", "-A", "-o", "wide"]), look(&["describe", "nodes"])].join("\n")
     }
 
     /// The toolbox, run on the cluster's machine as any process of it would be.

@@ -251,7 +251,9 @@ impl Cluster {
             .arg("--kubeconfig")
             .arg(self.node_kubeconfig())
             .args(["--node-name", &self.spec.name, "--node-ip", &self.spec.address.to_string()])
-            .args(["--service-cluster-ip-range", &self.spec.service_cidr]);
+            .args(["--service-cluster-ip-range", &self.spec.service_cidr])
+            // A cluster to try things with must work on a full disk, too.
+            .args(["--eviction-hard", "memory.available<100Mi"]);
         self.node.start(&mut command)
     }
 

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Taint;
 
+use crate::eviction::Thresholds;
+
 /// Settings of one node's kubelet; defaults are upstream's.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -46,6 +48,8 @@ pub struct Config {
     pub client_ca: Option<String>,
     /// Highest number of pods on this node.
     pub max_pods: u32,
+    /// When the node counts as being under pressure.
+    pub eviction_hard: Thresholds,
     /// How often the node status is computed; sent when changed.
     pub node_status_update_frequency: Duration,
     /// How often it is sent even when unchanged.
@@ -75,6 +79,7 @@ impl Config {
             port: 10250,
             client_ca: None,
             max_pods: 110,
+            eviction_hard: Thresholds::default(),
             node_status_update_frequency: Duration::from_secs(10),
             node_status_report_frequency: Duration::from_secs(300),
         }

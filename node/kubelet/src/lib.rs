@@ -14,6 +14,7 @@ mod dns;
 mod downward;
 mod env;
 mod error;
+mod eviction;
 mod expansion;
 mod images;
 mod labels;
@@ -46,6 +47,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
 pub use error::Error;
+pub use eviction::{Signal, ThresholdError, Thresholds};
 
 /// The API level this node speaks, as nodeInfo tells it.
 pub const KUBERNETES_VERSION: &str = "v1.35.0+skep";

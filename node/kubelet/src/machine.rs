@@ -61,9 +61,10 @@ fn memory_total(meminfo: &str) -> i64 {
     memory_field(meminfo, "MemTotal").unwrap_or(0)
 }
 
-/// Bytes of memory that programs could still get.
-pub(crate) fn memory_available() -> Option<i64> {
-    memory_field(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable")
+/// Bytes of memory there are, and that programs could still get.
+pub(crate) fn memory() -> Option<(i64, i64)> {
+    let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
+    Some((memory_total(&meminfo), memory_field(&meminfo, "MemAvailable")?))
 }
 
 /// Total and available bytes of the file system below `path`.
@@ -72,6 +73,13 @@ pub(crate) fn storage(path: &Path) -> Option<(i64, i64)> {
     let block = stat.fragment_size();
     let bytes = |blocks: u64| i64::try_from(blocks.saturating_mul(block)).unwrap_or(i64::MAX);
     Some((bytes(stat.blocks()), bytes(stat.blocks_available())))
+}
+
+/// Total and free inodes of the file system below `path`; none for one that does not count them.
+pub(crate) fn inodes(path: &Path) -> Option<(i64, i64)> {
+    let stat = nix::sys::statvfs::statvfs(path).ok()?;
+    let count = |inodes: u64| i64::try_from(inodes).unwrap_or(i64::MAX);
+    (stat.files() > 0).then(|| (count(stat.files()), count(stat.files_available())))
 }
 
 /// Threads that exist and that may exist.

@@ -1,6 +1,7 @@
 //! The Node object: created at first start, its status kept true.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,11 +17,10 @@ use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::error::is_not_found;
+use crate::eviction::Signal;
 use crate::machine::{self, Machine};
 use crate::{Config, Error};
 
-/// Upstream's hard eviction thresholds: 100 MiB of memory, 10 % of the disk.
-const MEMORY_RESERVE: i64 = 100 << 20;
 const MAX_IMAGES: usize = 50;
 const UNINITIALIZED: &str = "node.cloudprovider.kubernetes.io/uninitialized";
 
@@ -190,9 +190,13 @@ async fn status(
         Some(known) if external && !known.is_empty() => known.to_vec(),
         _ => addresses(config),
     };
+    let left = |signal, capacity| (capacity - config.eviction_hard.reserve(signal, capacity)).max(0);
     NodeStatus {
         capacity: Some(list(machine.memory, kib(machine.ephemeral_storage))),
-        allocatable: Some(list((machine.memory - MEMORY_RESERVE).max(0), quantity(machine.ephemeral_storage / 10 * 9))),
+        allocatable: Some(list(
+            left(Signal::MemoryAvailable, machine.memory),
+            quantity(left(Signal::NodeFsAvailable, machine.ephemeral_storage)),
+        )),
         addresses: Some(addresses),
         conditions: Some(conditions(context, old).await),
         daemon_endpoints: Some(NodeDaemonEndpoints {
@@ -222,6 +226,12 @@ async fn images(context: &Context) -> Option<Vec<ContainerImage>> {
     Some(named.collect())
 }
 
+/// Where the container runtime keeps images.
+async fn image_fs(context: &Context) -> Option<PathBuf> {
+    let file_systems = context.cri.image_fs_info().await.ok()?;
+    Some(PathBuf::from(file_systems.into_iter().next()?.fs_id?.mountpoint))
+}
+
 async fn conditions(context: &Context, old: &[NodeCondition]) -> Vec<NodeCondition> {
     let pressure = |kind: &'static str, on: bool, what: &str, has: &str, has_not: &str| {
         let (reason, message) = if on {
@@ -231,9 +241,16 @@ async fn conditions(context: &Context, old: &[NodeCondition]) -> Vec<NodeConditi
         };
         (kind, on, reason, message)
     };
-    let memory = machine::memory_available().is_some_and(|bytes| bytes < MEMORY_RESERVE);
-    let disk = machine::storage(&context.config.data_dir).is_some_and(|(total, free)| free < total / 10);
-    let pids = machine::processes().is_some_and(|(running, limit)| running > limit / 100 * 90);
+    let thresholds = &context.config.eviction_hard;
+    let crossed = |signal, level: Option<(i64, i64)>| level.is_some_and(|level| thresholds.crossed(signal, level));
+    let data_dir = &context.config.data_dir;
+    let images = image_fs(context).await;
+    let memory = crossed(Signal::MemoryAvailable, machine::memory());
+    let disk = crossed(Signal::NodeFsAvailable, machine::storage(data_dir))
+        || crossed(Signal::NodeFsInodesFree, machine::inodes(data_dir))
+        || crossed(Signal::ImageFsAvailable, images.as_deref().and_then(machine::storage))
+        || crossed(Signal::ImageFsInodesFree, images.as_deref().and_then(machine::inodes));
+    let pids = crossed(Signal::PidAvailable, machine::processes().map(|(running, limit)| (limit, limit - running)));
     let mut found = vec![
         pressure("MemoryPressure", memory, "InsufficientMemory", "insufficient memory available", "SufficientMemory"),
         pressure("DiskPressure", disk, "DiskPressure", "disk pressure", "NoDiskPressure"),

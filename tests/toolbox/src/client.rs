@@ -21,7 +21,8 @@ pub(crate) fn get(address: &str) -> Result<String, String> {
         Ok(answer)
     };
     let answer = fetch().map_err(|e| format!("{address}: {e}"))?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| format!("{address}: not an HTTP answer: {answer:?}"))?;
+    let (head, body) =
+        answer.split_once("\r\n\r\n").ok_or_else(|| format!("{address}: not an HTTP answer: {answer:?}"))?;
     if !head.starts_with("HTTP/1.1 200") {
         return Err(format!("{address}: {}", head.lines().next().unwrap_or_default()));
     }
