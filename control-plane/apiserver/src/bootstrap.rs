@@ -131,7 +131,7 @@ async fn service_cidr(bootstrap: &Bootstrap<'_>, config: &Config) -> Result<()> 
         "message": "Kubernetes default Service CIDR is ready",
         "lastTransitionTime": now,
     }]});
-    let scope = Scope { user: bootstrap.user, namespace: None, now, dry_run: false };
+    let scope = Scope::internal(bootstrap.user, None, now);
     let failed = |source| Error::Bootstrap { what: format!("{} {NAME}", RESOURCE.1), source };
     let object = decode(registry, range).map_err(failed)?;
     registry.update(&scope, NAME, UpdateKind::Status, &mut Replacement(object)).await.map(drop).map_err(failed)
@@ -161,7 +161,7 @@ impl Bootstrap<'_> {
         correct: bool,
     ) -> Result<()> {
         let Some(registry) = self.registries.get(group, "v1", plural) else { return Ok(()) };
-        let scope = Scope { user: self.user, namespace, now: Timestamp::now(), dry_run: false };
+        let scope = Scope::internal(self.user, namespace, Timestamp::now());
         self.try_ensure(registry, &scope, name, value, correct)
             .await
             .map_err(|source| Error::Bootstrap { what: format!("{plural} {name}"), source })

@@ -15,6 +15,7 @@ use skep_api::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    admission::WarningSink,
     http::{
         body::Body,
         negotiate::{Accepted, accept},
@@ -81,6 +82,8 @@ pub(crate) struct Call<'a> {
     /// The connection, for requests that may take it over.
     pub(crate) upgrade: Option<crate::upgrade::Upgrade>,
     pub(crate) now: Timestamp,
+    /// Takes what the client should be warned of.
+    pub(crate) warnings: &'a WarningSink,
 }
 
 type Answer = Result<Response<Body>, StatusError>;
@@ -217,10 +220,10 @@ impl<'a> Call<'a> {
     async fn delete(self, registry: &Arc<Registry>, name: &str) -> Answer {
         let accepted = accept(self.headers)?;
         let viewer = self.viewer(registry, &accepted)?;
-        let (user, namespace, now) = (self.user, self.namespace(registry), self.now);
+        let mut scope = self.scope(registry, false);
         let body = request_body::read(self.body).await?;
         let options = delete_options(self.request, self.headers, &body)?;
-        let scope = Scope { user, namespace, now, dry_run: options.dry_run };
+        scope.dry_run = options.dry_run;
         match registry.delete(&scope, name, &options).await? {
             Deleted::Object(written) => Ok(viewer.respond(&accepted, written.code, &written.json)),
             Deleted::Gone(status) => Ok(response::object(StatusCode::OK, &accepted, &status)),
@@ -231,10 +234,10 @@ impl<'a> Call<'a> {
         let accepted = accept(self.headers)?;
         let viewer = self.viewer(registry, &accepted)?;
         let (options, selection) = self.selected(registry)?;
-        let (user, namespace, now) = (self.user, self.namespace(registry), self.now);
+        let mut scope = self.scope(registry, false);
         let body = request_body::read(self.body).await?;
         let delete = delete_options(self.request, self.headers, &body)?;
-        let scope = Scope { user, namespace, now, dry_run: delete.dry_run };
+        scope.dry_run = delete.dry_run;
         let page = registry.page(selection, &options).await?;
         registry.delete_collection(&scope, &page, &delete).await?;
         list::respond(page, viewer, &accepted).await
@@ -258,7 +261,14 @@ impl<'a> Call<'a> {
     }
 
     pub(crate) fn scope(&self, registry: &Registry, dry_run: bool) -> Scope<'a> {
-        Scope { user: self.user, namespace: self.namespace(registry), now: self.now, dry_run }
+        Scope {
+            user: self.user,
+            namespace: self.namespace(registry),
+            now: self.now,
+            dry_run,
+            query: Some(&self.request.query),
+            warnings: Some(self.warnings),
+        }
     }
 
     pub(crate) fn viewer(&self, registry: &Arc<Registry>, accepted: &Accepted) -> Result<Viewer, StatusError> {

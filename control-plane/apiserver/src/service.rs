@@ -22,6 +22,7 @@ use tower::Service;
 use uuid::Uuid;
 
 use crate::{
+    admission::WarningSink,
     authz::{self, Authorizer},
     discovery::Discovery,
     dispatch::{Call, Registries},
@@ -36,6 +37,7 @@ use crate::{
     limits::Limits,
     metrics::{Counted, Metrics},
     openapi::OpenApi,
+    registry::generic::patch::add_warnings,
     subresource::stream,
     upgrade::{Running, Upgrade},
     user::{ANONYMOUS, UserInfo},
@@ -127,12 +129,13 @@ impl Shared {
         let user = own.or(user).unwrap_or_else(|| Arc::new(UserInfo::anonymous()));
         let head = parts.method == Method::HEAD;
         let mut counted = None;
+        let warnings = WarningSink::default();
         let mut response = match RequestInfo::parse(&parts.method, &parts.uri) {
             Ok(info) => {
                 counted = Some(Counted::new(&info, self.registries.find(&info).map(|registry| registry.info())));
                 let client = stream::is_stream(&info).then(|| parts.extensions.remove::<OnUpgrade>()).flatten();
                 let upgrade = client.map(|client| self.upgrade(client, place));
-                let answer = self.answer(&info, &parts.headers, body, &user, upgrade);
+                let answer = self.answer(&info, &parts.headers, body, &user, upgrade, &warnings);
                 let answer = AssertUnwindSafe(answer).catch_unwind().await;
                 match answer {
                     Ok(Ok(response)) => response,
@@ -148,6 +151,7 @@ impl Shared {
             }
             Err(error) => response::failure(&parts.headers, &error),
         };
+        add_warnings(&mut response, &warnings.take());
         if let Some(audit_id) = audit_id {
             response.headers_mut().insert(AUDIT_ID, audit_id);
         }
@@ -167,6 +171,7 @@ impl Shared {
         body: RequestBody,
         user: &UserInfo,
         upgrade: Option<Upgrade>,
+        warnings: &WarningSink,
     ) -> Result<Response<Body>, StatusError> {
         if user.name == ANONYMOUS && !authz::is_public(info) {
             return Err(StatusError::unauthorized("Unauthorized"));
@@ -195,6 +200,7 @@ impl Shared {
             kubelet: &self.kubelet,
             upgrade,
             now: Timestamp::now(),
+            warnings,
         };
         if long_running {
             return Ok(self.count_stream(call.answer().await?));

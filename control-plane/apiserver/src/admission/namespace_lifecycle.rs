@@ -6,26 +6,22 @@
 use std::sync::Arc;
 
 use k8s_openapi::{api::core::v1::Namespace, apimachinery::pkg::apis::meta::v1::StatusCause};
-use skep_api::{
-    resource::ResourceInfo,
-    status::{GroupResource, StatusError},
-};
+use skep_api::status::{GroupResource, StatusError};
 use skep_storage::{Compare, Object as Cached};
 
-use super::Admission;
-use crate::registry::{
-    generic::{Scope, refresh},
-    object::Object,
-};
+use super::{Admission, Attributes, Operation};
+use crate::registry::generic::refresh;
 
 impl Admission {
     pub(crate) async fn namespace_lifecycle(
         &self,
-        scope: &Scope<'_>,
-        info: &ResourceInfo,
-        object: &dyn Object,
+        attributes: &Attributes<'_>,
+        object_name: &str,
     ) -> Result<Option<Compare>, StatusError> {
-        let (Some(name), Some(namespaces)) = (scope.namespace, &self.namespaces) else { return Ok(None) };
+        if attributes.operation != Operation::Create || !attributes.info.namespaced {
+            return Ok(None);
+        }
+        let (Some(name), Some(namespaces)) = (attributes.scope.namespace, &self.namespaces) else { return Ok(None) };
         let key = format!("/registry/namespaces/{name}");
         let mut found = namespaces.get(&key);
         if found.is_none() {
@@ -38,7 +34,7 @@ impl Admission {
         };
         if is_terminating(&namespace) {
             let why = format!("unable to create new content in namespace {name} because it is being terminated");
-            return Err(StatusError::forbidden(info, object.name(), why).with_cause(StatusCause {
+            return Err(StatusError::forbidden(attributes.info, object_name, why).with_cause(StatusCause {
                 reason: Some("NamespaceTerminating".to_owned()),
                 message: Some(format!("namespace {name} is being terminated")),
                 field: Some("metadata.namespace".to_owned()),

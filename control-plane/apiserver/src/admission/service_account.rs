@@ -1,13 +1,10 @@
 //! ServiceAccount: every pod runs as an account that exists.
 
 use k8s_openapi::api::core::v1::Pod;
-use skep_api::{resource::ResourceInfo, status::StatusError};
+use skep_api::status::StatusError;
 
-use super::Admission;
-use crate::registry::{
-    generic::{Scope, refresh},
-    object::Object,
-};
+use super::{Admission, Attributes};
+use crate::registry::{generic::refresh, object::Object};
 
 /// Marks the API's image of a static pod; it runs as no account.
 const MIRROR: &str = "kubernetes.io/config.mirror";
@@ -15,11 +12,13 @@ const MIRROR: &str = "kubernetes.io/config.mirror";
 impl Admission {
     pub(super) async fn service_account(
         &self,
-        scope: &Scope<'_>,
-        info: &ResourceInfo,
+        attributes: &Attributes<'_>,
         object: &mut dyn Object,
     ) -> Result<(), StatusError> {
-        let (Some(namespace), Some(accounts)) = (scope.namespace, &self.service_accounts) else { return Ok(()) };
+        let (Some(namespace), Some(accounts)) = (attributes.scope.namespace, &self.service_accounts) else {
+            return Ok(());
+        };
+        let info = attributes.info;
         let Some(pod) = object.as_any_mut().downcast_mut::<Pod>() else { return Ok(()) };
         let is_mirror = pod.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(MIRROR));
         let Some(spec) = &mut pod.spec else { return Ok(()) };

@@ -22,8 +22,26 @@ pub(crate) enum UpdateKind {
     Finalize,
     /// The `approval` subresource of certificate signing requests.
     Approval,
+    /// The `scale` subresource: the object itself, but admission is shown the Scale.
+    Scale,
+    /// A further subresource that is the object itself (`pods/resize`).
+    Part(&'static str),
     /// Set by the server itself (binding): what the strategy would reset stays.
     Internal,
+}
+
+impl UpdateKind {
+    /// The name behind the slash; empty for the object itself.
+    pub(crate) fn subresource(self) -> &'static str {
+        match self {
+            Self::Main | Self::Internal => "",
+            Self::Status => "status",
+            Self::Finalize => "finalize",
+            Self::Approval => "approval",
+            Self::Scale => "scale",
+            Self::Part(name) => name,
+        }
+    }
 }
 
 /// [`Change`] without its type.
@@ -135,7 +153,8 @@ impl<S: Strategy> AnyStrategy for Erased<S> {
     fn prepare_for_update(&self, kind: UpdateKind, ctx: &Context<'_>, object: &mut dyn Object, old: &dyn Object) {
         let (object, old) = (Self::typed_mut(object), Self::typed(old));
         match kind {
-            UpdateKind::Main => self.0.prepare_for_update(ctx, object, old),
+            UpdateKind::Main | UpdateKind::Scale => self.0.prepare_for_update(ctx, object, old),
+            UpdateKind::Part(name) => self.0.prepare_for_part_update(name, ctx, object, old),
             UpdateKind::Status => self.0.prepare_for_status_update(ctx, object, old),
             UpdateKind::Finalize => self.0.prepare_for_finalize(ctx, object, old),
             UpdateKind::Approval => self.0.prepare_for_approval(ctx, object, old),
@@ -146,7 +165,7 @@ impl<S: Strategy> AnyStrategy for Erased<S> {
     fn validate_update(&self, kind: UpdateKind, object: &dyn Object, old: &dyn Object) -> Vec<field::Error> {
         let (object, old) = (Self::typed(object), Self::typed(old));
         match kind {
-            UpdateKind::Main => {
+            UpdateKind::Main | UpdateKind::Scale => {
                 let mut errors = self.0.validate(object);
                 errors.extend(self.0.validate_update(object, old));
                 errors
@@ -154,6 +173,7 @@ impl<S: Strategy> AnyStrategy for Erased<S> {
             UpdateKind::Status => self.0.validate_status_update(object, old),
             UpdateKind::Finalize => self.0.validate(object),
             UpdateKind::Approval => self.0.validate_approval(object, old),
+            UpdateKind::Part(name) => self.0.validate_part_update(name, object, old),
             UpdateKind::Internal => Vec::new(),
         }
     }

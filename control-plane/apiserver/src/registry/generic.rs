@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use skep_api::{field, resource::ResourceInfo, status::StatusError};
+use skep_api::{field, request::Query, resource::ResourceInfo, status::StatusError};
 use skep_storage::{Object as Cached, Resource, Storage};
 
 use super::{
@@ -17,8 +17,13 @@ use super::{
     strategy::Context,
     version::AnyVersion,
 };
-use crate::{admission::Admission, scan, user::UserInfo};
+use crate::{
+    admission::{Admission, WarningSink},
+    scan,
+    user::UserInfo,
+};
 
+pub(crate) mod admit;
 pub(crate) mod commit;
 pub(crate) mod continuation;
 pub(crate) mod create;
@@ -51,9 +56,25 @@ pub(crate) struct Scope<'a> {
     pub(crate) namespace: Option<&'a str>,
     pub(crate) now: Timestamp,
     pub(crate) dry_run: bool,
+    /// The request's parameters; none for what the server does of its own.
+    pub(crate) query: Option<&'a Query>,
+    /// Takes what the client should be warned of.
+    pub(crate) warnings: Option<&'a WarningSink>,
 }
 
 impl<'a> Scope<'a> {
+    /// Of something the server does of its own.
+    pub(crate) fn internal(user: &'a UserInfo, namespace: Option<&'a str>, now: Timestamp) -> Self {
+        Self { user, namespace, now, dry_run: false, query: None, warnings: None }
+    }
+
+    /// Warns the client.
+    pub(crate) fn warn(&self, warning: impl Into<String>) {
+        if let Some(warnings) = self.warnings {
+            warnings.add(warning);
+        }
+    }
+
     pub(crate) fn context(&self) -> Context<'a> {
         Context { user: self.user, namespace: self.namespace, now: self.now, dry_run: self.dry_run }
     }

@@ -41,6 +41,45 @@ impl<T: ApiObject> Object for T {
     }
 }
 
+/// A JSON document that takes the place of an object where only its JSON matters.
+#[derive(Clone, Debug)]
+pub(crate) struct JsonObject {
+    meta: ObjectMeta,
+    json: serde_json::Value,
+}
+
+impl JsonObject {
+    pub(crate) fn new(json: serde_json::Value) -> Self {
+        Self { meta: ObjectMeta::default(), json }
+    }
+}
+
+impl Object for JsonObject {
+    fn meta(&self) -> &ObjectMeta {
+        &self.meta
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.meta
+    }
+
+    fn to_json(&self) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec(&self.json)
+    }
+
+    fn boxed_clone(&self) -> Box<dyn Object> {
+        Box::new(self.clone())
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+}
+
 impl dyn Object {
     /// `metadata.name`, empty if absent.
     pub(crate) fn name(&self) -> &str {

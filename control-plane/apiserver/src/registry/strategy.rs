@@ -11,6 +11,7 @@
 //! | `.../status`     | `default`, `prepare_for_status_update`, `validate_status_update`                                        |
 //! | `.../scale`      | `set_scale`, then as update                                                                             |
 //! | `.../finalize`   | `default`, `prepare_for_finalize`, `validate`                                                           |
+//! | `.../resize` ... | `default`, `prepare_for_part_update`, `validate_part_update`                                            |
 //! | `.../approval`   | `default`, `prepare_for_approval`, `validate_approval`                                                  |
 //! | delete           | `check_delete`, `grace_period`; if it must wait `prepare_for_deletion`; else `reserve` ([`Change::Delete`]) |
 //!
@@ -254,6 +255,17 @@ pub trait Strategy: Send + Sync + 'static {
     /// Checks an update of `approval`.
     fn validate_approval(&self, object: &Self::Object, old: &Self::Object) -> Vec<field::Error> {
         let _ = (object, old);
+        Vec::new()
+    }
+
+    /// Keeps everything but what the subresource `name` may change from `old` (Pod: `resize`, `ephemeralcontainers`).
+    fn prepare_for_part_update(&self, name: &str, ctx: &Context<'_>, object: &mut Self::Object, old: &Self::Object) {
+        let _ = (name, ctx, object, old);
+    }
+
+    /// Checks an update of such a subresource.
+    fn validate_part_update(&self, name: &str, object: &Self::Object, old: &Self::Object) -> Vec<field::Error> {
+        let _ = (name, object, old);
         Vec::new()
     }
 

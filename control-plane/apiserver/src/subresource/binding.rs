@@ -48,6 +48,7 @@ pub(crate) async fn answer(call: Call<'_>, registry: &Arc<Registry>) -> Result<R
         Document::Json(json) => serde_json::from_slice(&json).map_err(|error| unreadable(&error))?,
         Document::Value(value) => Binding::deserialize(value).map_err(|error| unreadable(&error))?,
     };
+    let binding = registry.admit_part(&scope, name, "binding", binding).await?;
     check(&binding, name, scope.namespace)?;
     let mut source = Mutation(|object: &mut dyn Object| match object.as_any_mut().downcast_mut::<Pod>() {
         Some(pod) => bind(pod, &binding, scope.now),

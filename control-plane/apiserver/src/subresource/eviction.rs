@@ -43,6 +43,7 @@ pub(crate) async fn answer(call: Call<'_>, registry: &Arc<Registry>) -> Result<R
     if eviction.metadata.name.as_deref().is_some_and(|given| !given.is_empty() && given != name) {
         return Err(StatusError::bad_request("name in URL does not match name in Eviction object"));
     }
+    let eviction = registry.admit_part(&scope, name, "eviction", eviction).await?;
     let options = DeleteOptions::from_body(eviction.delete_options.unwrap_or_default())?;
     scope.dry_run |= options.dry_run;
     registry.delete(&scope, name, &options).await?;

@@ -61,7 +61,7 @@ pub(crate) async fn answer(call: Call<'_>, registry: &Arc<Registry>) -> Result<R
         }
     };
     let mut source = ScaleSource { registry, name, change };
-    let written = registry.update(&scope, name, UpdateKind::Main, &mut source).await?;
+    let written = registry.update(&scope, name, UpdateKind::Scale, &mut source).await?;
     let object =
         registry.strategy.decode(&written.json, &mut UnknownFields::new()).map_err(StatusError::internal_error)?;
     Ok(response::object(StatusCode::OK, &accepted, &scale_of(registry, &*object)?))
@@ -122,7 +122,7 @@ fn unreadable(error: &serde_json::Error) -> StatusError {
 }
 
 /// The scale of an object, with the object's identity.
-fn scale_of(registry: &Registry, object: &dyn Object) -> Result<Scale, StatusError> {
+pub(crate) fn scale_of(registry: &Registry, object: &dyn Object) -> Result<Scale, StatusError> {
     let mut scale = registry.strategy.scale(object).ok_or_else(StatusError::generic_not_found)?;
     let meta = object.meta();
     scale.metadata = ObjectMeta {

@@ -8,6 +8,7 @@ use http::{HeaderMap, Method, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Value, json};
 use skep_api::{
     request::{Query, RequestInfo, Verb},
     status::StatusError,
@@ -22,6 +23,7 @@ use skep_stream::{
 
 use super::location;
 use crate::{
+    admission::Operation,
     dispatch::Call,
     http::{body::Body, response},
     kubelet_proxy::{ERROR_TEXT, Endpoint, KubeletProxy},
@@ -52,6 +54,9 @@ pub(crate) async fn answer(mut call: Call<'_>, registry: &Arc<Registry>) -> Resu
     let namespace = call.namespace(registry);
     let object = registry.get_object(namespace, name).await?;
     let pod = object.as_any().downcast_ref::<Pod>().ok_or_else(StatusError::generic_not_found)?;
+    let scope = call.scope(registry, false);
+    let attributes = registry.attributes(Operation::Connect, &scope, name, kind);
+    registry.admission.connect(&attributes, || options(kind, query)).await?;
     let container = match kind {
         "portforward" => String::new(),
         _ => location::container(pod, query.get("container").unwrap_or_default())?,
@@ -79,6 +84,33 @@ pub(crate) async fn answer(mut call: Call<'_>, registry: &Arc<Registry>) -> Resu
     } else {
         backend.pass_on(method, call.headers, upgrade).await
     }
+}
+
+/// What admission is shown: upstream's options of the request, as JSON.
+fn options(kind: &str, query: &Query) -> Value {
+    let kind = match kind {
+        "exec" => "PodExecOptions",
+        "attach" => "PodAttachOptions",
+        _ => "PodPortForwardOptions",
+    };
+    let mut options = json!({"kind": kind, "apiVersion": "v1"});
+    if kind == "PodPortForwardOptions" {
+        options["ports"] = query.all("ports").filter_map(|port| port.parse::<i32>().ok()).collect();
+        return options;
+    }
+    let Streams { stdin, stdout, stderr, tty } = streams(query);
+    for (key, on) in [("stdin", stdin), ("stdout", stdout), ("stderr", stderr), ("tty", tty)] {
+        if on {
+            options[key] = true.into();
+        }
+    }
+    if let Some(container) = query.get("container").filter(|container| !container.is_empty()) {
+        options["container"] = container.into();
+    }
+    if kind == "PodExecOptions" {
+        options["command"] = query.all("command").collect();
+    }
+    options
 }
 
 /// Where a stream goes.

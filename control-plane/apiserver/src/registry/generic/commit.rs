@@ -5,7 +5,7 @@ use skep_api::status::StatusError;
 use skep_storage::{Compare, Error, Op, Txn};
 
 use super::Registry;
-use crate::registry::strategy::Reservation;
+use crate::{admission::Admitted, registry::strategy::Reservation};
 
 /// What the transaction does to the object's key.
 pub(crate) enum Write {
@@ -31,13 +31,13 @@ pub(crate) enum Outcome {
 }
 
 impl Registry {
-    /// Commits `write` together with `reservation`, if `guard` holds.
+    /// Commits `write` together with `reservation`, if what it was admitted on holds.
     pub(crate) async fn commit(
         &self,
         key: &str,
         write: Write,
         reservation: &Reservation,
-        guard: Option<&Compare>,
+        admitted: &mut Admitted,
     ) -> Result<Outcome, StatusError> {
         let mut txn = match write {
             Write::Create(value) => {
@@ -51,7 +51,7 @@ impl Registry {
         for (taken, value) in &reservation.take {
             txn = txn.create(taken.clone(), value.clone());
         }
-        txn.compares.extend(guard.cloned());
+        txn.compares.extend(admitted.compares().cloned());
         txn.ops.extend(reservation.release.iter().map(|key| Op::Delete { key: key.clone() }));
         match self.storage.commit(txn).await {
             Ok(committed) => Ok(Outcome::Committed(committed.revision)),
@@ -60,7 +60,7 @@ impl Registry {
                 if failed.contains(&key) {
                     return Ok(Outcome::Stale);
                 }
-                if guard.is_some_and(|guard| failed.contains(&guard.key())) {
+                if admitted.compares().any(|compare| failed.contains(&compare.key())) {
                     return Ok(Outcome::Unguarded);
                 }
                 Ok(Outcome::Lost(failed.into_iter().map(str::to_owned).collect()))

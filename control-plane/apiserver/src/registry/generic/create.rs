@@ -4,13 +4,16 @@ use bytes::Bytes;
 use http::StatusCode;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use skep_api::{meta, status::StatusError};
-use skep_storage::{Compare, response_bytes};
+use skep_storage::response_bytes;
 
 use super::{
     Registry, Scope,
     commit::{Outcome, Write, storage_error},
 };
-use crate::registry::{erased::AnyChange, object::Object, strategy::Reservation};
+use crate::{
+    admission::{Admitted, Attributes, Operation},
+    registry::{erased::AnyChange, object::Object, strategy::Reservation},
+};
 
 /// How often a generated name that is taken is replaced by another (upstream: 8).
 const NAME_ATTEMPTS: u32 = 8;
@@ -38,10 +41,13 @@ impl Registry {
             return Err(StatusError::new(500, "", "resourceVersion should not be set on objects to be created"));
         }
         self.take_namespace(scope, meta)?;
+        let attributes = self.attributes(Operation::Create, scope, "", "");
+        let mut admitted = self.admission.mutate(&attributes, &mut object).await?;
+        let meta = object.meta_mut();
         let Some(base) = name_base(meta) else {
             let name = meta.name.clone().unwrap_or_default();
             return self
-                .create_named(scope, &mut *object)
+                .create_named(&attributes, &mut *object, &mut admitted)
                 .await?
                 .ok_or_else(|| StatusError::already_exists(self.info(), &name));
         };
@@ -51,7 +57,7 @@ impl Registry {
             let mut object = object.boxed_clone();
             name = meta::generate_name(&base);
             object.meta_mut().name = Some(name.clone());
-            if let Some(written) = self.create_named(scope, &mut *object).await? {
+            if let Some(written) = self.create_named(&attributes, &mut *object, &mut admitted).await? {
                 return Ok(written);
             }
         }
@@ -59,9 +65,14 @@ impl Registry {
     }
 
     /// Creates an object that has its name; none if the name is taken.
-    async fn create_named(&self, scope: &Scope<'_>, object: &mut dyn Object) -> Result<Option<Written>, StatusError> {
+    async fn create_named(
+        &self,
+        attributes: &Attributes<'_>,
+        object: &mut dyn Object,
+        admitted: &mut Admitted,
+    ) -> Result<Option<Written>, StatusError> {
+        let scope = attributes.scope;
         self.stamp(scope, object.meta_mut());
-        let mut guard = self.admission.create(scope, self.info(), object).await?;
         self.strategy.prepare_for_create(&scope.context(), object);
         let mut errors = self.metadata_errors(object.meta());
         errors.extend(self.strategy.validate(object));
@@ -70,16 +81,18 @@ impl Registry {
             errors.extend(version.validate_create(object));
         }
         self.check(object.name(), errors)?;
-        self.try_create(scope, object, &mut guard).await
+        self.admission.validate(attributes, object, admitted).await?;
+        self.try_create(attributes, object, admitted).await
     }
 
     /// One attempt with one name; none if the name is taken.
     async fn try_create(
         &self,
-        scope: &Scope<'_>,
+        attributes: &Attributes<'_>,
         object: &mut dyn Object,
-        guard: &mut Option<Compare>,
+        admitted: &mut Admitted,
     ) -> Result<Option<Written>, StatusError> {
+        let scope = attributes.scope;
         let key = self
             .key(scope.namespace.filter(|_| self.info().namespaced), object.name())
             .ok_or_else(|| StatusError::bad_request("the object's name can be no key"))?;
@@ -104,7 +117,7 @@ impl Registry {
                 let taken = self.latest(&key).await?.is_some();
                 return Ok((!taken).then_some(Written { code: StatusCode::CREATED, json: value }));
             }
-            match self.commit(&key, Write::Create(value.clone()), &reservation, guard.as_ref()).await? {
+            match self.commit(&key, Write::Create(value.clone()), &reservation, admitted).await? {
                 Outcome::Committed(revision) => {
                     let json = response_bytes(&value, revision).map_err(storage_error)?;
                     return Ok(Some(Written { code: StatusCode::CREATED, json }));
@@ -113,7 +126,7 @@ impl Registry {
                 Outcome::Lost(keys) => self.count_loss(&mut reservation, keys)?,
                 Outcome::Unguarded => {
                     self.refresh().await?;
-                    *guard = self.admission.namespace_lifecycle(scope, self.info(), object).await?;
+                    self.admission.renew(attributes, object, admitted).await?;
                 }
             }
         }

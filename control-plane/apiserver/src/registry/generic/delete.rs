@@ -20,10 +20,13 @@ use super::{
     list::Page,
     metadata::has_finalizers,
 };
-use crate::registry::{
-    erased::AnyChange,
-    object::Object,
-    strategy::{Grace, Reservation},
+use crate::{
+    admission::Admitted,
+    registry::{
+        erased::AnyChange,
+        object::Object,
+        strategy::{Grace, Reservation},
+    },
 };
 
 /// How often a deletion is tried again on a fresher object.
@@ -119,6 +122,7 @@ impl Registry {
         if let Err(error) = self.strategy.check_delete(&*old) {
             return if fresh { Err(error) } else { Ok(Attempt::Stale) };
         }
+        self.admit_delete(scope, &*old, options).await?;
         let mut object = old.boxed_clone();
         let base = cached.mod_revision();
         match self.plan(scope.now, &mut *object, options) {
@@ -133,7 +137,15 @@ impl Registry {
                 let value = Bytes::from(self.encode(&mut *object)?);
                 let mut revision = base;
                 if !scope.dry_run {
-                    match self.commit(key, Write::Update(base, value.clone()), &Reservation::default(), None).await? {
+                    match self
+                        .commit(
+                            key,
+                            Write::Update(base, value.clone()),
+                            &Reservation::default(),
+                            &mut Admitted::default(),
+                        )
+                        .await?
+                    {
                         Outcome::Committed(committed) => revision = committed,
                         Outcome::Stale | Outcome::Lost(_) | Outcome::Unguarded => return Ok(Attempt::Stale),
                     }
@@ -148,7 +160,7 @@ impl Registry {
                 }
                 let mut revision = base;
                 if !scope.dry_run {
-                    match self.commit(key, Write::Delete(base), &reservation, None).await? {
+                    match self.commit(key, Write::Delete(base), &reservation, &mut Admitted::default()).await? {
                         Outcome::Committed(committed) => revision = committed,
                         Outcome::Stale | Outcome::Lost(_) | Outcome::Unguarded => return Ok(Attempt::Stale),
                     }

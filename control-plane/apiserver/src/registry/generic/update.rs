@@ -13,10 +13,13 @@ use super::{
     create::Written,
     metadata::{carry_over, has_finalizers, resource_version},
 };
-use crate::registry::{
-    erased::{AnyChange, UpdateKind},
-    object::Object,
-    strategy::Reservation,
+use crate::{
+    admission::Admitted,
+    registry::{
+        erased::{AnyChange, UpdateKind},
+        object::Object,
+        strategy::Reservation,
+    },
 };
 
 /// How often an update is tried again on a fresher object before the client is told of the conflict.
@@ -193,6 +196,7 @@ impl Registry {
             _ => {}
         }
 
+        let mut admitted = self.admit_update(scope, kind, &mut object, &*old).await?;
         let meta = object.meta_mut();
         meta.resource_version = Some(cached.mod_revision().to_string());
         if meta.namespace.as_deref().unwrap_or_default().is_empty() {
@@ -211,7 +215,8 @@ impl Registry {
             errors.extend(version.validate_update(&*object, &*old));
         }
         self.check(name, errors)?;
-        self.write_update(scope, key, cached, &mut *object, &*old, fresh).await
+        self.admit_updated(scope, kind, &*object, &*old, &mut admitted).await?;
+        self.write_update(scope, key, cached, (&mut *object, &*old), &mut admitted, fresh).await
     }
 
     async fn write_update(
@@ -219,8 +224,8 @@ impl Registry {
         scope: &Scope<'_>,
         key: &str,
         cached: &Arc<Cached>,
-        object: &mut dyn Object,
-        old: &dyn Object,
+        (object, old): (&mut dyn Object, &dyn Object),
+        admitted: &mut Admitted,
         mut fresh: bool,
     ) -> Result<Attempt, StatusError> {
         let base = cached.mod_revision();
@@ -257,7 +262,7 @@ impl Registry {
                 return done(response_bytes(&value, base).map_err(storage_error)?);
             }
             let write = if goes { Write::Delete(base) } else { Write::Update(base, value.clone()) };
-            match self.commit(key, write, &reservation, None).await? {
+            match self.commit(key, write, &reservation, admitted).await? {
                 Outcome::Committed(revision) => return done(response_bytes(&value, revision).map_err(storage_error)?),
                 Outcome::Stale | Outcome::Unguarded => return Ok(Attempt::Stale),
                 Outcome::Lost(keys) => self.count_loss(&mut reservation, keys)?,
