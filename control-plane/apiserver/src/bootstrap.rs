@@ -133,7 +133,7 @@ async fn service_cidr(bootstrap: &Bootstrap<'_>, config: &Config) -> Result<()> 
     }]});
     let scope = Scope::internal(bootstrap.user, None, now);
     let failed = |source| Error::Bootstrap { what: format!("{} {NAME}", RESOURCE.1), source };
-    let object = decode(registry, range).map_err(failed)?;
+    let object = decode(&registry, range).map_err(failed)?;
     registry.update(&scope, NAME, UpdateKind::Status, &mut Replacement(object)).await.map(drop).map_err(failed)
 }
 
@@ -162,7 +162,7 @@ impl Bootstrap<'_> {
     ) -> Result<()> {
         let Some(registry) = self.registries.get(group, "v1", plural) else { return Ok(()) };
         let scope = Scope::internal(self.user, namespace, Timestamp::now());
-        self.try_ensure(registry, &scope, name, value, correct)
+        self.try_ensure(&registry, &scope, name, value, correct)
             .await
             .map_err(|source| Error::Bootstrap { what: format!("{plural} {name}"), source })
     }

@@ -1,10 +1,11 @@
-//! Discovery: which groups, versions and resources are served. Made once, at start.
+//! Discovery: which groups, versions and resources are served.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha512};
 use skep_api::{resource::ResourceInfo, status::StatusError};
 
 use crate::http::{
@@ -18,14 +19,30 @@ pub(crate) struct Discovery {
     /// By path without trailing slash.
     plain: BTreeMap<String, Bytes>,
     /// `/api` and `/apis` as one aggregated document each, v2 and v2beta1.
-    aggregated: BTreeMap<(&'static str, &'static str), Bytes>,
+    aggregated: BTreeMap<(&'static str, &'static str), Tagged>,
+}
+
+/// A document and its ETag.
+struct Tagged {
+    bytes: Bytes,
+    tag: HeaderValue,
+}
+
+impl Tagged {
+    fn new(document: &Value) -> Self {
+        let bytes = Bytes::from(document.to_string());
+        let digest: String = Sha512::digest(&bytes).iter().map(|byte| format!("{byte:02X}")).collect();
+        // Hexadecimal digits in quotes are always a header's value.
+        let tag = HeaderValue::try_from(format!("\"{digest}\"")).unwrap_or_else(|_| HeaderValue::from_static(""));
+        Self { bytes, tag }
+    }
 }
 
 const AGGREGATED_VERSIONS: [&str; 2] = ["v2", "v2beta1"];
 
 impl Discovery {
     /// Documents for `resources`; `address` is where clients reach this server (`host:port`).
-    pub(crate) fn new(resources: &[&'static ResourceInfo], address: &str) -> Self {
+    pub(crate) fn new(resources: &[&ResourceInfo], address: &str) -> Self {
         let mut groups: BTreeMap<&str, BTreeMap<&str, Vec<&ResourceInfo>>> = BTreeMap::new();
         for resource in resources {
             groups.entry(&resource.group).or_default().entry(&resource.version).or_default().push(resource);
@@ -76,7 +93,7 @@ impl Discovery {
                     "metadata": {},
                     "items": items,
                 });
-                aggregated.insert((path, version), Bytes::from(document.to_string()));
+                aggregated.insert((path, version), Tagged::new(&document));
             }
         }
         Self { plain, aggregated }
@@ -99,19 +116,25 @@ impl Discovery {
                         && alternative.parameter("v") == Some(version)
                         && alternative.media_type == "application/json"
                 });
-                let Some((bytes, version)) = found.and_then(|version| {
+                let Some((document, version)) = found.and_then(|version| {
                     let root = if path == "/api" { "/api" } else { "/apis" };
                     Some((self.aggregated.get(&(root, version))?, version))
                 }) else {
                     continue;
                 };
-                let mut response = response::json(StatusCode::OK, bytes.clone());
                 let media_type = match version {
                     "v2" => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
                     _ => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
                 };
+                let mut known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+                let unchanged = known.any(|tags| tags.split(',').any(|tag| document.tag == tag.trim()));
+                let mut response = if unchanged {
+                    response::with_type(StatusCode::NOT_MODIFIED, media_type, Body::empty())
+                } else {
+                    response::with_type(StatusCode::OK, media_type, document.bytes.clone())
+                };
                 let headers = response.headers_mut();
-                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+                headers.insert(header::ETAG, document.tag.clone());
                 headers.insert(header::VARY, HeaderValue::from_static("Accept"));
                 return Some(Ok(response));
             }

@@ -6,6 +6,7 @@ use futures::FutureExt;
 use http::{HeaderMap, Response, StatusCode};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions as WireDeleteOptions;
+use parking_lot::RwLock;
 use serde::Deserialize as _;
 use skep_api::{
     options::{CreateOptions, DeleteOptions, GetOptions, ListOptions, PatchOptions},
@@ -38,22 +39,43 @@ use crate::{
     user::UserInfo,
 };
 
-/// All registries, found by group, version and plural name.
+/// All registries, found by group, version and plural name. Those built in stay as they are; those of custom resources
+/// are replaced as one when a definition changes.
 pub(crate) struct Registries {
-    by_plural: HashMap<&'static str, Vec<Arc<Registry>>>,
+    built_in: Table,
+    custom: RwLock<Arc<Table>>,
+}
+
+/// Registries by plural name.
+#[derive(Default)]
+pub(crate) struct Table(HashMap<String, Vec<Arc<Registry>>>);
+
+impl Table {
+    pub(crate) fn new(all: impl IntoIterator<Item = Arc<Registry>>) -> Self {
+        let mut by_plural: HashMap<String, Vec<Arc<Registry>>> = HashMap::new();
+        for registry in all {
+            by_plural.entry(registry.info().plural.to_string()).or_default().push(registry);
+        }
+        Self(by_plural)
+    }
+
+    fn get(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Registry>> {
+        self.0.get(plural)?.iter().find(|registry| registry.info().group == group && registry.info().version == version)
+    }
+
+    /// All of them, in no order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Registry>> {
+        self.0.values().flatten()
+    }
 }
 
 impl Registries {
-    pub(crate) fn new(all: Vec<Registry>) -> Self {
-        let mut by_plural: HashMap<&'static str, Vec<Arc<Registry>>> = HashMap::new();
-        for registry in all {
-            by_plural.entry(&registry.info().plural).or_default().push(Arc::new(registry));
-        }
-        Self { by_plural }
+    pub(crate) fn new(built_in: Vec<Registry>) -> Self {
+        Self { built_in: Table::new(built_in.into_iter().map(Arc::new)), custom: RwLock::default() }
     }
 
     /// The registry of a request's resource.
-    pub(crate) fn find(&self, request: &RequestInfo) -> Option<&Arc<Registry>> {
+    pub(crate) fn find(&self, request: &RequestInfo) -> Option<Arc<Registry>> {
         // Core is served below /api, everything else below /apis; neither below the other.
         if (request.api_prefix == "api") != request.group.is_empty() {
             return None;
@@ -62,11 +84,27 @@ impl Registries {
     }
 
     /// The registry of a resource.
-    pub(crate) fn get(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Registry>> {
-        self.by_plural
-            .get(plural)?
-            .iter()
-            .find(|registry| registry.info().group == group && registry.info().version == version)
+    pub(crate) fn get(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Registry>> {
+        if let Some(found) = self.built_in.get(group, version, plural) {
+            return Some(Arc::clone(found));
+        }
+        self.custom.read().get(group, version, plural).cloned()
+    }
+
+    /// Those built in.
+    pub(crate) fn built_in(&self) -> &Table {
+        &self.built_in
+    }
+
+    /// Those of custom resources, as they are now.
+    pub(crate) fn custom(&self) -> Arc<Table> {
+        Arc::clone(&self.custom.read())
+    }
+
+    /// Serves these custom resources and no others from now on.
+    #[expect(dead_code, reason = "the controller of definitions that comes next calls it")]
+    pub(crate) fn serve_custom(&self, custom: Table) {
+        *self.custom.write() = Arc::new(custom);
     }
 }
 
@@ -91,7 +129,7 @@ type Answer = Result<Response<Body>, StatusError>;
 impl<'a> Call<'a> {
     /// Answers the request. Every verb but GET is boxed, or each request would carry room for the largest of them.
     pub(crate) async fn answer(self) -> Answer {
-        let registry = self.registries.find(self.request).ok_or_else(StatusError::generic_not_found)?;
+        let registry = &self.registries.find(self.request).ok_or_else(StatusError::generic_not_found)?;
         if !self.request.trailing_path.is_empty() {
             return Err(StatusError::generic_not_found());
         }
@@ -156,9 +194,10 @@ impl<'a> Call<'a> {
 
     async fn get(self, registry: &Arc<Registry>, name: &str) -> Answer {
         let accepted = accept(self.headers)?;
-        let viewer = self.viewer(registry, &accepted)?;
+        let mut viewer = self.viewer(registry, &accepted)?;
         let options = GetOptions::parse(&self.request.query)?;
         let object = registry.get(self.namespace(registry), name, &options).await?;
+        viewer.prepare(std::iter::once(object.json())).await?;
         Ok(viewer.respond(&accepted, StatusCode::OK, object.json()))
     }
 
@@ -171,13 +210,14 @@ impl<'a> Call<'a> {
 
     async fn create(self, registry: &Arc<Registry>) -> Answer {
         let accepted = accept(self.headers)?;
-        let viewer = self.viewer(registry, &accepted)?;
+        let mut viewer = self.viewer(registry, &accepted)?;
         let options = CreateOptions::parse(&self.request.query)?;
         let scope = self.scope(registry, options.dry_run);
         let body = request_body::read(self.body).await?;
         let mut warnings = Warnings::new();
         let object = registry.decode_body(self.headers, &body, options.field_validation, &mut warnings)?;
         let written = registry.create(&scope, object).await?;
+        viewer.prepare(std::iter::once(&written.json)).await?;
         let mut response = viewer.respond(&accepted, written.code, &written.json);
         add_warnings(&mut response, &warnings);
         Ok(response)
@@ -185,7 +225,7 @@ impl<'a> Call<'a> {
 
     async fn update(self, registry: &Arc<Registry>, name: &str, kind: UpdateKind) -> Answer {
         let accepted = accept(self.headers)?;
-        let viewer = self.viewer(registry, &accepted)?;
+        let mut viewer = self.viewer(registry, &accepted)?;
         let options = CreateOptions::parse_update(&self.request.query)?;
         let scope = self.scope(registry, options.dry_run);
         let body = request_body::read(self.body).await?;
@@ -193,6 +233,7 @@ impl<'a> Call<'a> {
         let object = registry.decode_body(self.headers, &body, options.field_validation, &mut warnings)?;
         registry.check_names(&scope, name, &*object)?;
         let written = registry.update(&scope, name, kind, &mut Replacement(object)).await?;
+        viewer.prepare(std::iter::once(&written.json)).await?;
         let mut response = viewer.respond(&accepted, written.code, &written.json);
         add_warnings(&mut response, &warnings);
         Ok(response)
@@ -200,7 +241,7 @@ impl<'a> Call<'a> {
 
     async fn patch(self, registry: &Arc<Registry>, name: &str, kind: UpdateKind) -> Answer {
         let accepted = accept(self.headers)?;
-        let viewer = self.viewer(registry, &accepted)?;
+        let mut viewer = self.viewer(registry, &accepted)?;
         let patch = PatchKind::of(self.headers)?;
         let options = PatchOptions::parse(&self.request.query, false)?;
         let scope = self.scope(registry, options.dry_run);
@@ -212,6 +253,7 @@ impl<'a> Call<'a> {
             warnings: Warnings::new(),
         };
         let written = registry.update(&scope, name, kind, &mut source).await?;
+        viewer.prepare(std::iter::once(&written.json)).await?;
         let mut response = viewer.respond(&accepted, written.code, &written.json);
         add_warnings(&mut response, &source.warnings);
         Ok(response)
@@ -219,13 +261,16 @@ impl<'a> Call<'a> {
 
     async fn delete(self, registry: &Arc<Registry>, name: &str) -> Answer {
         let accepted = accept(self.headers)?;
-        let viewer = self.viewer(registry, &accepted)?;
+        let mut viewer = self.viewer(registry, &accepted)?;
         let mut scope = self.scope(registry, false);
         let body = request_body::read(self.body).await?;
         let options = delete_options(self.request, self.headers, &body)?;
         scope.dry_run = options.dry_run;
         match registry.delete(&scope, name, &options).await? {
-            Deleted::Object(written) => Ok(viewer.respond(&accepted, written.code, &written.json)),
+            Deleted::Object(written) => {
+                viewer.prepare(std::iter::once(&written.json)).await?;
+                Ok(viewer.respond(&accepted, written.code, &written.json))
+            }
             Deleted::Gone(status) => Ok(response::object(StatusCode::OK, &accepted, &status)),
         }
     }

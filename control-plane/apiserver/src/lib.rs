@@ -19,6 +19,7 @@ mod kubelet_proxy;
 pub mod limits;
 mod metrics;
 mod openapi;
+mod published;
 pub mod registry;
 mod scan;
 mod server;

@@ -14,7 +14,7 @@ use prometheus_client::{
 };
 use skep_api::{
     request::{RequestInfo, Verb},
-    resource::ResourceInfo,
+    resource::{ResourceInfo, Str},
     status::StatusError,
 };
 use skep_storage::Storage;
@@ -27,10 +27,10 @@ use crate::{
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Request {
     verb: &'static str,
-    group: &'static str,
-    version: &'static str,
-    resource: &'static str,
-    subresource: &'static str,
+    group: Str,
+    version: Str,
+    resource: Str,
+    subresource: Str,
     scope: &'static str,
     component: &'static str,
     code: u32,
@@ -40,10 +40,10 @@ struct Request {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Timed {
     verb: &'static str,
-    group: &'static str,
-    version: &'static str,
-    resource: &'static str,
-    subresource: &'static str,
+    group: Str,
+    version: Str,
+    resource: Str,
+    subresource: Str,
     scope: &'static str,
     component: &'static str,
 }
@@ -72,8 +72,8 @@ pub(crate) struct Counted {
 
 impl Counted {
     /// `resource` is the request's, if it is served.
-    pub(crate) fn new(request: &RequestInfo, resource: Option<&'static ResourceInfo>) -> Self {
-        let text = |of: fn(&'static ResourceInfo) -> &'static str| resource.map(of).unwrap_or_default();
+    pub(crate) fn new(request: &RequestInfo, resource: Option<&ResourceInfo>) -> Self {
+        let text = |of: fn(&ResourceInfo) -> &Str| resource.map(of).cloned().unwrap_or_default();
         let subresource = request.subresource.as_deref();
         let subresource = resource.zip(subresource).and_then(|(resource, name)| resource.subresource(name));
         let verb = match request.verb {
@@ -101,7 +101,7 @@ impl Counted {
                 group: text(|resource| &resource.group),
                 version: text(|resource| &resource.version),
                 resource: text(|resource| &resource.plural),
-                subresource: subresource.map(|subresource| &*subresource.name).unwrap_or_default(),
+                subresource: subresource.map(|subresource| subresource.name.clone()).unwrap_or_default(),
                 scope,
                 component: "apiserver",
             },

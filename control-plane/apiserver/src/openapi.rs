@@ -23,7 +23,7 @@ const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+pro
 
 /// What is below `/openapi`.
 pub(crate) struct OpenApi {
-    documents: Arc<Documents<'static>>,
+    documents: Arc<Documents>,
     making: Semaphore,
 }
 
@@ -36,7 +36,7 @@ enum Wanted {
 }
 
 impl OpenApi {
-    pub(crate) fn new(resources: &[&'static ResourceInfo]) -> Self {
+    pub(crate) fn new(resources: &[&ResourceInfo]) -> Self {
         let documents = Documents::new(resources.iter().copied(), version::KUBERNETES);
         Self { documents: Arc::new(documents), making: Semaphore::new(AT_ONCE) }
     }

@@ -8,6 +8,7 @@ pub(crate) mod certificate_signing_request;
 pub(crate) mod checks;
 pub(crate) mod config_map;
 pub(crate) mod controller_revision;
+pub(crate) mod custom;
 pub(crate) mod daemon_set;
 pub(crate) mod deployment;
 pub(crate) mod dynamic_resource;

@@ -22,14 +22,13 @@ use crate::{
     Config, Error,
     admission::Admission,
     authn, bootstrap,
-    discovery::Discovery,
     dispatch::Registries,
     error::Result,
     health::Health,
     kubelet_proxy::KubeletProxy,
     limits::Limits,
     metrics::Metrics,
-    openapi::OpenApi,
+    published::Published,
     registry::{generic::Registry, table},
     service::{ApiService, Shared},
     user::UserInfo,
@@ -95,18 +94,17 @@ impl ApiServer {
             .map(|(strategy, version, cache)| Registry {
                 strategy,
                 version,
+                conversion: None,
                 cache,
                 storage: storage.clone(),
                 admission: Arc::clone(&admission),
             })
             .collect();
-        let infos: Vec<_> = registries.iter().map(Registry::info).collect();
         let shutdown = CancellationToken::new();
         let shared = Arc::new(Shared {
             registries: Registries::new(registries),
             authorizer: Arc::clone(&config.authorizer),
-            discovery: Discovery::new(&infos, &authority(&config)),
-            openapi: OpenApi::new(&infos),
+            published: Published::new(authority(&config)),
             health: Health::new(storage.clone(), shutdown.clone()),
             limits: Limits::new(config.max_reads_in_flight, config.max_writes_in_flight),
             metrics: Metrics::new(storage),

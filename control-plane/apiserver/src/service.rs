@@ -24,7 +24,6 @@ use uuid::Uuid;
 use crate::{
     admission::WarningSink,
     authz::{self, Authorizer},
-    discovery::Discovery,
     dispatch::{Call, Registries},
     health::Health,
     http::{
@@ -36,8 +35,8 @@ use crate::{
     kubelet_proxy::KubeletProxy,
     limits::Limits,
     metrics::{Counted, Metrics},
-    openapi::OpenApi,
-    registry::generic::patch::add_warnings,
+    published::Published,
+    registry::generic::{Registry, patch::add_warnings},
     subresource::stream,
     upgrade::{Running, Upgrade},
     user::{ANONYMOUS, UserInfo},
@@ -52,8 +51,7 @@ const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 pub(crate) struct Shared {
     pub(crate) registries: Registries,
     pub(crate) authorizer: Arc<dyn Authorizer>,
-    pub(crate) discovery: Discovery,
-    pub(crate) openapi: OpenApi,
+    pub(crate) published: Published,
     pub(crate) health: Health,
     pub(crate) limits: Limits,
     pub(crate) metrics: Metrics,
@@ -132,7 +130,7 @@ impl Shared {
         let warnings = WarningSink::default();
         let mut response = match RequestInfo::parse(&parts.method, &parts.uri) {
             Ok(info) => {
-                counted = Some(Counted::new(&info, self.registries.find(&info).map(|registry| registry.info())));
+                counted = Some(Counted::new(&info, self.registries.find(&info).as_deref().map(Registry::info)));
                 let client = stream::is_stream(&info).then(|| parts.extensions.remove::<OnUpgrade>()).flatten();
                 let upgrade = client.map(|client| self.upgrade(client, place));
                 let answer = self.answer(&info, &parts.headers, body, &user, upgrade, &warnings);
@@ -221,8 +219,10 @@ impl Shared {
         match path {
             "/version" if reads => Ok(response::object(StatusCode::OK, &accept_plain(headers)?, &version::info())),
             "/metrics" if reads => Ok(self.metrics.respond(&self.limits)),
-            _ if reads && path.starts_with("/openapi/") => self.openapi.respond(path, &info.query, headers).await,
-            _ if reads => match self.discovery.respond(path, headers) {
+            _ if reads && path.starts_with("/openapi/") => {
+                self.published.now(&self.registries).openapi.respond(path, &info.query, headers).await
+            }
+            _ if reads => match self.published.now(&self.registries).discovery.respond(path, headers) {
                 Some(answer) => answer,
                 None => Err(StatusError::generic_not_found()),
             },

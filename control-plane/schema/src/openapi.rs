@@ -27,18 +27,18 @@ use schemas::Dialect;
 
 /// Makes the documents of a set of resources.
 #[derive(Clone, Debug)]
-pub struct Documents<'a> {
+pub struct Documents {
     /// By path below `/openapi/v3/`, such as `api/v1` or `apis/apps/v1`.
-    groups: BTreeMap<String, Vec<&'a ResourceInfo>>,
+    groups: BTreeMap<String, Vec<ResourceInfo>>,
     version: String,
 }
 
-impl<'a> Documents<'a> {
+impl Documents {
     /// Documents of `resources`; `version` is what the server calls its own, such as `v1.35.0`.
-    pub fn new(resources: impl IntoIterator<Item = &'a ResourceInfo>, version: &str) -> Self {
-        let mut groups: BTreeMap<String, Vec<&ResourceInfo>> = BTreeMap::new();
+    pub fn new<'a>(resources: impl IntoIterator<Item = &'a ResourceInfo>, version: &str) -> Self {
+        let mut groups: BTreeMap<String, Vec<ResourceInfo>> = BTreeMap::new();
         for resource in resources {
-            groups.entry(operations::group_path(resource)).or_default().push(resource);
+            groups.entry(operations::group_path(resource)).or_default().push(resource.clone());
         }
         Self { groups, version: version.to_owned() }
     }
@@ -49,7 +49,7 @@ impl<'a> Documents<'a> {
             .groups
             .iter()
             .map(|(path, resources)| {
-                let url = format!("/openapi/v3/{path}?hash={}", self.hash_of(resources));
+                let url = format!("/openapi/v3/{path}?hash={}", self.hash_of(&resources.iter().collect::<Vec<_>>()));
                 (path.clone(), json!({"serverRelativeURL": url}))
             })
             .collect();
@@ -58,12 +58,12 @@ impl<'a> Documents<'a> {
 
     /// The hash of the document at `/openapi/v3/<path>`, upper-case hexadecimal; none if there is no such document.
     pub fn hash(&self, path: &str) -> Option<String> {
-        self.groups.get(path).map(|resources| self.hash_of(resources))
+        self.groups.get(path).map(|resources| self.hash_of(&resources.iter().collect::<Vec<_>>()))
     }
 
     /// The hash of the document at `/openapi/v2`.
     pub fn v2_hash(&self) -> String {
-        let all: Vec<&ResourceInfo> = self.groups.values().flatten().copied().collect();
+        let all: Vec<&ResourceInfo> = self.groups.values().flatten().collect();
         self.hash_of(&all)
     }
 

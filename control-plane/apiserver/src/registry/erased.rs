@@ -56,12 +56,16 @@ pub(crate) type UnknownFields = Vec<String>;
 
 /// [`Strategy`] without its type. Objects given to it must come from its own `decode`.
 pub(crate) trait AnyStrategy: Send + Sync {
-    fn info(&self) -> &'static ResourceInfo;
-    fn prefix(&self) -> &'static str;
+    fn info(&self) -> &ResourceInfo;
+    fn prefix(&self) -> &str;
     fn selectable_fields(&self) -> Vec<SelectableField>;
 
     fn decode(&self, json: &[u8], unknown: &mut UnknownFields) -> serde_json::Result<Box<dyn Object>>;
     fn decode_value(&self, json: Value, unknown: &mut UnknownFields) -> serde_json::Result<Box<dyn Object>>;
+    /// Reads what the server itself wrote.
+    fn decode_stored(&self, json: &[u8]) -> serde_json::Result<Box<dyn Object>> {
+        self.decode(json, &mut UnknownFields::new())
+    }
 
     fn default(&self, object: &mut dyn Object);
     fn prepare_for_create(&self, ctx: &Context<'_>, object: &mut dyn Object);
@@ -90,7 +94,8 @@ pub(crate) trait AnyStrategy: Send + Sync {
     fn reserves(&self) -> bool;
     fn reserve(&self, change: AnyChange<'_>, reservation: &mut Reservation) -> Result<(), StatusError>;
 
-    fn columns(&self) -> &'static [Column];
+    /// `columnDefinitions` of a table.
+    fn column_definitions(&self) -> Value;
     fn row(&self, object: &dyn Object, now: Timestamp) -> Vec<Value>;
 }
 
@@ -110,11 +115,11 @@ impl<S: Strategy> Erased<S> {
 }
 
 impl<S: Strategy> AnyStrategy for Erased<S> {
-    fn info(&self) -> &'static ResourceInfo {
+    fn info(&self) -> &ResourceInfo {
         self.0.info()
     }
 
-    fn prefix(&self) -> &'static str {
+    fn prefix(&self) -> &str {
         self.0.prefix()
     }
 
@@ -245,8 +250,8 @@ impl<S: Strategy> AnyStrategy for Erased<S> {
         self.0.reserve(change, reservation)
     }
 
-    fn columns(&self) -> &'static [Column] {
-        self.0.columns()
+    fn column_definitions(&self) -> Value {
+        self.0.columns().iter().map(Column::definition).collect()
     }
 
     fn row(&self, object: &dyn Object, now: Timestamp) -> Vec<Value> {

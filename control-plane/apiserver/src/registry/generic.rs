@@ -11,12 +11,7 @@ use jiff::Timestamp;
 use skep_api::{field, request::Query, resource::ResourceInfo, status::StatusError};
 use skep_storage::{Object as Cached, Resource, Storage};
 
-use super::{
-    erased::{AnyStrategy, UnknownFields},
-    object::Object,
-    strategy::Context,
-    version::AnyVersion,
-};
+use super::{custom::Conversion, erased::AnyStrategy, object::Object, strategy::Context, version::AnyVersion};
 use crate::{
     admission::{Admission, WarningSink},
     scan,
@@ -43,6 +38,8 @@ pub(crate) struct Registry {
     pub(crate) strategy: Box<dyn AnyStrategy>,
     /// The version served, where it is not the one stored.
     pub(crate) version: Option<Box<dyn AnyVersion>>,
+    /// How a custom resource is stored in another form than served.
+    pub(crate) conversion: Option<Arc<dyn Conversion>>,
     pub(crate) cache: Resource,
     pub(crate) storage: Storage,
     pub(crate) admission: Arc<Admission>,
@@ -81,15 +78,32 @@ impl<'a> Scope<'a> {
 }
 
 impl Registry {
-    pub(crate) fn info(&self) -> &'static ResourceInfo {
+    pub(crate) fn info(&self) -> &ResourceInfo {
         self.version.as_ref().map_or_else(|| self.strategy.info(), |version| version.info())
     }
 
+    /// Whether objects are shown as they are stored.
+    pub(crate) fn shows_stored(&self) -> bool {
+        self.version.is_none() && self.conversion.as_ref().is_none_or(|conversion| conversion.is_identity())
+    }
+
     /// The JSON of a stored object as this version shows it.
+    pub(crate) async fn show(&self, stored: &Bytes) -> Result<Bytes, StatusError> {
+        match &self.conversion {
+            Some(conversion) if !conversion.is_identity() => {
+                let mut shown = conversion.show(std::slice::from_ref(stored)).await?;
+                shown.pop().ok_or_else(|| StatusError::internal_error("a conversion without a result"))
+            }
+            _ => self.present(stored),
+        }
+    }
+
+    /// The same where no one else must be asked (see [`Conversion::is_remote`]).
     pub(crate) fn present(&self, stored: &Bytes) -> Result<Bytes, StatusError> {
-        match &self.version {
-            None => Ok(stored.clone()),
-            Some(version) => version.present(stored).map(Bytes::from).map_err(StatusError::internal_error),
+        match (&self.version, &self.conversion) {
+            (Some(version), _) => version.present(stored).map(Bytes::from).map_err(StatusError::internal_error),
+            (None, Some(conversion)) if !conversion.is_identity() => conversion.present(stored),
+            _ => Ok(stored.clone()),
         }
     }
 
@@ -137,17 +151,35 @@ impl Registry {
     }
 
     /// Parses what the cache holds.
-    pub(crate) fn decode_cached(&self, cached: &Cached) -> Result<Box<dyn Object>, StatusError> {
-        let mut unknown = UnknownFields::new();
-        self.strategy.decode(cached.json(), &mut unknown).map_err(|error| {
+    pub(crate) async fn load(&self, cached: &Cached) -> Result<Box<dyn Object>, StatusError> {
+        match &self.conversion {
+            Some(_) => self.decode_stored(cached, &self.show(cached.json()).await?),
+            None => self.decode_stored(cached, cached.json()),
+        }
+    }
+
+    /// Parses what was just written.
+    pub(crate) async fn read_back(&self, stored: &Bytes) -> Result<Box<dyn Object>, StatusError> {
+        let shown = if self.conversion.is_some() { self.show(stored).await? } else { stored.clone() };
+        self.strategy.decode_stored(&shown).map_err(StatusError::internal_error)
+    }
+
+    /// Parses what the cache holds; `shown` is what [`Registry::show`] makes of it.
+    pub(crate) fn decode_stored(&self, cached: &Cached, shown: &Bytes) -> Result<Box<dyn Object>, StatusError> {
+        // The strategy of a custom resource knows the version served, that of a built-in one the version stored.
+        let json = if self.conversion.is_some() { shown } else { cached.json() };
+        self.strategy.decode_stored(json).map_err(|error| {
             StatusError::internal_error(format!("the stored value of {} cannot be read: {error}", cached.key()))
         })
     }
 
     /// The bytes to be stored: metadata first, no resourceVersion.
-    pub(crate) fn encode(&self, object: &mut dyn Object) -> Result<Vec<u8>, StatusError> {
+    pub(crate) async fn encode(&self, object: &mut dyn Object) -> Result<Vec<u8>, StatusError> {
         object.meta_mut().resource_version = None;
-        let json = object.to_json().map_err(StatusError::internal_error)?;
+        let mut json = object.to_json().map_err(StatusError::internal_error)?;
+        if let Some(conversion) = &self.conversion {
+            json = conversion.store(json).await?;
+        }
         Ok(scan::metadata_first(json))
     }
 }

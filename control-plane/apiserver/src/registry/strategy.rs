@@ -20,7 +20,7 @@
 
 use jiff::Timestamp;
 use k8s_openapi::Metadata as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 use skep_api::{
     field, meta::ApiObject, name::Validator, options::DeleteOptions, resource::ResourceInfo, status::StatusError,
 };
@@ -102,6 +102,17 @@ impl Column {
     /// A column that only `-o wide` shows.
     pub const fn wide(name: &'static str, kind: &'static str, description: &'static str) -> Self {
         Self { name, kind, format: "", description, priority: 1 }
+    }
+
+    /// The column in a table's `columnDefinitions`.
+    pub(crate) fn definition(&self) -> Value {
+        json!({
+            "name": self.name,
+            "type": self.kind,
+            "format": self.format,
+            "description": self.description,
+            "priority": self.priority,
+        })
     }
 
     /// The first column of nearly every table.

@@ -165,7 +165,8 @@ mod tests {
             let mut unknown = Vec::new();
             let object = strategy.decode(b"{}", &mut unknown).unwrap();
             let cells = strategy.row(&*object, jiff::Timestamp::UNIX_EPOCH);
-            assert_eq!(cells.len(), strategy.columns().len(), "{}", strategy.info().plural);
+            let columns = strategy.column_definitions();
+            assert_eq!(Some(cells.len()), columns.as_array().map(Vec::len), "{}", strategy.info().plural);
         }
     }
 }

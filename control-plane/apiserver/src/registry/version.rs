@@ -51,7 +51,7 @@ pub(crate) trait Version: Send + Sync + 'static {
 
 /// [`Version`] without its types.
 pub(crate) trait AnyVersion: Send + Sync {
-    fn info(&self) -> &'static ResourceInfo;
+    fn info(&self) -> &ResourceInfo;
     fn field_names(&self) -> FieldNames;
     fn decode(&self, json: &[u8], unknown: &mut UnknownFields) -> serde_json::Result<Box<dyn Object>>;
     fn decode_value(&self, json: Value, unknown: &mut UnknownFields) -> serde_json::Result<Box<dyn Object>>;
@@ -71,7 +71,7 @@ impl<V: Version> ErasedVersion<V> {
 }
 
 impl<V: Version> AnyVersion for ErasedVersion<V> {
-    fn info(&self) -> &'static ResourceInfo {
+    fn info(&self) -> &ResourceInfo {
         self.0.info()
     }
 

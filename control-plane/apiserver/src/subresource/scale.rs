@@ -21,7 +21,7 @@ use crate::{
         response,
     },
     registry::{
-        erased::{UnknownFields, UpdateKind},
+        erased::UpdateKind,
         generic::{
             Registry,
             patch::{Patch, PatchKind},
@@ -62,8 +62,7 @@ pub(crate) async fn answer(call: Call<'_>, registry: &Arc<Registry>) -> Result<R
     };
     let mut source = ScaleSource { registry, name, change };
     let written = registry.update(&scope, name, UpdateKind::Scale, &mut source).await?;
-    let object =
-        registry.strategy.decode(&written.json, &mut UnknownFields::new()).map_err(StatusError::internal_error)?;
+    let object = registry.read_back(&written.json).await?;
     Ok(response::object(StatusCode::OK, &accepted, &scale_of(registry, &*object)?))
 }
 

@@ -29,7 +29,7 @@ async fn discovery_names_every_resource_in_both_shapes() {
     let body = response.into_body().collect().await.unwrap().to_bytes();
     let list: Value = serde_json::from_slice(&body).unwrap();
     let apps = list["items"].as_array().unwrap().iter().find(|group| group["metadata"]["name"] == "apps").unwrap();
-    assert_eq!(apps["versions"][0]["resources"][0]["resource"], "deployments");
+    assert_eq!(apps["versions"][0]["resources"][0]["resource"], "controllerrevisions");
 }
 
 #[tokio::test(flavor = "multi_thread")]

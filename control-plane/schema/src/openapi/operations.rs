@@ -66,7 +66,7 @@ pub(super) fn group_path(resource: &ResourceInfo) -> String {
 }
 
 /// The paths of one group and version, sorted.
-pub(super) fn of_group(path: &str, resources: &[&ResourceInfo]) -> Result<Vec<PathItem>, Error> {
+pub(super) fn of_group(path: &str, resources: &[ResourceInfo]) -> Result<Vec<PathItem>, Error> {
     let mut items = vec![discovery(path, resources)?];
     for resource in resources {
         Builder::new(path, resource)?.all(&mut items)?;
@@ -81,7 +81,7 @@ fn meta(kind: &str) -> Result<Type, Error> {
 }
 
 /// `/apis/apps/v1/`: the list of resources.
-fn discovery(path: &str, resources: &[&ResourceInfo]) -> Result<PathItem, Error> {
+fn discovery(path: &str, resources: &[ResourceInfo]) -> Result<PathItem, Error> {
     let (group, version) = resources.first().map_or(("", ""), |r| (&*r.group, &*r.version));
     Ok(PathItem {
         path: format!("/{path}/"),

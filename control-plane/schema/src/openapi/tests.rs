@@ -4,7 +4,7 @@ use skep_api::resource::built_in;
 
 use super::*;
 
-fn documents() -> Documents<'static> {
+fn documents() -> Documents {
     Documents::new(built_in(), "v1.35.0")
 }
 

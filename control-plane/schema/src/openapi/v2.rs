@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{Error, types::Descriptions};
 
-type Groups<'a> = BTreeMap<String, Vec<&'a ResourceInfo>>;
+type Groups = BTreeMap<String, Vec<ResourceInfo>>;
 /// All paths, and the groups and versions they are of.
 type Parts<'a> = (Vec<PathItem>, Vec<(&'a str, &'a str)>);
 
@@ -27,7 +27,7 @@ const PATCHES: [&str; 4] = [
     "application/apply-patch+yaml",
 ];
 
-pub(super) fn json(groups: &Groups<'_>, version: &str) -> Result<Vec<u8>, Error> {
+pub(super) fn json(groups: &Groups, version: &str) -> Result<Vec<u8>, Error> {
     let mut docs = Descriptions::default();
     let (items, own) = parts(groups)?;
     let mut out = format!("{{\"swagger\":\"2.0\",\"info\":{},\"paths\":", info(version)).into_bytes();
@@ -44,7 +44,7 @@ pub(super) fn json(groups: &Groups<'_>, version: &str) -> Result<Vec<u8>, Error>
     Ok(out)
 }
 
-pub(super) fn protobuf(groups: &Groups<'_>, version: &str) -> Result<Vec<u8>, Error> {
+pub(super) fn protobuf(groups: &Groups, version: &str) -> Result<Vec<u8>, Error> {
     let mut docs = Descriptions::default();
     let (items, own) = parts(groups)?;
     let mut document = protobuf::Document::new(&info(version));
@@ -62,7 +62,7 @@ fn info(version: &str) -> Value {
     json!({"title": "Kubernetes", "version": version})
 }
 
-fn parts<'a>(groups: &Groups<'a>) -> Result<Parts<'a>, Error> {
+fn parts(groups: &Groups) -> Result<Parts<'_>, Error> {
     let mut items = Vec::new();
     let mut own = Vec::new();
     for (path, resources) in groups {

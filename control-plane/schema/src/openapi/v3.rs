@@ -21,7 +21,7 @@ const PATCHES: [&str; 4] = [
     "application/strategic-merge-patch+json",
 ];
 
-pub(super) fn document(path: &str, resources: &[&ResourceInfo], version: &str) -> Result<Vec<u8>, Error> {
+pub(super) fn document(path: &str, resources: &[ResourceInfo], version: &str) -> Result<Vec<u8>, Error> {
     let items = operations::of_group(path, resources)?;
     let own: Vec<(&str, &str)> = resources.first().map(|r| (&*r.group, &*r.version)).into_iter().collect();
     let mut docs = Descriptions::default();

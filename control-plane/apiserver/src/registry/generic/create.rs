@@ -112,7 +112,7 @@ impl Registry {
             } else {
                 &mut *object
             };
-            let value = Bytes::from(self.encode(object)?);
+            let value = Bytes::from(self.encode(object).await?);
             if scope.dry_run {
                 let taken = self.latest(&key).await?.is_some();
                 return Ok((!taken).then_some(Written { code: StatusCode::CREATED, json: value }));

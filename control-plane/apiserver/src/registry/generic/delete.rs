@@ -115,7 +115,7 @@ impl Registry {
         options: &DeleteOptions,
         fresh: bool,
     ) -> Result<Attempt, StatusError> {
-        let old = self.decode_cached(cached)?;
+        let old = self.load(cached).await?;
         if let Err(error) = self.check_preconditions(cached, options) {
             return if fresh { Err(error) } else { Ok(Attempt::Stale) };
         }
@@ -134,7 +134,7 @@ impl Registry {
                 Ok(Attempt::Done(Deleted::Object(written)))
             }
             Plan::Mark => {
-                let value = Bytes::from(self.encode(&mut *object)?);
+                let value = Bytes::from(self.encode(&mut *object).await?);
                 let mut revision = base;
                 if !scope.dry_run {
                     match self
@@ -165,14 +165,14 @@ impl Registry {
                         Outcome::Stale | Outcome::Lost(_) | Outcome::Unguarded => return Ok(Attempt::Stale),
                     }
                 }
-                Ok(Attempt::Done(self.gone(&mut *object, revision)?))
+                Ok(Attempt::Done(self.gone(&mut *object, revision).await?))
             }
         }
     }
 
-    fn gone(&self, object: &mut dyn Object, revision: i64) -> Result<Deleted, StatusError> {
+    async fn gone(&self, object: &mut dyn Object, revision: i64) -> Result<Deleted, StatusError> {
         if self.strategy.returns_deleted_object() {
-            let json = response_bytes(&self.encode(object)?, revision).map_err(storage_error)?;
+            let json = response_bytes(&self.encode(object).await?, revision).map_err(storage_error)?;
             return Ok(Deleted::Object(Written { code: StatusCode::OK, json }));
         }
         let info = self.info();

@@ -23,7 +23,7 @@ impl Registry {
 
     /// The newest state of an object, parsed.
     pub(crate) async fn get_object(&self, namespace: Option<&str>, name: &str) -> Result<Box<dyn Object>, StatusError> {
-        self.decode_cached(&*self.get(namespace, name, &GetOptions::default()).await?)
+        self.load(&*self.get(namespace, name, &GetOptions::default()).await?).await
     }
 
     /// Brings the cache to what a read of this resource version asks for.

@@ -23,7 +23,12 @@ use crate::http::{
 const CHUNK: usize = 64 * 1024;
 
 /// A page of a list as a response.
-pub(crate) async fn respond(page: Page, viewer: Viewer, accepted: &Accepted) -> Result<Response<Body>, StatusError> {
+pub(crate) async fn respond(
+    page: Page,
+    mut viewer: Viewer,
+    accepted: &Accepted,
+) -> Result<Response<Body>, StatusError> {
+    viewer.prepare(page.objects().map(|object| object.json())).await?;
     let stream = ListStream::new(page, viewer);
     if accepted.format == Format::Json {
         return Ok(response::json(StatusCode::OK, Body::list(stream)));

@@ -30,7 +30,9 @@ impl Registry {
     ) -> Result<Selection, StatusError> {
         let schema = self.cache.schema();
         let renamed = self.version.as_ref().map_or(&[][..], |version| version.field_names());
-        let mut supported: Vec<&str> = if renamed.is_empty() {
+        let mut supported: Vec<&str> = if let Some(conversion) = &self.conversion {
+            conversion.selectable().collect()
+        } else if renamed.is_empty() {
             schema.fields.names().collect()
         } else {
             renamed.iter().map(|(name, _)| *name).collect()

@@ -168,8 +168,8 @@ impl Registry {
         fresh: bool,
     ) -> Result<Attempt, StatusError> {
         let name = cached.name();
-        let old = self.decode_cached(cached)?;
-        let shown = self.present(cached.json())?;
+        let shown = self.show(cached.json()).await?;
+        let old = self.decode_stored(cached, &shown)?;
         let mut object = source.produce(&Current { json: &shown, object: &*old })?;
 
         let uid = object.uid();
@@ -247,7 +247,7 @@ impl Registry {
             } else {
                 &mut *object
             };
-            let value = Bytes::from(self.encode(object)?);
+            let value = Bytes::from(self.encode(object).await?);
             if !goes && response_bytes(&value, base).map_err(storage_error)? == *cached.json() {
                 // Nothing changes. Say so only if this is what etcd has.
                 if !fresh {

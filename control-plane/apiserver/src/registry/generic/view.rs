@@ -1,11 +1,11 @@
 //! How an object is shown: whole, as a table row, or by its metadata alone.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::Value;
 use skep_api::{request::Query, status::StatusError};
 
 use super::Registry;
@@ -15,7 +15,6 @@ use crate::{
         negotiate::{Accepted, View},
         response,
     },
-    registry::erased::UnknownFields,
     scan,
 };
 
@@ -48,16 +47,44 @@ pub(crate) struct Viewer {
     view: View,
     include: IncludeObject,
     now: Timestamp,
+    /// What others were asked to convert, by resource version.
+    converted: Arc<HashMap<Bytes, Bytes>>,
 }
 
 impl Viewer {
     pub(crate) fn new(registry: Arc<Registry>, view: View, include: IncludeObject, now: Timestamp) -> Self {
-        Self { registry, view, include, now }
+        Self { registry, view, include, now, converted: Arc::default() }
+    }
+
+    /// Makes ready to show these stored objects, where that needs others to be asked. What was ready before is forgotten.
+    pub(crate) async fn prepare<'a>(&mut self, objects: impl Iterator<Item = &'a Bytes>) -> Result<(), StatusError> {
+        let remote = match &self.registry.conversion {
+            Some(conversion) if conversion.is_remote() && !matches!(self.view, View::Metadata(_)) => conversion,
+            _ => return Ok(()),
+        };
+        let stored: Vec<Bytes> = objects.cloned().collect();
+        if stored.is_empty() {
+            return Ok(());
+        }
+        let shown = remote.show(&stored).await?;
+        self.converted = Arc::new(stored.iter().map(|json| revision_of(json)).zip(shown).collect());
+        Ok(())
+    }
+
+    /// A stored object in the version served.
+    fn shown(&self, json: &Bytes) -> Result<Bytes, StatusError> {
+        if self.converted.is_empty() {
+            return self.registry.present(json);
+        }
+        match self.converted.get(&revision_of(json)) {
+            Some(shown) => Ok(shown.clone()),
+            None => self.registry.present(json),
+        }
     }
 
     /// Whether objects are shown as they are cached.
     pub(crate) fn is_whole(&self) -> bool {
-        self.view == View::Whole && self.registry.version.is_none()
+        self.view == View::Whole && self.registry.shows_stored()
     }
 
     /// What a list starts with, up to its items. `meta` is the JSON of the list's metadata.
@@ -79,12 +106,9 @@ impl Viewer {
     }
 
     /// One item of a list.
-    pub(crate) fn write_item(&self, json: &[u8], out: &mut Vec<u8>) -> Result<(), StatusError> {
+    pub(crate) fn write_item(&self, json: &Bytes, out: &mut Vec<u8>) -> Result<(), StatusError> {
         match self.view {
-            View::Whole => match &self.registry.version {
-                None => out.extend_from_slice(json),
-                Some(version) => out.extend(version.present(json).map_err(StatusError::internal_error)?),
-            },
+            View::Whole => out.extend_from_slice(&self.shown(json)?),
             View::Metadata(version) => write_metadata(json, version, out),
             View::Table(version) => self.write_row(json, version, out)?,
         }
@@ -94,7 +118,7 @@ impl Viewer {
     /// One object by itself. `first` is false for a table that follows another on the same watch.
     pub(crate) fn single(&self, json: &Bytes, first: bool) -> Result<Bytes, StatusError> {
         match self.view {
-            View::Whole => self.registry.present(json),
+            View::Whole => self.shown(json),
             View::Metadata(version) => {
                 let mut out = Vec::new();
                 write_metadata(json, version, &mut out);
@@ -145,25 +169,13 @@ impl Viewer {
     }
 
     fn column_definitions(&self) -> Value {
-        self.registry
-            .strategy
-            .columns()
-            .iter()
-            .map(|column| {
-                json!({
-                    "name": column.name,
-                    "type": column.kind,
-                    "format": column.format,
-                    "description": column.description,
-                    "priority": column.priority,
-                })
-            })
-            .collect()
+        self.registry.strategy.column_definitions()
     }
 
-    fn write_row(&self, json: &[u8], version: &str, out: &mut Vec<u8>) -> Result<(), StatusError> {
-        let object =
-            self.registry.strategy.decode(json, &mut UnknownFields::new()).map_err(StatusError::internal_error)?;
+    fn write_row(&self, json: &Bytes, version: &str, out: &mut Vec<u8>) -> Result<(), StatusError> {
+        // The strategy of a custom resource knows the version served, that of a built-in one the version stored.
+        let known = if self.registry.conversion.is_some() { self.shown(json)? } else { json.clone() };
+        let object = self.registry.strategy.decode_stored(&known).map_err(StatusError::internal_error)?;
         let cells = self.registry.strategy.row(&*object, self.now);
         out.extend_from_slice(b"{\"cells\":");
         serde_json::to_writer(&mut *out, &cells).map_err(StatusError::internal_error)?;
@@ -175,15 +187,18 @@ impl Viewer {
             }
             IncludeObject::Object => {
                 out.extend_from_slice(b",\"object\":");
-                match &self.registry.version {
-                    None => out.extend_from_slice(json),
-                    Some(version) => out.extend(version.present(json).map_err(StatusError::internal_error)?),
-                }
+                out.extend_from_slice(&self.shown(json)?);
             }
         }
         out.push(b'}');
         Ok(())
     }
+}
+
+/// The raw resource version of an object: no two states of objects have the same.
+fn revision_of(json: &Bytes) -> Bytes {
+    let found = scan::member(json, "metadata").and_then(|meta| scan::member(meta, "resourceVersion"));
+    found.map(|revision| json.slice_ref(revision)).unwrap_or_default()
 }
 
 fn write_metadata(json: &[u8], version: &str, out: &mut Vec<u8>) {

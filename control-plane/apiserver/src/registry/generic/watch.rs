@@ -127,7 +127,7 @@ impl Watch {
             if let Some(error) = self.error.take() {
                 return Next::Last(self.error_frame(&storage_error(error)));
             }
-            let made = match self.next_initial() {
+            let made = match self.next_initial().await {
                 Some(made) => made,
                 None => match self.next_change().await {
                     Some(made) => made,
@@ -143,11 +143,14 @@ impl Watch {
     }
 
     /// The next of the initial events; none when they are all sent.
-    fn next_initial(&mut self) -> Option<Result<Option<Bytes>, StatusError>> {
+    async fn next_initial(&mut self) -> Option<Result<Option<Bytes>, StatusError>> {
         let (snapshot, start) = self.initial.as_mut()?;
         let found = snapshot.range(&self.selection.scope, start).find(|object| self.selection.matches(object)).cloned();
         if let Some(object) = found {
             *start = format!("{}\0", object.key());
+            if let Err(error) = self.viewer.prepare(std::iter::once(object.json())).await {
+                return Some(Err(error));
+            }
             return Some(self.made_frame("ADDED", object.json()).map(Some));
         }
         let revision = snapshot.revision();
@@ -161,7 +164,7 @@ impl Watch {
     /// The next change or bookmark; none when the watch ends.
     async fn next_change(&mut self) -> Option<Result<Option<Bytes>, StatusError>> {
         if let Some(event) = self.batch.pop_front() {
-            return Some(self.event_frame(&event));
+            return Some(self.event_frame(&event).await);
         }
         let watcher = self.watcher.as_mut()?;
         let mut batch = Vec::new();
@@ -185,7 +188,7 @@ impl Watch {
         Some(Ok(None))
     }
 
-    fn event_frame(&mut self, event: &Event) -> Result<Option<Bytes>, StatusError> {
+    async fn event_frame(&mut self, event: &Event) -> Result<Option<Bytes>, StatusError> {
         let seen = if self.selection.is_everything() {
             Some(event.kind)
         } else {
@@ -205,6 +208,7 @@ impl Watch {
             (Some(previous), EventKind::Modified, EventKind::Deleted) => Cached::json_at(previous, event.revision),
             _ => event.object.json().clone(),
         };
+        self.viewer.prepare(std::iter::once(&json)).await?;
         self.made_frame(name, &json).map(Some)
     }
 

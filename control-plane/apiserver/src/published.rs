@@ -1,0 +1,53 @@
+//! What is told about the resources served now: discovery and OpenAPI.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::{
+    discovery::Discovery,
+    dispatch::{Registries, Table},
+    openapi::OpenApi,
+};
+
+/// The documents, made anew when they are asked for and custom resources have changed since.
+pub(crate) struct Published {
+    /// Where clients reach this server (`host:port`).
+    address: String,
+    made: Mutex<Option<(Arc<Table>, Arc<Documents>)>>,
+}
+
+/// The documents of one set of resources.
+pub(crate) struct Documents {
+    pub(crate) discovery: Discovery,
+    pub(crate) openapi: OpenApi,
+}
+
+impl Published {
+    pub(crate) fn new(address: String) -> Self {
+        Self { address, made: Mutex::default() }
+    }
+
+    /// The documents of what is served now.
+    pub(crate) fn now(&self, registries: &Registries) -> Arc<Documents> {
+        let custom = registries.custom();
+        let mut made = self.made.lock();
+        match &*made {
+            Some((of, documents)) if Arc::ptr_eq(of, &custom) => Arc::clone(documents),
+            _ => {
+                let mut all: Vec<_> = registries.built_in().iter().chain(custom.iter()).collect();
+                all.sort_by(|a, b| {
+                    let (a, b) = (a.info(), b.info());
+                    (&a.group, &a.version, &a.plural).cmp(&(&b.group, &b.version, &b.plural))
+                });
+                let infos: Vec<_> = all.iter().map(|registry| registry.info()).collect();
+                let documents = Arc::new(Documents {
+                    discovery: Discovery::new(&infos, &self.address),
+                    openapi: OpenApi::new(&infos),
+                });
+                *made = Some((custom, Arc::clone(&documents)));
+                documents
+            }
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! Custom resources: what CustomResourceDefinitions define.
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use skep_api::status::StatusError;
+
+/// How objects of a custom resource are stored in another form than served: in another version, with fields the schema
+/// no longer knows, without defaults it has now.
+pub(crate) trait Conversion: Send + Sync {
+    /// Names of the fields this version can be selected by, besides name and namespace.
+    fn selectable(&self) -> Box<dyn Iterator<Item = &str> + '_>;
+
+    /// Whether whatever is stored is shown as it is.
+    fn is_identity(&self) -> bool;
+
+    /// Whether someone else must be asked: then only [`show`](Self::show) shows every object.
+    fn is_remote(&self) -> bool;
+
+    /// Stored objects as this version shows them, in the same order.
+    fn show<'a>(&'a self, stored: &'a [Bytes]) -> BoxFuture<'a, Result<Vec<Bytes>, StatusError>>;
+
+    /// A stored object as this version shows it, if no one must be asked.
+    fn present(&self, stored: &Bytes) -> Result<Bytes, StatusError>;
+
+    /// The JSON of an object of this version as it is to be stored.
+    fn store(&self, served: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, StatusError>>;
+}
