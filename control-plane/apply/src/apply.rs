@@ -1,0 +1,166 @@
+//! Applying a configuration.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::{
+    compare::{Comparison, compare, created},
+    error::{Conflict, Error},
+    field_set::field_set,
+    last_applied,
+    managers::{Managed, Manager, Operation, whole_seconds},
+    merge::merge,
+    remove::remove,
+    reset::STRIPPED,
+    schema::{EMPTY, Type},
+    set::Set,
+    validate::validate,
+};
+
+/// The manager kubectl applies as, which may take over what it applied from the client before.
+const KUBECTL: &str = "kubectl";
+/// Who owns what was there before anyone's fields were managed.
+const BEFORE_FIRST_APPLY: &str = "before-first-apply";
+
+/// One apply.
+#[derive(Clone, Copy, Debug)]
+pub struct Apply<'a> {
+    /// The type of the object.
+    pub of: Type<'a>,
+    /// `apiVersion` of the version applied.
+    pub api_version: &'a str,
+    /// Its kind.
+    pub kind: &'a str,
+    /// The object as it is; none if it is to be created. Its managed fields are not looked at.
+    pub live: Option<&'a Value>,
+    /// What is applied.
+    pub config: &'a Value,
+    /// Who applies.
+    pub manager: &'a str,
+    /// Through what; empty for the object itself.
+    pub subresource: &'a str,
+    /// Whether to take fields that others own.
+    pub force: bool,
+    /// Fields that cannot be changed through this resource.
+    pub ignored: &'a Set,
+    /// The time of the request.
+    pub now: Timestamp,
+}
+
+/// Merges a configuration into the live object and notes in `managed` who owns what then. None if the object stays as it
+/// is; managers may have changed all the same.
+///
+/// # Errors
+/// [`Error::Conflicts`] when others own a field with another value and `force` is not given, others when the
+/// configuration is no object of that kind. `managed` is then not to be used.
+pub fn apply(request: &Apply<'_>, managed: &mut Managed) -> Result<Option<Value>, Error> {
+    check(request)?;
+    let before = managed.clone();
+    let applied = match once(request, managed) {
+        Err(Error::Conflicts(conflicts)) if request.manager == KUBECTL => {
+            let rest = last_applied::forbidden(request, conflicts);
+            if !rest.is_empty() {
+                return Err(Error::Conflicts(rest));
+            }
+            *managed = before;
+            once(&Apply { force: true, ..*request }, managed)
+        }
+        other => other,
+    }?;
+    if request.manager != KUBECTL {
+        return Ok(applied);
+    }
+    let present = applied.as_ref().or(request.live);
+    let Some(mut object) = present.filter(|object| last_applied::annotation(object).is_some()).cloned() else {
+        return Ok(applied);
+    };
+    last_applied::annotate(&mut object, request.config);
+    Ok(Some(object))
+}
+
+/// Refuses what is no object of the kind.
+fn check(request: &Apply<'_>) -> Result<(), Error> {
+    let Apply { of, api_version, kind, config, .. } = request;
+    let text = |name: &str| config.get(name).and_then(Value::as_str).unwrap_or_default();
+    let (given_version, given_kind) = (text("apiVersion"), text("kind"));
+    if given_version != *api_version || given_kind != *kind {
+        return Err(Error::BadRequest(format!("invalid object type: {}", shown_kind(given_version, given_kind))));
+    }
+    let meta = config.get("metadata");
+    if meta.and_then(|meta| meta.get("managedFields")).is_some_and(|given| !given.is_null()) {
+        return Err(Error::BadRequest("metadata.managedFields must be nil".to_owned()));
+    }
+    if let Some(errors) = validate(*of, config) {
+        let text = |name: &str| meta.and_then(|meta| meta.get(name)).and_then(Value::as_str).unwrap_or_default();
+        let object = format!("{}/{}; {}", text("namespace"), text("name"), shown_kind(given_version, given_kind));
+        return Err(Error::Untyped { object, errors });
+    }
+    Ok(())
+}
+
+/// A kind, as upstream prints it: `apps/v1, Kind=Deployment`.
+fn shown_kind(api_version: &str, kind: &str) -> String {
+    let slash = if api_version.contains('/') { "" } else { "/" };
+    format!("{slash}{api_version}, Kind={kind}")
+}
+
+fn once(request: &Apply<'_>, managed: &mut Managed) -> Result<Option<Value>, Error> {
+    let Apply { of, config, ignored, now, .. } = *request;
+    let live = request.live.unwrap_or(&EMPTY);
+    let manager = |name: &str, operation| Manager {
+        name: name.to_owned(),
+        operation,
+        api_version: request.api_version.to_owned(),
+        subresource: request.subresource.to_owned(),
+    };
+    if managed.is_empty() {
+        managed.update(created(of, live), &manager(BEFORE_FIRST_APPLY, Operation::Update), ignored, now);
+    }
+    let applier = manager(request.manager, Operation::Apply);
+    let last = managed.find(&applier).map(|entry| entry.set().clone()).unwrap_or_default();
+    let set = field_set(of, config).recursive_difference(ignored);
+    managed.replace(&applier, set);
+
+    let merged = merge(of, live, config);
+    let merged = if last.is_empty() { merged } else { prune(of, merged, &last, &managed.all()) };
+    let change = compare(of, live, &merged);
+    let same = change.is_same();
+    settle(managed, change.without(ignored), &applier, request.force)?;
+    if let Some(entry) = managed.find(&applier) {
+        let left = std::mem::take(entry.set()).difference(&STRIPPED);
+        if !left.is_empty() && !same {
+            entry.time = Some(whole_seconds(now));
+        }
+        *entry.set() = left;
+    }
+    managed.entries.retain_mut(|entry| !entry.set_is_empty());
+    Ok((!same).then_some(merged))
+}
+
+/// Settles who owns what changed.
+fn settle(managed: &mut Managed, change: Comparison, applier: &Manager, force: bool) -> Result<(), Error> {
+    let taken = change.taken();
+    if !force {
+        let conflicts = managed.conflicts(&taken, applier);
+        if !conflicts.is_empty() {
+            let conflicts = conflicts.into_iter().map(|(manager, path)| Conflict { manager, path });
+            return Err(Error::Conflicts(conflicts.collect()));
+        }
+    }
+    managed.release_others(&change, applier, &taken);
+    Ok(())
+}
+
+/// Takes away what the applier owned before (`last`) and nobody owns now.
+fn prune(of: Type<'_>, merged: Value, last: &Set, owned: &Set) -> Value {
+    let named = |set: &Set| set.with_named_fields(of);
+    let last = named(last);
+    let pruned = remove(of, &merged, &last);
+    let all = named(&field_set(of, &merged));
+    // Back comes what anyone owns, and what stands below it.
+    let kept = named(&field_set(of, &pruned)).union(&named(owned));
+    let pruned = remove(of, &merged, &all.clone().difference(&kept));
+    // Back comes what the applier never owned.
+    let pruned = named(&field_set(of, &pruned));
+    remove(of, &merged, &all.difference(&pruned).intersection(&last))
+}
