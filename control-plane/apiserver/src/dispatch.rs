@@ -13,7 +13,6 @@ use skep_api::{
     request::{RequestInfo, Verb},
     status::StatusError,
 };
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     admission::WarningSink,
@@ -115,7 +114,6 @@ pub(crate) struct Call<'a> {
     pub(crate) body: RequestBody,
     pub(crate) user: &'a UserInfo,
     pub(crate) registries: &'a Registries,
-    pub(crate) shutdown: &'a CancellationToken,
     pub(crate) kubelet: &'a crate::kubelet_proxy::KubeletProxy,
     /// The connection, for requests that may take it over.
     pub(crate) upgrade: Option<crate::upgrade::Upgrade>,
@@ -205,7 +203,7 @@ impl<'a> Call<'a> {
         let (options, selection) = self.selected(registry)?;
         let accepted = accept(self.headers)?;
         let viewer = self.viewer(registry, &accepted)?;
-        registry.watch(selection, &options, viewer, &accepted, self.shutdown.clone()).await
+        registry.watch(selection, &options, viewer, &accepted).await
     }
 
     async fn create(self, registry: &Arc<Registry>) -> Answer {

@@ -64,7 +64,18 @@ fn further_schemas() -> impl Iterator<Item = ResourceSchema> {
 }
 
 fn schema(strategy: &dyn crate::registry::erased::AnyStrategy) -> ResourceSchema {
-    ResourceSchema::new(strategy.prefix()).with_fields(strategy.selectable_fields())
+    let schema = ResourceSchema::new(strategy.prefix()).with_fields(strategy.selectable_fields());
+    // An upstream API server may have stored objects in a version that is only served here.
+    let others = table::versions().into_iter().filter(|(other, _)| other.prefix() == strategy.prefix());
+    others.fold(schema, |schema, (other, version)| {
+        let api_version = version.info().api_version();
+        let convert = move |json: &[u8]| {
+            let mut object = version.decode(json, &mut Vec::new()).map_err(|error| error.to_string())?;
+            other.default(&mut *object);
+            object.to_json().map_err(|error| error.to_string())
+        };
+        schema.with_conversion(api_version, Arc::new(convert))
+    })
 }
 
 impl ApiServer {

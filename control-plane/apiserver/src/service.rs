@@ -194,7 +194,6 @@ impl Shared {
             body,
             user,
             registries: &self.registries,
-            shutdown: &self.shutdown,
             kubelet: &self.kubelet,
             upgrade,
             now: Timestamp::now(),

@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 pub(crate) use feed::{Command, Feed, etcd_revision};
+pub(crate) use list::get;
 
 /// All keys of Kubernetes objects begin with this.
 pub(crate) const ROOT: &str = "/registry/";
@@ -81,6 +82,14 @@ impl Cache {
         let removed = Arc::make_mut(&mut self.table.write()).remove(prefix);
         if let Some(shared) = removed {
             shared.end(false);
+        }
+    }
+
+    /// Drops history that is no longer fresh, of every resource.
+    pub(crate) fn trim(&self) {
+        let now = std::time::Instant::now();
+        for shared in self.table().values() {
+            shared.trim(now);
         }
     }
 

@@ -30,12 +30,18 @@ pub struct Tuning {
     pub freshness_timeout: Duration,
     /// Keys fetched by one page of the initial list.
     pub page_size: i64,
-    /// Fewest events of history kept for a resource.
+    /// Events of history a resource keeps even when they are no longer fresh.
     pub history_min: usize,
+    /// Most bytes these may hold.
+    pub history_min_bytes: usize,
     /// Most events of history kept for a resource (upstream: 102400).
     pub history_max: usize,
-    /// History grows while its oldest event is younger than this (upstream: 75 s).
+    /// Most bytes of past content kept for a resource's history, about.
+    pub history_max_bytes: usize,
+    /// Younger events are kept, up to the maxima (upstream: 75 s).
     pub history_fresh: Duration,
+    /// How often old history is dropped where nothing changes any more.
+    pub history_trim_interval: Duration,
     /// Interval of etcd compaction (upstream: 5 min); `None` leaves compaction to others.
     pub compaction_interval: Option<Duration>,
 }
@@ -48,8 +54,11 @@ impl Default for Tuning {
             freshness_timeout: Duration::from_secs(3),
             page_size: 1000,
             history_min: 1024,
+            history_min_bytes: 1024 * 1024,
             history_max: 100 * 1024,
+            history_max_bytes: 64 * 1024 * 1024,
             history_fresh: Duration::from_secs(75),
+            history_trim_interval: Duration::from_secs(5),
             compaction_interval: Some(Duration::from_secs(300)),
         }
     }

@@ -1,8 +1,13 @@
-//! A change of an object, and its frames for JSON watches.
+//! A change of an object, and its frames for watches.
 
 use crate::object::Object;
 use bytes::Bytes;
-use std::sync::{Arc, OnceLock};
+use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::fmt;
+use std::sync::Arc;
 
 /// What happened to the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +21,6 @@ pub enum EventKind {
 }
 
 /// One change, shared by all watchers.
-#[derive(Debug)]
 pub struct Event {
     /// What happened to the key (a watcher with a selector may see it otherwise, see the frames).
     pub kind: EventKind,
@@ -26,51 +30,89 @@ pub struct Event {
     pub previous: Option<Arc<Object>>,
     /// Revision of the change.
     pub revision: i64,
-    added: OnceLock<Bytes>,
-    modified: OnceLock<Bytes>,
-    deleted: OnceLock<Bytes>,
+    /// Frames that were asked for. Few, so a search is quicker than a table.
+    frames: Mutex<Vec<Frame>>,
+    encoded: Counter,
 }
 
+struct Frame {
+    shape: Cow<'static, str>,
+    kind: EventKind,
+    bytes: Bytes,
+}
+
+/// The shape of plain JSON frames.
+const JSON: &str = "";
+
 impl Event {
-    pub(crate) fn new(kind: EventKind, object: Arc<Object>, previous: Option<Arc<Object>>, revision: i64) -> Self {
-        Self {
-            kind,
-            object,
-            previous,
-            revision,
-            added: OnceLock::new(),
-            modified: OnceLock::new(),
-            deleted: OnceLock::new(),
+    pub(crate) fn new(
+        kind: EventKind,
+        object: Arc<Object>,
+        previous: Option<Arc<Object>>,
+        revision: i64,
+        encoded: Counter,
+    ) -> Self {
+        Self { kind, object, previous, revision, frames: Mutex::default(), encoded }
+    }
+
+    /// Bytes that are kept alive for this event's sake, about: content that is no longer current, and the frames.
+    pub(crate) fn weight(&self) -> usize {
+        const OVERHEAD: usize = 512;
+        let previous = self.previous.as_ref().map_or(0, |previous| previous.json().len());
+        // The frames that are yet to be made weigh as much as the object.
+        OVERHEAD + previous + self.object.json().len()
+    }
+
+    /// The frame `{"type":...,"object":...}` and a newline for what [`Event::seen_by`] said. Made once, then shared.
+    pub fn frame_as(&self, kind: EventKind) -> Bytes {
+        let made = self.shared_frame(JSON, kind, |object| Ok::<_, Infallible>(frame(kind, object)));
+        match made {
+            Ok(bytes) => bytes,
+            Err(never) => match never {},
         }
-    }
-
-    /// `{"type":"ADDED","object":...}` and a newline. Made once, then shared.
-    pub fn added_frame(&self) -> Bytes {
-        self.added.get_or_init(|| frame("ADDED", self.object.json())).clone()
-    }
-
-    /// `{"type":"MODIFIED","object":...}` and a newline. Made once, then shared.
-    pub fn modified_frame(&self) -> Bytes {
-        self.modified.get_or_init(|| frame("MODIFIED", self.object.json())).clone()
-    }
-
-    /// `{"type":"DELETED","object":...}` and a newline, with the previous content at this event's resourceVersion:
-    /// right both for a deletion and for a watcher whose selector the object no longer matches. Made once, then shared.
-    pub fn deleted_frame(&self) -> Bytes {
-        self.deleted
-            .get_or_init(|| match (self.kind, &self.previous) {
-                (EventKind::Modified, Some(previous)) => frame("DELETED", &previous.json_at(self.revision)),
-                _ => frame("DELETED", self.object.json()),
-            })
-            .clone()
     }
 
     /// The frame of [`Event::kind`].
     pub fn frame(&self) -> Bytes {
-        match self.kind {
-            EventKind::Added => self.added_frame(),
-            EventKind::Modified => self.modified_frame(),
-            EventKind::Deleted => self.deleted_frame(),
+        self.frame_as(self.kind)
+    }
+
+    /// A frame of another shape (an encoding, a version, a part of the object): `make` gets the object's JSON and is called
+    /// once for each shape and kind; whoever asks later shares what it made. `shape` must not be empty and must say all that
+    /// `make` depends on.
+    ///
+    /// # Errors
+    /// Whatever `make` says; then nothing is kept.
+    pub fn shared_frame<E>(
+        &self,
+        shape: &str,
+        kind: EventKind,
+        make: impl FnOnce(&Bytes) -> Result<Bytes, E>,
+    ) -> Result<Bytes, E> {
+        // Held while the frame is made: who waits wants the same one.
+        let mut frames = self.frames.lock();
+        if let Some(frame) = frames.iter().find(|frame| frame.kind == kind && frame.shape == shape) {
+            return Ok(frame.bytes.clone());
+        }
+        let bytes = make(&self.json_as(kind))?;
+        self.encoded.inc();
+        let shape = if shape == JSON { Cow::Borrowed(JSON) } else { Cow::Owned(shape.to_owned()) };
+        frames.push(Frame { shape, kind, bytes: bytes.clone() });
+        Ok(bytes)
+    }
+
+    /// The frame of that shape and kind, if somebody has had it made.
+    pub fn made_frame(&self, shape: &str, kind: EventKind) -> Option<Bytes> {
+        let frames = self.frames.lock();
+        frames.iter().find(|frame| frame.kind == kind && frame.shape == shape).map(|frame| frame.bytes.clone())
+    }
+
+    /// The object's JSON for what [`Event::seen_by`] said: a watcher whose selector the object no longer matches sees the
+    /// previous content at this event's resourceVersion.
+    pub fn json_as(&self, kind: EventKind) -> Bytes {
+        match (kind, self.kind, &self.previous) {
+            (EventKind::Deleted, EventKind::Modified, Some(previous)) => previous.json_at(self.revision),
+            _ => self.object.json().clone(),
         }
     }
 
@@ -86,18 +128,27 @@ impl Event {
             (false, false) => None,
         }
     }
+}
 
-    /// The frame for what [`Event::seen_by`] said.
-    pub fn frame_as(&self, kind: EventKind) -> Bytes {
-        match kind {
-            EventKind::Added => self.added_frame(),
-            EventKind::Modified => self.modified_frame(),
-            EventKind::Deleted => self.deleted_frame(),
+impl EventKind {
+    /// Its name in a watch.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Added => "ADDED",
+            Self::Modified => "MODIFIED",
+            Self::Deleted => "DELETED",
         }
     }
 }
 
-fn frame(kind: &str, json: &[u8]) -> Bytes {
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Event").field("kind", &self.kind).field("object", &self.object).finish_non_exhaustive()
+    }
+}
+
+fn frame(kind: EventKind, json: &[u8]) -> Bytes {
+    let kind = kind.as_str();
     let mut out = Vec::with_capacity(json.len() + kind.len() + 24);
     out.extend_from_slice(b"{\"type\":\"");
     out.extend_from_slice(kind.as_bytes());

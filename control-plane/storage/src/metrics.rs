@@ -32,6 +32,7 @@ pub(crate) struct Metrics {
     pub(crate) read_wait: Histogram,
     pub(crate) events_received: Family<OfResource, Counter>,
     pub(crate) events_dispatched: Family<OfResource, Counter>,
+    pub(crate) frames_encoded: Family<OfResource, Counter>,
     pub(crate) initializations: Family<OfResource, Counter>,
     pub(crate) cache_revision: Gauge,
     pub(crate) capacity: Family<OfResource, Gauge>,
@@ -55,6 +56,7 @@ impl Default for Metrics {
             read_wait: Histogram::new(WAIT_BUCKETS),
             events_received: Family::default(),
             events_dispatched: Family::default(),
+            frames_encoded: Family::default(),
             initializations: Family::default(),
             cache_revision: Gauge::default(),
             capacity: Family::default(),
@@ -91,6 +93,11 @@ impl Metrics {
             "apiserver_watch_cache_events_dispatched",
             "Events handed out to watchers",
             self.events_dispatched.clone(),
+        );
+        to.register(
+            "skep_storage_watch_frames_encoded",
+            "Frames of watches that were made; each is shared by all watchers that want it",
+            self.frames_encoded.clone(),
         );
         to.register(
             "apiserver_watch_cache_initializations",

@@ -9,7 +9,8 @@ use crate::event::{Event, EventKind};
 use crate::metrics::{Metrics, OfResource};
 use crate::object::Object;
 use crate::progress::Progress;
-use crate::schema::{FieldExtractor, ResourceSchema};
+use crate::schema::{Conversion, FieldExtractor, ResourceSchema};
+use crate::stored;
 use history::History;
 use imbl::OrdMap;
 use parking_lot::RwLock;
@@ -39,7 +40,7 @@ pub(crate) struct Shared {
 }
 
 struct State {
-    fields: FieldExtractor,
+    reader: Reader,
     map: Map,
     history: History,
     /// Revision of the last change to the map.
@@ -56,11 +57,31 @@ enum Life {
     Closed,
 }
 
+/// How stored values of a resource are read. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Reader {
+    fields: FieldExtractor,
+    conversions: Arc<[Conversion]>,
+}
+
+impl Reader {
+    pub(crate) fn new(schema: &ResourceSchema) -> Self {
+        Self { fields: schema.fields.clone(), conversions: schema.conversions.as_slice().into() }
+    }
+
+    /// Parses the value of `key`, last written and created at `revisions`.
+    pub(crate) fn read(&self, key: &str, prefix: &str, value: &[u8], revisions: (i64, i64)) -> Result<Object> {
+        let json = stored::json(value, &self.conversions)?;
+        Object::parse(key.into(), prefix.len(), &json, revisions, &self.fields)
+    }
+}
+
 struct Meters {
     received: Counter,
     dispatched: Counter,
     initializations: Counter,
     expired: Counter,
+    encoded: Counter,
     capacity: Gauge,
     objects: Gauge,
 }
@@ -80,7 +101,7 @@ impl Shared {
         Self {
             prefix: schema.prefix.as_str().into(),
             state: RwLock::new(State {
-                fields: schema.fields.clone(),
+                reader: Reader::new(schema),
                 map: Map::new(),
                 history: History::new(tuning),
                 changed: 0,
@@ -94,6 +115,7 @@ impl Shared {
                 dispatched: metrics.events_dispatched.get_or_create_owned(&label),
                 initializations: metrics.initializations.get_or_create_owned(&label),
                 expired: metrics.expired_watchers.get_or_create_owned(&label),
+                encoded: metrics.frames_encoded.get_or_create_owned(&label),
                 capacity: metrics.capacity.get_or_create_owned(&label),
                 objects: metrics.objects.get_or_create_owned(&label),
             },
@@ -104,8 +126,8 @@ impl Shared {
         &self.prefix
     }
 
-    pub(crate) fn fields(&self) -> FieldExtractor {
-        self.state.read().fields.clone()
+    pub(crate) fn reader(&self) -> Reader {
+        self.state.read().reader.clone()
     }
 
     /// The state as it is, to take unchanged objects over from.
@@ -114,12 +136,12 @@ impl Shared {
     }
 
     /// Replaces everything by a list at `revision`. History starts anew, so present watchers expire.
-    pub(crate) fn load(&self, map: Map, fields: FieldExtractor, revision: i64) {
+    pub(crate) fn load(&self, map: Map, reader: Reader, revision: i64) {
         let mut state = self.state.write();
         self.meters.objects.set(map.len() as i64);
         self.meters.initializations.inc();
         state.map = map;
-        state.fields = fields;
+        state.reader = reader;
         state.history.reset(revision);
         self.meters.capacity.set(state.history.capacity() as i64);
         state.changed = revision;
@@ -140,11 +162,12 @@ impl Shared {
                     let revision = object.mod_revision();
                     let previous = state.map.insert(object.key().clone(), object.clone());
                     let kind = if previous.is_some() { EventKind::Modified } else { EventKind::Added };
-                    Event::new(kind, object, previous, revision)
+                    Event::new(kind, object, previous, revision, self.meters.encoded.clone())
                 }
                 Change::Delete(key, revision) => {
                     let Some(previous) = state.map.remove(&key) else { continue };
-                    Event::new(EventKind::Deleted, Arc::new(previous.deleted_at(revision)), Some(previous), revision)
+                    let last = Arc::new(previous.deleted_at(revision));
+                    Event::new(EventKind::Deleted, last, Some(previous), revision, self.meters.encoded.clone())
                 }
             };
             state.changed = event.revision;
@@ -154,6 +177,15 @@ impl Shared {
         self.meters.capacity.set(state.history.capacity() as i64);
         drop(state);
         self.wake.notify_waiters();
+    }
+
+    /// Drops history that is no longer fresh.
+    pub(crate) fn trim(&self, now: Instant) {
+        let mut state = self.state.write();
+        let dropped = state.history.trim(now);
+        self.meters.capacity.set(state.history.capacity() as i64);
+        drop(state);
+        drop(dropped);
     }
 
     /// Ends all watchers and drops the objects.
@@ -186,7 +218,9 @@ impl State {
 impl Resource {
     /// What it was declared with.
     pub fn schema(&self) -> ResourceSchema {
-        ResourceSchema { prefix: self.0.prefix.to_string(), fields: self.0.fields() }
+        let reader = self.0.reader();
+        let conversions = reader.conversions.to_vec();
+        ResourceSchema { prefix: self.0.prefix.to_string(), fields: reader.fields, conversions }
     }
 
     /// The object at a full key, as fresh as the cache is.
@@ -198,7 +232,7 @@ impl Resource {
     pub fn snapshot(&self) -> Snapshot {
         let progress = self.0.progress.applied();
         let state = self.0.state.read();
-        Snapshot { revision: state.revision(progress), map: state.map.clone() }
+        Snapshot { revision: state.revision(progress), map: state.map.clone(), beyond: 0 }
     }
 
     /// All objects as they were at an earlier revision, for exact-revision lists and the pages after the first.
@@ -223,7 +257,7 @@ impl Resource {
                 None => map.remove(key),
             };
         }
-        Ok(Snapshot { revision, map })
+        Ok(Snapshot { revision, map, beyond: 0 })
     }
 
     /// Follows changes *after* `from_revision` of keys that start with `scope`
@@ -243,7 +277,7 @@ impl Resource {
     pub fn snapshot_and_watch(&self, scope: &str) -> (Snapshot, Watcher) {
         let progress = self.0.progress.applied();
         let state = self.0.state.read();
-        let snapshot = Snapshot { revision: state.revision(progress), map: state.map.clone() };
+        let snapshot = Snapshot { revision: state.revision(progress), map: state.map.clone(), beyond: 0 };
         let cursor = state.history.end();
         let watcher = Watcher::new(self.0.clone(), scope, cursor, state.generation, snapshot.revision);
         (snapshot, watcher)
@@ -256,17 +290,28 @@ impl fmt::Debug for Resource {
     }
 }
 
-/// The objects of a resource at one revision.
+/// The objects of a resource at one revision, or (from [`crate::Storage::past_page`]) the part of them a page needs.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     revision: i64,
     map: Map,
+    /// Objects that were not loaded, behind those that were.
+    beyond: usize,
 }
 
 impl Snapshot {
     /// The revision it is exact at: the resourceVersion of a list made from it.
     pub fn revision(&self) -> i64 {
         self.revision
+    }
+
+    pub(crate) fn part(revision: i64, map: Map, beyond: usize) -> Self {
+        Self { revision, map, beyond }
+    }
+
+    /// How many objects of the scope a page was loaded for lie behind those that were loaded. 0 for a whole snapshot.
+    pub fn beyond(&self) -> usize {
+        self.beyond
     }
 
     /// Objects of the whole resource.

@@ -1,6 +1,7 @@
 //! What the cache is told about a resource.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 
 /// One resource the cache keeps.
@@ -10,12 +11,39 @@ pub struct ResourceSchema {
     pub prefix: String,
     /// The fields `fieldSelector` may name, besides `metadata.name` and `metadata.namespace`, which are always there.
     pub fields: FieldExtractor,
+    /// Other versions an upstream API server may have stored objects in.
+    pub conversions: Vec<Conversion>,
+}
+
+/// How protobuf values of another version become what this server stores. (JSON values are taken as they are: only an
+/// upstream API server writes protobuf, and it may prefer another version.)
+#[derive(Clone)]
+pub struct Conversion {
+    /// The other version, such as `autoscaling/v1`.
+    pub api_version: String,
+    /// From that version's JSON to the stored version's; an error is for the log.
+    pub convert: Convert,
+}
+
+/// See [`Conversion::convert`].
+pub type Convert = Arc<dyn Fn(&[u8]) -> Result<Vec<u8>, String> + Send + Sync>;
+
+impl fmt::Debug for Conversion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Conversion").field(&self.api_version).finish()
+    }
 }
 
 impl ResourceSchema {
     /// A resource with no selectable fields but name and namespace.
     pub fn new(prefix: impl Into<String>) -> Self {
-        Self { prefix: prefix.into(), fields: FieldExtractor::default() }
+        Self { prefix: prefix.into(), fields: FieldExtractor::default(), conversions: Vec::new() }
+    }
+
+    /// The same that can read another version, too.
+    pub fn with_conversion(mut self, api_version: impl Into<String>, convert: Convert) -> Self {
+        self.conversions.push(Conversion { api_version: api_version.into(), convert });
+        self
     }
 
     /// The same with selectable fields.

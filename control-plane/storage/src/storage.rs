@@ -6,8 +6,10 @@ use crate::error::{Conflict, Error, FailedCompare, Result};
 use crate::etcd::{Kind, Pool, lease_not_found};
 use crate::lease::Leases;
 use crate::metrics::Metrics;
+use crate::object::Object;
+use crate::past::Past;
 use crate::read_index::ReadIndex;
-use crate::resource::Resource;
+use crate::resource::{Resource, Snapshot};
 use crate::schema::ResourceSchema;
 use crate::txn::{Committed, Compare, KeyValue, Op, Txn};
 use bytes::Bytes;
@@ -88,6 +90,13 @@ impl Storage {
             }
         });
         let core = Arc::new(Core { pool, cache, read_index, leases: Leases::default(), marking: Mutex::default() });
+        let (trimmed, stopped) = (Arc::clone(&core), stop.clone());
+        let every = config.tuning.history_trim_interval;
+        tokio::spawn(async move {
+            while stopped.run_until_cancelled(tokio::time::sleep(every)).await.is_some() {
+                trimmed.cache.trim();
+            }
+        });
         if let Some(every) = config.tuning.compaction_interval {
             let (core, stop) = (core.clone(), stop.clone());
             tokio::spawn(async move {
@@ -121,6 +130,19 @@ impl Storage {
     /// The resource of a prefix, if a schema was given for it.
     pub fn resource(&self, prefix: &str) -> Option<Resource> {
         self.0.core.cache.get(prefix).map(Resource)
+    }
+
+    /// A page of a resource at an earlier revision, from etcd itself: for what [`Resource::snapshot_at`] calls `Expired`.
+    /// The snapshot holds only objects that match.
+    ///
+    /// `Compacted` when etcd has forgotten the revision, too.
+    pub async fn past_page(
+        &self,
+        resource: &Resource,
+        past: Past<'_>,
+        matches: impl Fn(&Object) -> bool,
+    ) -> Result<Snapshot> {
+        crate::past::page(&self.0.core.pool, resource, past, matches).await
     }
 
     /// Applies a transaction, or fails with [`Error::Conflict`] and what etcd has instead.

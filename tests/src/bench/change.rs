@@ -39,7 +39,7 @@ pub fn measure() -> Result<Vec<Row>> {
     let times: Vec<f64> = printed.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
     let [median, p99] = times.as_slice() else { anyhow::bail!("the client printed {printed:?}") };
     Ok(vec![Row {
-        name: "one endpoint change among 10,000 Services: API write to connection",
+        name: "one endpoint change among 10,000 Services: API write to connection".to_owned(),
         measured: format!("median {median:.2} ms, p99 {p99:.2} ms"),
         limit: String::new(),
         score: *median,

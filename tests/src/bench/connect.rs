@@ -52,7 +52,7 @@ pub fn measure() -> Result<Vec<Row>> {
     let count: f64 = COUNT.parse()?;
     let score = median(ours.iter().zip(&limits).map(|(ours, limit)| limit / ours).collect());
     Ok(vec![Row {
-        name: "TCP connect-request-response through a ClusterIP",
+        name: "TCP connect-request-response through a ClusterIP".to_owned(),
         measured: format!("{:.1} µs each", median(ours) / count / 1e3),
         limit: format!("{:.1} µs straight to the pod", median(limits) / count / 1e3),
         score,

@@ -23,7 +23,13 @@ pub fn measure() -> Result<Vec<Row>> {
         .map(|(name, daemon)| {
             let rss = rss_mb(daemon.pid().with_context(|| format!("{} has ended", daemon.name()))?)?;
             let measured = format!("{rss:.1} MB");
-            Ok(Row { name, measured, limit: String::new(), score: rss, goal: Goal::Under(40.0, " MB") })
+            Ok(Row {
+                name: name.to_owned(),
+                measured,
+                limit: String::new(),
+                score: rss,
+                goal: Goal::Under(40.0, " MB"),
+            })
         })
         .collect()
 }

@@ -18,14 +18,14 @@ pub fn measure() -> Result<Vec<Row>> {
     let single = report.bulk_unbatched.as_secs_f64();
     Ok(vec![
         Row {
-            name: "map update: 10,000 services of 10 endpoints from empty",
+            name: "map update: 10,000 services of 10 endpoints from empty".to_owned(),
             measured: format!("{:.0} ms, {} writes", bulk * 1e3, report.bulk_writes),
             limit: format!("{:.0} ms without batches", single * 1e3),
             score: bulk,
             goal: Goal::Under(1.0, " s"),
         },
         Row {
-            name: "map update: one endpoint changes, at that size",
+            name: "map update: one endpoint changes, at that size".to_owned(),
             measured: format!("{:.3} ms, {} writes", change, report.change_writes),
             limit: String::new(),
             score: change,

@@ -4,7 +4,7 @@
 #[derive(Clone, Debug)]
 pub struct Row {
     /// What was measured.
-    pub name: &'static str,
+    pub name: String,
     /// The figure, with its unit.
     pub measured: String,
     /// The limit measured in the same run, with its unit; empty where the goal is absolute.
@@ -22,6 +22,19 @@ pub enum Goal {
     AtLeast(f64, &'static str),
     /// Less than this.
     Under(f64, &'static str),
+}
+
+impl Row {
+    /// What a server used of the CPU for an operation: `seconds` per 1,000, which should be less than `goal`.
+    pub fn cpu(name: &str, seconds: f64, goal: f64) -> Self {
+        Self {
+            name: format!("{name}: CPU"),
+            measured: format!("{seconds:.3} s per 1,000"),
+            limit: String::new(),
+            score: seconds,
+            goal: Goal::Under(goal, " s"),
+        }
+    }
 }
 
 impl Goal {
@@ -48,10 +61,10 @@ pub fn table(rows: &[Row]) -> String {
             Goal::Under(bound, unit) => ("<", bound, unit),
         };
         cells.push([
-            row.name.to_owned(),
+            row.name.clone(),
             row.measured.clone(),
             row.limit.clone(),
-            format!("{:.2}{unit}", row.score),
+            format!("{:.*}{unit}", if row.score < 0.1 { 3 } else { 2 }, row.score),
             format!("{sign} {bound}{unit}"),
             if row.goal.met(row.score) { "met" } else { "missed" }.to_owned(),
         ]);
@@ -80,7 +93,7 @@ mod tests {
 
     #[test]
     fn a_row_says_whether_its_goal_is_met() {
-        let row = |score, goal| Row { name: "x", measured: "1/s".into(), limit: String::new(), score, goal };
+        let row = |score, goal| Row { name: "x".into(), measured: "1/s".into(), limit: String::new(), score, goal };
         let text = table(&[row(0.5, Goal::AtLeast(0.9, "")), row(3.0, Goal::Under(5.0, " ms"))]);
         let lines: Vec<_> = text.lines().collect();
         assert!(lines[2].contains("≥ 0.9") && lines[2].contains("missed"), "{text}");

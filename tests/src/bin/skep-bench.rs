@@ -30,7 +30,7 @@ fn main() -> ExitCode {
 }
 
 fn measure(filter: &str) -> Result<()> {
-    let rows = bench::run(filter)?;
+    let (rows, result) = bench::run(filter);
     print!("{}", row::table(&rows));
-    Ok(())
+    result
 }

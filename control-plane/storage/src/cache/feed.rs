@@ -194,7 +194,7 @@ impl Feed {
                 // An object that can no longer be read is gone as far as watchers are concerned.
                 EventType::Put => {
                     let revisions = (revision, kv.create_revision());
-                    let object = decode(&self.cache, shared, key, kv.value(), revisions, &shared.fields());
+                    let object = decode(&self.cache, shared, key, kv.value(), revisions, &shared.reader());
                     object.map_or_else(deletion, Change::Put)
                 }
             };

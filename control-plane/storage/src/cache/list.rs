@@ -4,8 +4,8 @@ use super::{Cache, ROOT, ROOT_END, resource_of};
 use crate::error::{Error, Result};
 use crate::etcd::{Kind, Pool, compacted};
 use crate::object::Object;
-use crate::resource::{Map, Shared};
-use crate::schema::{FieldExtractor, ResourceSchema};
+use crate::resource::{Map, Reader, Shared};
+use crate::schema::ResourceSchema;
 use etcd_client::{Client, GetOptions, GetResponse};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,28 +29,28 @@ pub(super) async fn load_all(pool: &Pool, cache: &Cache) -> Result<i64> {
 async fn try_load_all(pool: &Pool, cache: &Cache) -> Result<i64> {
     struct Loading {
         shared: Arc<Shared>,
-        fields: FieldExtractor,
+        reader: Reader,
         old: Map,
         new: Map,
     }
     let table = cache.table();
     let mut loading: HashMap<&str, Loading> = HashMap::new();
     for (prefix, shared) in table.iter() {
-        let entry = Loading { shared: shared.clone(), fields: shared.fields(), old: shared.map(), new: Map::new() };
+        let entry = Loading { shared: shared.clone(), reader: shared.reader(), old: shared.map(), new: Map::new() };
         loading.insert(prefix, entry);
     }
     let revision = pages(pool, cache, ROOT, ROOT_END, 0, |key, value, revisions| {
         let Some(shared) = resource_of(&table, key) else { return };
         let Some(target) = loading.get_mut(shared.prefix()) else { return };
         let kept = target.old.get(key).filter(|old| old.mod_revision() == revisions.0).cloned();
-        let object = kept.or_else(|| decode(cache, shared, key, value, revisions, &target.fields));
+        let object = kept.or_else(|| decode(cache, shared, key, value, revisions, &target.reader));
         if let Some(object) = object {
             target.new.insert(object.key().clone(), object);
         }
     })
     .await?;
     for target in loading.into_values() {
-        target.shared.load(target.new, target.fields, revision);
+        target.shared.load(target.new, target.reader, revision);
     }
     cache.progress.reach(revision);
     cache.metrics.cache_revision.set(revision);
@@ -66,18 +66,19 @@ pub(super) async fn load_one(pool: &Pool, cache: &Cache, schema: &ResourceSchema
         Some(shared) => shared.clone(),
         None => Arc::new(Shared::new(schema, &cache.tuning, cache.progress.clone(), &cache.metrics)),
     };
+    let reader = Reader::new(schema);
     let mut map = Map::new();
     let mut end = schema.prefix.clone().into_bytes();
     // A prefix ends with a slash, and '0' is the byte after it.
     end.pop();
     end.push(b'0');
     pages(pool, cache, &schema.prefix, end, at, |key, value, revisions| {
-        if let Some(object) = decode(cache, &target, key, value, revisions, &schema.fields) {
+        if let Some(object) = decode(cache, &target, key, value, revisions, &reader) {
             map.insert(object.key().clone(), object);
         }
     })
     .await?;
-    target.load(map, schema.fields.clone(), at);
+    target.load(map, reader, at);
     Arc::make_mut(&mut cache.table.write()).insert(target.prefix().into(), target.clone());
     Ok(target)
 }
@@ -119,7 +120,7 @@ async fn pages(
     }
 }
 
-async fn get(pool: &Pool, key: Vec<u8>, options: GetOptions) -> Result<GetResponse> {
+pub(crate) async fn get(pool: &Pool, key: Vec<u8>, options: GetOptions) -> Result<GetResponse> {
     pool.call("list", Kind::Read, |client: &Client| {
         let (key, options) = (key.clone(), options.clone());
         let mut kv = client.kv_client().max_decoding_message_size(usize::MAX);
@@ -128,25 +129,24 @@ async fn get(pool: &Pool, key: Vec<u8>, options: GetOptions) -> Result<GetRespon
     .await
 }
 
-/// A stored value as an object. One that is not JSON is counted and left out.
+/// A stored value as an object. One that cannot be read is counted and left out.
 pub(super) fn decode(
     cache: &Cache,
     shared: &Shared,
     key: &str,
     value: &[u8],
     revisions: (i64, i64),
-    fields: &FieldExtractor,
+    reader: &Reader,
 ) -> Option<Arc<Object>> {
-    match Object::parse(key.into(), shared.prefix().len(), value, revisions, fields) {
+    match reader.read(key, shared.prefix(), value, revisions) {
         Ok(object) => Some(Arc::new(object)),
         Err(error) => {
             let before = cache.metrics.undecodable.inc();
-            let protobuf = value.starts_with(b"k8s\0");
             // A registry full of them would drown the log; the metric goes on counting.
             if before < LOGGED {
-                warn!(key, revision = revisions.0, protobuf, %error, "skipped a stored value");
+                warn!(key, revision = revisions.0, %error, "skipped a stored value");
             } else {
-                debug!(key, revision = revisions.0, protobuf, %error, "skipped a stored value");
+                debug!(key, revision = revisions.0, %error, "skipped a stored value");
             }
             None
         }

@@ -1,6 +1,6 @@
 //! A real etcd on free loopback ports, which the tests may kill.
 
-use skep_storage::{EtcdConfig, FieldExtractor, Resource, ResourceSchema, SelectableField, Storage, Tuning};
+use skep_storage::{EtcdConfig, Resource, ResourceSchema, SelectableField, Storage, Tuning};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -120,10 +120,8 @@ impl Drop for Etcd {
 
 pub(crate) fn schemas() -> Vec<ResourceSchema> {
     vec![
-        ResourceSchema {
-            prefix: PODS.into(),
-            fields: FieldExtractor::new([SelectableField::new("spec.nodeName"), SelectableField::new("status.phase")]),
-        },
+        ResourceSchema::new(PODS)
+            .with_fields([SelectableField::new("spec.nodeName"), SelectableField::new("status.phase")]),
         ResourceSchema::new(NODES),
     ]
 }
@@ -156,7 +154,7 @@ pub(crate) fn pod(name: &str, n: i64) -> String {
     )
 }
 
-fn write_certificates(dir: &Path) {
+pub(crate) fn write_certificates(dir: &Path) {
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
     let ca_key = KeyPair::generate().unwrap();
     let mut ca = CertificateParams::new(Vec::new()).unwrap();

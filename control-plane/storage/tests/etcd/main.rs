@@ -3,5 +3,7 @@
 mod cache;
 mod faults;
 mod harness;
+mod members;
 mod supervisor;
+mod takeover;
 mod write;

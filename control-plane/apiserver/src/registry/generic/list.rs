@@ -10,7 +10,7 @@ use skep_api::{
     options::{ListOptions, ResourceVersionMatch},
     status::StatusError,
 };
-use skep_storage::{Error, Snapshot};
+use skep_storage::{Error, Past, Snapshot};
 
 use super::{Registry, commit::storage_error, continuation, continuation::Token, selection::Selection, view::Viewer};
 use crate::http::{
@@ -61,7 +61,8 @@ impl Registry {
             let rest = end.strip_prefix(&page.selection.scope).unwrap_or_default().to_owned();
             page.meta["continue"] = Token::new(page.snapshot.revision(), rest).encode().into();
             if page.selection.is_everything() {
-                page.meta["remainingItemCount"] = page.snapshot.range(&page.selection.scope, end).count().into();
+                let rest = page.snapshot.range(&page.selection.scope, end).count() + page.snapshot.beyond();
+                page.meta["remainingItemCount"] = rest.into();
             }
         }
         Ok(page)
@@ -77,8 +78,9 @@ impl Registry {
             let token = Token::decode(text)?;
             let start = format!("{}{}", selection.scope, token.start);
             if token.revision > 0 {
-                let snapshot = self.cache.snapshot_at(token.revision).map_err(|error| match error {
-                    Error::Expired { .. } => continuation::expired(&token),
+                let past = self.past(selection, options, token.revision, &start).await;
+                let snapshot = past.map_err(|error| match error {
+                    Error::Expired { .. } | Error::Compacted { .. } => continuation::expired(&token),
                     error => storage_error(error),
                 })?;
                 return Ok((snapshot, start));
@@ -87,19 +89,42 @@ impl Registry {
             return Ok((self.cache.snapshot(), start));
         }
         self.await_version(options.resource_version).await?;
-        let snapshot = match (options.resource_version, options.resource_version_match) {
-            (Some(version), Some(ResourceVersionMatch::Exact)) => {
-                let revision = i64::try_from(version).unwrap_or(i64::MAX);
-                self.cache.snapshot_at(revision).map_err(|error| match error {
-                    Error::Expired { .. } => {
-                        StatusError::expired("The resourceVersion for the provided list is too old.")
-                    }
-                    error => storage_error(error),
-                })?
-            }
-            _ => self.cache.snapshot(),
+        let exact = match (options.resource_version, options.resource_version_match) {
+            (None | Some(0), _) | (_, Some(ResourceVersionMatch::NotOlderThan)) => None,
+            (version, Some(ResourceVersionMatch::Exact)) => version,
+            // What a page of a version meant before there was a choice.
+            (version, None) => version.filter(|_| options.limit > 0),
         };
+        let Some(version) = exact else { return Ok((self.cache.snapshot(), String::new())) };
+        let revision = i64::try_from(version).unwrap_or(i64::MAX);
+        let snapshot = self.past(selection, options, revision, "").await.map_err(|error| match error {
+            Error::Expired { .. } | Error::Compacted { .. } => {
+                StatusError::expired("The resourceVersion for the provided list is too old.")
+            }
+            error => storage_error(error),
+        })?;
         Ok((snapshot, String::new()))
+    }
+
+    /// What a page needs of the state at `revision`: from the cache if it remembers, else from etcd.
+    async fn past(
+        &self,
+        selection: &Selection,
+        options: &ListOptions,
+        revision: i64,
+        start: &str,
+    ) -> skep_storage::Result<Snapshot> {
+        match self.cache.snapshot_at(revision) {
+            Err(Error::Expired { .. }) => {}
+            decided => return decided,
+        }
+        // One more than the page tells whether there is a next one.
+        let needed = match options.limit {
+            0 => usize::MAX,
+            limit => usize::try_from(limit).unwrap_or(usize::MAX).saturating_add(1),
+        };
+        let past = Past { revision, scope: &selection.scope, start, needed };
+        self.storage.past_page(&self.cache, past, |object| selection.matches(object)).await
     }
 }
 

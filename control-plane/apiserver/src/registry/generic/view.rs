@@ -12,7 +12,7 @@ use super::Registry;
 use crate::{
     http::{
         body::Body,
-        negotiate::{Accepted, View},
+        negotiate::{Accepted, Format, View},
         response,
     },
     scan,
@@ -85,6 +85,22 @@ impl Viewer {
     /// Whether objects are shown as they are cached.
     pub(crate) fn is_whole(&self) -> bool {
         self.view == View::Whole && self.registry.shows_stored()
+    }
+
+    /// What frames of watches depend on beside the event: watchers of the same shape share them. None for tables, whose
+    /// cells depend on the time.
+    pub(crate) fn shape(&self, format: Format) -> Option<String> {
+        let version = &self.registry.info().version;
+        let format = match format {
+            Format::Json => "json",
+            Format::Protobuf => "protobuf",
+            Format::Yaml => "yaml",
+        };
+        match self.view {
+            View::Whole => Some(format!("{format} {version}")),
+            View::Metadata(meta) => Some(format!("{format} metadata {meta}")),
+            View::Table(_) => None,
+        }
     }
 
     /// What a list starts with, up to its items. `meta` is the JSON of the list's metadata.

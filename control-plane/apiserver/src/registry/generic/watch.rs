@@ -1,15 +1,14 @@
 //! GET with watch: frames shared by all watchers of an event.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::stream;
 use http::{Response, StatusCode};
 use rand::Rng as _;
 use skep_api::{options::ListOptions, status::StatusError};
-use skep_storage::{Error, Event, EventKind, Object as Cached, Snapshot, Watcher};
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use skep_storage::{Error, Event, EventKind, Snapshot, Watcher};
+use tokio::time::{Instant, Sleep};
 
 use super::{Registry, commit::storage_error, selection::Selection, view::Viewer};
 use crate::http::{
@@ -26,16 +25,17 @@ const BATCH: usize = 64;
 const SHORTEST: Duration = Duration::from_secs(1800);
 /// How often a watcher that wants bookmarks gets one.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
+/// How long before its end it gets another.
+const LAST_BOOKMARK: Duration = Duration::from_secs(2);
 
 impl Registry {
-    /// Answers a watch request. It ends with `shutdown`.
+    /// Answers a watch request.
     pub(crate) async fn watch(
         &self,
         selection: Selection,
         options: &ListOptions,
         viewer: Viewer,
         accepted: &Accepted,
-        shutdown: CancellationToken,
     ) -> Result<Response<Body>, StatusError> {
         let content_type = match accepted.format {
             Format::Json => "application/json",
@@ -48,6 +48,9 @@ impl Registry {
             Some(seconds) if seconds > 0 => Duration::from_secs(seconds.min(u64::from(u32::MAX))),
             _ => SHORTEST.mul_f64(1.0 + rand::rng().random::<f64>()),
         };
+        let deadline = Instant::now() + timeout;
+        let viewer_shape = viewer.shape(accepted.format);
+        let first_bookmark = BOOKMARK_INTERVAL.mul_f64(0.75 + rand::rng().random::<f64>() / 2.0);
         let mut watch = Watch {
             initial: None,
             watcher: None,
@@ -55,15 +58,17 @@ impl Registry {
             send_end: false,
             error: None,
             bookmarks: options.allow_watch_bookmarks,
-            next_bookmark: Instant::now() + BOOKMARK_INTERVAL.mul_f64(0.75 + rand::rng().random::<f64>() / 2.0),
-            deadline: Instant::now() + timeout,
+            timer: Box::pin(tokio::time::sleep_until(deadline)),
+            next_bookmark: bookmark_time(first_bookmark, deadline),
+            deadline,
             first_table: true,
             viewer,
             format: accepted.format,
             kind: (self.info().kind.to_string(), self.info().api_version().into_owned()),
+            shape: viewer_shape,
             selection,
-            shutdown,
         };
+        watch.set_timer();
         let initial = options.send_initial_events.unwrap_or(matches!(options.resource_version, None | Some(0)));
         if initial {
             self.await_version(options.resource_version).await?;
@@ -104,15 +109,25 @@ struct Watch {
     send_end: bool,
     error: Option<Error>,
     bookmarks: bool,
-    next_bookmark: Instant,
+    /// Of the next bookmark or the deadline, whichever comes first: timers are dear, and events many.
+    timer: Pin<Box<Sleep>>,
+    next_bookmark: Option<Instant>,
     deadline: Instant,
     first_table: bool,
     viewer: Viewer,
     format: Format,
     /// Kind and apiVersion of bookmarks.
     kind: (String, String),
+    /// What frames of this view and format are shared by; none if they are this watcher's alone.
+    shape: Option<String>,
     selection: Selection,
-    shutdown: CancellationToken,
+}
+
+/// When the next bookmark is due, `after` from now: not behind the last one, which comes shortly before the end.
+fn bookmark_time(after: Duration, deadline: Instant) -> Option<Instant> {
+    let now = Instant::now();
+    let last = deadline.checked_sub(LAST_BOOKMARK).filter(|last| *last > now)?;
+    Some(last.min(now + after))
 }
 
 enum Next {
@@ -122,6 +137,11 @@ enum Next {
 }
 
 impl Watch {
+    fn set_timer(&mut self) {
+        let bookmark = self.next_bookmark.filter(|_| self.bookmarks);
+        self.timer.as_mut().reset(bookmark.unwrap_or(self.deadline).min(self.deadline));
+    }
+
     async fn next_frame(&mut self) -> Next {
         loop {
             if let Some(error) = self.error.take() {
@@ -151,7 +171,7 @@ impl Watch {
             if let Err(error) = self.viewer.prepare(std::iter::once(object.json())).await {
                 return Some(Err(error));
             }
-            return Some(self.made_frame("ADDED", object.json()).map(Some));
+            return Some(self.made_frame(EventKind::Added.as_str(), object.json()).map(Some));
         }
         let revision = snapshot.revision();
         self.initial = None;
@@ -170,7 +190,6 @@ impl Watch {
         let mut batch = Vec::new();
         tokio::select! {
             biased;
-            () = self.shutdown.cancelled() => return None,
             result = watcher.next_batch(&mut batch, BATCH) => {
                 self.batch = batch.into();
                 if let Err(error) = result {
@@ -178,10 +197,13 @@ impl Watch {
                     self.error = Some(error);
                 }
             }
-            () = tokio::time::sleep_until(self.deadline) => return None,
-            () = tokio::time::sleep_until(self.next_bookmark), if self.bookmarks => {
-                self.next_bookmark = Instant::now() + BOOKMARK_INTERVAL;
+            () = &mut self.timer => {
+                if Instant::now() >= self.deadline {
+                    return None;
+                }
                 let revision = watcher.bookmark();
+                self.next_bookmark = bookmark_time(BOOKMARK_INTERVAL, self.deadline);
+                self.set_timer();
                 return Some(self.bookmark_frame(revision, false).map(Some));
             }
         }
@@ -198,18 +220,17 @@ impl Watch {
         if self.viewer.is_whole() && self.format == Format::Json {
             return Ok(Some(event.frame_as(kind)));
         }
-        let name = match kind {
-            EventKind::Added => "ADDED",
-            EventKind::Modified => "MODIFIED",
-            EventKind::Deleted => "DELETED",
+        let Some(shape) = &self.shape else {
+            let json = event.json_as(kind);
+            self.viewer.prepare(std::iter::once(&json)).await?;
+            return self.made_frame(kind.as_str(), &json).map(Some);
         };
-        // An object that stops to match is shown as it was, at the revision of the change.
-        let json = match (&event.previous, event.kind, kind) {
-            (Some(previous), EventKind::Modified, EventKind::Deleted) => Cached::json_at(previous, event.revision),
-            _ => event.object.json().clone(),
-        };
-        self.viewer.prepare(std::iter::once(&json)).await?;
-        self.made_frame(name, &json).map(Some)
+        if let Some(frame) = event.made_frame(shape, kind) {
+            return Ok(Some(frame));
+        }
+        self.viewer.prepare(std::iter::once(&event.json_as(kind))).await?;
+        let make = |json: &Bytes| self.frame(kind.as_str(), &self.viewer.single(json, false)?);
+        event.shared_frame(shape, kind, make).map(Some)
     }
 
     fn made_frame(&mut self, kind: &str, json: &Bytes) -> Result<Bytes, StatusError> {
