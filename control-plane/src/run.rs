@@ -200,7 +200,7 @@ fn api_config(settings: &Settings, pki: &Pki, storage: Storage) -> anyhow::Resul
             skep_pki::client_config(&ca, Some(pki.apiserver_kubelet_client()))
                 .with_context(|| format!("--kubelet-certificate-authority {}", path.display()))?
         }
-        None => skep_pki::unverified_client_config(pki.apiserver_kubelet_client())?,
+        None => skep_pki::unverified_client_config(Some(pki.apiserver_kubelet_client()))?,
     };
     let mut config = skep_apiserver::Config::new(
         storage,

@@ -27,6 +27,8 @@ pub struct Config {
     pub kubelet_client: Arc<rustls::ClientConfig>,
     /// Who may do what.
     pub authorizer: Arc<dyn Authorizer>,
+    /// Which addresses `proxy` subresources may lead to. Upstream's answer, and the default, is [`crate::is_proxyable`].
+    pub proxyable: fn(IpAddr) -> bool,
     /// Reads under way at once, watches not counted.
     pub max_reads_in_flight: usize,
     /// Writes under way at once.
@@ -52,6 +54,7 @@ impl Config {
             secure_port,
             kubelet_client,
             authorizer: Arc::new(BuiltIn),
+            proxyable: crate::is_proxyable,
             max_reads_in_flight: MAX_READS,
             max_writes_in_flight: MAX_WRITES,
             max_connections: 16 * 1024,

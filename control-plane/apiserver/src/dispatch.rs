@@ -1,9 +1,9 @@
 //! From a request to the verb of a registry.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use futures::FutureExt;
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, Method, Response, StatusCode, Uri};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions as WireDeleteOptions;
 use parking_lot::RwLock;
@@ -110,11 +110,15 @@ impl Registries {
 /// One request for a resource, past authorisation.
 pub(crate) struct Call<'a> {
     pub(crate) request: &'a RequestInfo,
+    pub(crate) method: &'a Method,
+    pub(crate) uri: &'a Uri,
     pub(crate) headers: &'a HeaderMap,
     pub(crate) body: RequestBody,
     pub(crate) user: &'a UserInfo,
     pub(crate) registries: &'a Registries,
-    pub(crate) kubelet: &'a crate::kubelet_proxy::KubeletProxy,
+    pub(crate) reach: &'a subresource::proxy::Reach,
+    /// The client's address, if it came over the network.
+    pub(crate) peer: Option<SocketAddr>,
     /// The connection, for requests that may take it over.
     pub(crate) upgrade: Option<crate::upgrade::Upgrade>,
     pub(crate) now: Timestamp,
@@ -128,7 +132,7 @@ impl<'a> Call<'a> {
     /// Answers the request. Every verb but GET is boxed, or each request would carry room for the largest of them.
     pub(crate) async fn answer(self) -> Answer {
         let registry = &self.registries.find(self.request).ok_or_else(StatusError::generic_not_found)?;
-        if !self.request.trailing_path.is_empty() {
+        if !self.request.trailing_path.is_empty() && !subresource::proxy::is_proxy(self.request) {
             return Err(StatusError::generic_not_found());
         }
         if registry.info().namespaced {
@@ -150,6 +154,7 @@ impl<'a> Call<'a> {
             Some("eviction") => subresource::eviction::answer(self, registry).boxed().await,
             Some("log") => subresource::log::answer(self, registry).boxed().await,
             Some("exec" | "attach" | "portforward") => subresource::stream::answer(self, registry).boxed().await,
+            Some("proxy") => subresource::proxy::answer(self, registry).boxed().await,
             Some(_) => Err(StatusError::generic_not_found()),
         }
     }

@@ -21,6 +21,9 @@ pub enum Error {
     /// The configuration makes no sense.
     #[error("{0}")]
     Config(String),
+    /// Keys or certificates make no sense.
+    #[error("TLS: {0}")]
+    Tls(#[from] skep_pki::Error),
     /// The listener broke.
     #[error("listening: {0}")]
     Listen(#[from] std::io::Error),

@@ -47,6 +47,11 @@ impl KubeletProxy {
         Self { connector: TlsConnector::from(Arc::new(config)) }
     }
 
+    /// How TLS with a kubelet begins.
+    pub(crate) fn connector(&self) -> TlsConnector {
+        self.connector.clone()
+    }
+
     /// GET of `path` (with its query); the answer's body as it comes.
     pub(crate) async fn stream(&self, endpoint: &Endpoint, path: &str) -> Result<Body, StatusError> {
         let response = timeout(CONNECT_TIMEOUT, self.get(endpoint, path))

@@ -15,7 +15,7 @@ use tokio::{
     task::JoinHandle,
     time::timeout,
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -31,6 +31,7 @@ use crate::{
     published::Published,
     registry::{generic::Registry, table},
     service::{ApiService, Shared},
+    subresource::proxy::Reach,
     user::UserInfo,
 };
 
@@ -119,7 +120,11 @@ impl ApiServer {
             health: Health::new(storage.clone(), shutdown.clone()),
             limits: Limits::new(config.max_reads_in_flight, config.max_writes_in_flight),
             metrics: Metrics::new(storage),
-            kubelet: KubeletProxy::new(Arc::clone(&config.kubelet_client)),
+            reach: Reach {
+                kubelet: KubeletProxy::new(Arc::clone(&config.kubelet_client)),
+                unverified: TlsConnector::from(Arc::new(skep_pki::unverified_client_config(None)?)),
+                proxyable: config.proxyable,
+            },
             shutdown,
         });
         bootstrap::run(&shared.registries, &config).await?;
@@ -152,10 +157,10 @@ impl ApiServer {
                 () = shutdown.cancelled() => break,
                 permit = Arc::clone(&room).acquire_owned() => permit.map_err(|error| Error::Config(error.to_string()))?,
             };
-            let stream = tokio::select! {
+            let (stream, peer) = tokio::select! {
                 () = shutdown.cancelled() => break,
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => stream,
+                    Ok(accepted) => accepted,
                     Err(error) if is_passing(&error) => {
                         tracing::warn!(%error, "a connection could not be accepted");
                         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -164,7 +169,7 @@ impl ApiServer {
                     Err(error) => return Err(error.into()),
                 },
             };
-            let service = service.clone().at_place(Arc::new(permit));
+            let service = service.clone().on_connection(Arc::new(permit), peer);
             tokio::spawn(connection(stream, acceptor.clone(), service, graceful.watcher()));
         }
         drop(listener);

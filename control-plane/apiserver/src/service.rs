@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    net::SocketAddr,
     panic::AssertUnwindSafe,
     sync::Arc,
     task::{Context, Poll},
@@ -9,7 +10,7 @@ use std::{
 };
 
 use futures::{FutureExt, future::BoxFuture};
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, request::Parts};
 use hyper::upgrade::OnUpgrade;
 use jiff::Timestamp;
 use skep_api::{
@@ -32,12 +33,14 @@ use crate::{
         request_body::{self, RequestBody},
         response,
     },
-    kubelet_proxy::KubeletProxy,
     limits::Limits,
     metrics::{Counted, Metrics},
     published::Published,
     registry::generic::{Registry, patch::add_warnings},
-    subresource::stream,
+    subresource::{
+        proxy::{self, Reach},
+        stream,
+    },
     upgrade::{Running, Upgrade},
     user::{ANONYMOUS, UserInfo},
     version,
@@ -55,7 +58,7 @@ pub(crate) struct Shared {
     pub(crate) health: Health,
     pub(crate) limits: Limits,
     pub(crate) metrics: Metrics,
-    pub(crate) kubelet: KubeletProxy,
+    pub(crate) reach: Reach,
     /// Ends watches, logs and streams.
     pub(crate) shutdown: CancellationToken,
 }
@@ -68,25 +71,30 @@ pub(crate) struct Shared {
 pub struct ApiService {
     shared: Arc<Shared>,
     user: Option<Arc<UserInfo>>,
-    place: Option<Place>,
+    connection: Option<Connection>,
 }
 
-/// The place of a connection among those the server has room for.
-type Place = Arc<OwnedSemaphorePermit>;
+/// The connection a request came over.
+#[derive(Clone)]
+struct Connection {
+    /// Its place among those the server has room for.
+    place: Arc<OwnedSemaphorePermit>,
+    peer: SocketAddr,
+}
 
 impl ApiService {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, user: None, place: None }
+        Self { shared, user: None, connection: None }
     }
 
     /// The same service, acting as `user` where a request does not say otherwise.
     pub fn with_user(&self, user: UserInfo) -> Self {
-        Self { shared: Arc::clone(&self.shared), user: Some(Arc::new(user)), place: self.place.clone() }
+        Self { shared: Arc::clone(&self.shared), user: Some(Arc::new(user)), connection: self.connection.clone() }
     }
 
     /// The same service for one connection, whose place is kept by streams that outlive its last request.
-    pub(crate) fn at_place(self, place: Place) -> Self {
-        Self { place: Some(place), ..self }
+    pub(crate) fn on_connection(self, place: Arc<OwnedSemaphorePermit>, peer: SocketAddr) -> Self {
+        Self { connection: Some(Connection { place, peer }), ..self }
     }
 }
 
@@ -107,9 +115,9 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let shared = Arc::clone(&self.shared);
         let user = self.user.clone();
-        let place = self.place.clone();
+        let connection = self.connection.clone();
         let request = request.map(request_body::erase);
-        async move { Ok(shared.handle(request, user, place).await) }.boxed()
+        async move { Ok(shared.handle(request, user, connection).await) }.boxed()
     }
 }
 
@@ -118,7 +126,7 @@ impl Shared {
         &self,
         request: Request<RequestBody>,
         user: Option<Arc<UserInfo>>,
-        place: Option<Place>,
+        connection: Option<Connection>,
     ) -> Response<Body> {
         let started = Instant::now();
         let (mut parts, body) = request.into_parts();
@@ -131,9 +139,11 @@ impl Shared {
         let mut response = match RequestInfo::parse(&parts.method, &parts.uri) {
             Ok(info) => {
                 counted = Some(Counted::new(&info, self.registries.find(&info).as_deref().map(Registry::info)));
-                let client = stream::is_stream(&info).then(|| parts.extensions.remove::<OnUpgrade>()).flatten();
-                let upgrade = client.map(|client| self.upgrade(client, place));
-                let answer = self.answer(&info, &parts.headers, body, &user, upgrade, &warnings);
+                let switches = stream::is_stream(&info) || proxy::is_proxy(&info);
+                let client = switches.then(|| parts.extensions.remove::<OnUpgrade>()).flatten();
+                let peer = connection.as_ref().map(|connection| connection.peer);
+                let upgrade = client.map(|client| self.upgrade(client, connection));
+                let answer = self.answer(&info, &parts, body, &user, upgrade, peer, &warnings);
                 let answer = AssertUnwindSafe(answer).catch_unwind().await;
                 match answer {
                     Ok(Ok(response)) => response,
@@ -165,17 +175,21 @@ impl Shared {
     async fn answer(
         &self,
         info: &RequestInfo,
-        headers: &http::HeaderMap,
+        parts: &Parts,
         body: RequestBody,
         user: &UserInfo,
         upgrade: Option<Upgrade>,
+        peer: Option<SocketAddr>,
         warnings: &WarningSink,
     ) -> Result<Response<Body>, StatusError> {
         if user.name == ANONYMOUS && !authz::is_public(info) {
             return Err(StatusError::unauthorized("Unauthorized"));
         }
-        let long_running =
-            info.verb == Verb::Watch || info.subresource.as_deref() == Some("log") || stream::is_stream(info);
+        let long_running = info.verb == Verb::Watch
+            || info.subresource.as_deref() == Some("log")
+            || stream::is_stream(info)
+            || proxy::is_proxy(info);
+        let headers = &parts.headers;
         let _permit = if long_running { None } else { Some(self.limits.enter(info.verb.is_read_only())?) };
         if !self.authorizer.allows(user, info) {
             return Err(authz::forbidden(user, info));
@@ -190,11 +204,14 @@ impl Shared {
         }
         let call = Call {
             request: info,
+            method: &parts.method,
+            uri: &parts.uri,
             headers,
             body,
             user,
             registries: &self.registries,
-            kubelet: &self.kubelet,
+            reach: &self.reach,
+            peer,
             upgrade,
             now: Timestamp::now(),
             warnings,
@@ -235,8 +252,9 @@ impl Shared {
         response.map(|body| body.guarded(running, self.shutdown.clone()))
     }
 
-    fn upgrade(&self, client: OnUpgrade, place: Option<Place>) -> Upgrade {
+    fn upgrade(&self, client: OnUpgrade, connection: Option<Connection>) -> Upgrade {
         let running = Running::new(&self.metrics.long_running);
+        let place = connection.map(|connection| connection.place);
         Upgrade { client, running, place, shutdown: self.shutdown.clone() }
     }
 }

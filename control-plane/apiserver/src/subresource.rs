@@ -4,5 +4,6 @@ pub(crate) mod binding;
 pub(crate) mod eviction;
 mod location;
 pub(crate) mod log;
+pub(crate) mod proxy;
 pub(crate) mod scale;
 pub(crate) mod stream;

@@ -142,18 +142,21 @@ pub fn client_config(ca: &str, identity: Option<&Identity>) -> Result<ClientConf
     }
 }
 
-/// A client configuration that presents `identity` and takes the server for whom it says it is: what upstream's API server
+/// A client configuration that presents `identity`, if any, and takes the server for whom it says it is: what upstream's API server
 /// does with kubelets, which sign their own certificates, unless `--kubelet-certificate-authority` is given.
 ///
 /// # Errors
 /// When the PEM does not parse or certificate and key do not belong together.
-pub fn unverified_client_config(identity: &Identity) -> Result<ClientConfig> {
+pub fn unverified_client_config(identity: Option<&Identity>) -> Result<ClientConfig> {
     let provider = provider();
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(AnyServer(provider)));
-    Ok(builder.with_client_auth_cert(chain(identity)?, key(identity)?)?)
+    match identity {
+        Some(identity) => Ok(builder.with_client_auth_cert(chain(identity)?, key(identity)?)?),
+        None => Ok(builder.with_no_client_auth()),
+    }
 }
 
 fn chain(identity: &Identity) -> Result<Vec<CertificateDer<'static>>> {

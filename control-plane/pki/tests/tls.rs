@@ -96,7 +96,7 @@ fn an_unverified_server_still_learns_who_calls() {
     let (ca, own) = (authority(), authority());
     let client = ca.issue(&CertRequest::client("kube-apiserver-kubelet-client", ["system:masters"])).unwrap();
     let server = Arc::new(server_config(served(&own, &["node"]), Some(ca.certificate())).unwrap());
-    let seen = handshake(server, unverified_client_config(&client).unwrap(), "10.0.0.7").unwrap().unwrap();
+    let seen = handshake(server, unverified_client_config(Some(&client)).unwrap(), "10.0.0.7").unwrap().unwrap();
     let info = CertificateInfo::from_der("client", &seen).unwrap();
     assert_eq!(info.common_name, "kube-apiserver-kubelet-client");
 }

@@ -8,6 +8,8 @@ const CRUD_ONE_BY_ONE: &[Str] = strs!["create", "delete", "get", "list", "patch"
 const NAMESPACE_SUBS: &[SubresourceInfo] = &[sub("finalize", "Namespace", UPDATE), status("Namespace")];
 /// What begins a stream.
 const CONNECT: &[Str] = strs!["create", "get"];
+/// What a request can be passed on with.
+const PROXY: &[Str] = strs!["create", "delete", "get", "patch", "update"];
 const POD_SUBS: &[SubresourceInfo] = &[
     sub("attach", "PodAttachOptions", CONNECT),
     sub("binding", "Binding", CREATE),
@@ -15,6 +17,7 @@ const POD_SUBS: &[SubresourceInfo] = &[
     sub("exec", "PodExecOptions", CONNECT),
     sub("log", "Pod", GET),
     sub("portforward", "PodPortForwardOptions", CONNECT),
+    sub("proxy", "PodProxyOptions", PROXY),
     status("Pod"),
 ];
 
@@ -45,7 +48,7 @@ pub(super) static ROWS: &[ResourceInfo] = &[
         singular: "node",
         short_names: strs!["no"],
         namespaced: false,
-        subresources: const { &[status("Node")] },
+        subresources: const { &[sub("proxy", "NodeProxyOptions", PROXY), status("Node")] },
         ..ROW
     }),
     resource(Row {
@@ -106,7 +109,7 @@ pub(super) static ROWS: &[ResourceInfo] = &[
         singular: "service",
         short_names: strs!["svc"],
         categories: ALL,
-        subresources: const { &[status("Service")] },
+        subresources: const { &[sub("proxy", "ServiceProxyOptions", PROXY), status("Service")] },
         ..ROW
     }),
 ];

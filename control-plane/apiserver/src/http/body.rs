@@ -8,6 +8,7 @@ use std::{
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream::BoxStream};
 use http_body::{Frame, SizeHint};
+use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use tokio_util::sync::CancellationToken;
 
 use crate::registry::generic::list::ListStream;
@@ -26,6 +27,8 @@ enum Inner {
     Full(Bytes),
     List(Box<ListStream>),
     Stream(BoxStream<'static, Result<Bytes, BodyError>>),
+    /// Of another server, with whatever frames it has.
+    Boxed(UnsyncBoxBody<Bytes, BodyError>),
 }
 
 impl Body {
@@ -40,6 +43,14 @@ impl Body {
 
     pub(crate) fn stream(stream: impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static) -> Self {
         Self(Inner::Stream(stream.boxed()))
+    }
+
+    /// A body as another server sends it; `guard` is held while it runs.
+    pub(crate) fn boxed(
+        body: impl http_body::Body<Data = Bytes, Error = BodyError> + Send + 'static,
+        guard: impl Send + 'static,
+    ) -> Self {
+        Self(Inner::Boxed(Guarded { body: body.boxed_unsync(), _guard: guard }.boxed_unsync()))
     }
 }
 
@@ -56,6 +67,35 @@ impl Body {
             }
             other => Self(other),
         }
+    }
+}
+
+/// A body that keeps something alive.
+struct Guarded<G> {
+    body: UnsyncBoxBody<Bytes, BodyError>,
+    _guard: G,
+}
+
+// The body is boxed, and the guard is never looked at: nothing in here is pinned.
+impl<G> Unpin for Guarded<G> {}
+
+impl<G> http_body::Body for Guarded<G> {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -100,11 +140,16 @@ impl http_body::Body for Body {
             }
             Inner::List(list) => Poll::Ready(list.next_chunk().map(|chunk| chunk.map(Frame::data))),
             Inner::Stream(stream) => stream.poll_next_unpin(cx).map(|item| item.map(|chunk| chunk.map(Frame::data))),
+            Inner::Boxed(body) => Pin::new(body).poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self.0, Inner::Empty)
+        match &self.0 {
+            Inner::Empty => true,
+            Inner::Boxed(body) => body.is_end_stream(),
+            _ => false,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -112,6 +157,7 @@ impl http_body::Body for Body {
             Inner::Empty => SizeHint::with_exact(0),
             Inner::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Inner::List(_) | Inner::Stream(_) => SizeHint::default(),
+            Inner::Boxed(body) => body.size_hint(),
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::{dispatch::Registries, kubelet_proxy::Endpoint};
 /// Where the kubelet of a node serves.
 pub(super) async fn kubelet(registries: &Registries, node: &str) -> Result<Endpoint, StatusError> {
     let nodes = registries.get("", "v1", "nodes").ok_or_else(StatusError::generic_not_found)?;
-    let cached = nodes.get(None, node, &GetOptions { resource_version: Some(0) }).await?;
+    let cached = nodes.get(None, node, &GetOptions::default()).await?;
     let node: Node = serde_json::from_slice(cached.json()).map_err(StatusError::internal_error)?;
     endpoint(&node)
 }

@@ -35,7 +35,7 @@ pub(crate) async fn answer(call: Call<'_>, registry: &Arc<Registry>) -> Result<R
         let endpoint = location::kubelet(call.registries, node).await?;
         let namespace = namespace.unwrap_or_default();
         let path = format!("/containerLogs/{namespace}/{name}/{container}{parameters}");
-        call.kubelet.stream(&endpoint, &path).await?
+        call.reach.kubelet.stream(&endpoint, &path).await?
     };
     Ok(response::with_type(StatusCode::OK, "text/plain", body))
 }

@@ -75,7 +75,7 @@ pub(crate) async fn answer(mut call: Call<'_>, registry: &Arc<Registry>) -> Resu
     };
     let upgrade = call.upgrade.take().filter(|_| upgrade::is_upgrade(call.headers));
     let upgrade = upgrade.ok_or_else(|| StatusError::bad_request("Upgrade request required"))?;
-    let backend = Backend { kubelet: call.kubelet.clone(), endpoint, target };
+    let backend = Backend { kubelet: call.reach.kubelet.clone(), endpoint, target };
     let method = if call.request.verb == Verb::Get { Method::GET } else { Method::POST };
     if kind == "portforward" && websocket::offers(call.headers, spdy_tunnel::PORT_FORWARD) {
         backend.port_forward(call.headers, upgrade).await

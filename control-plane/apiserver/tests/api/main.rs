@@ -1,5 +1,6 @@
 //! The API server against a real etcd: in-process through kube::Client and raw requests, and over TLS.
 
+mod backend;
 mod bad_input;
 mod crud;
 mod faults;
@@ -8,6 +9,7 @@ mod logs;
 mod masters;
 mod paths;
 mod protobuf;
+mod proxy;
 mod resources;
 mod strategies;
 mod support;

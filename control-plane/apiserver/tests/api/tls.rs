@@ -22,13 +22,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::{TestServer, config_map};
 
-struct Serving {
-    address: SocketAddr,
-    stop: CancellationToken,
+pub(crate) struct Serving {
+    pub(crate) address: SocketAddr,
+    pub(crate) stop: CancellationToken,
     task: JoinHandle<skep_apiserver::Result<()>>,
 }
 
-async fn serve(server: ApiServer, pki: &Pki) -> Serving {
+pub(crate) async fn serve(server: ApiServer, pki: &Pki) -> Serving {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let identity = ReloadableIdentity::new(pki.apiserver()).unwrap();
