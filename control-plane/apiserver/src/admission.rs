@@ -16,7 +16,10 @@ use skep_storage::{Compare, Resource, Storage};
 pub(crate) use attributes::{Attributes, Codec, External, Operation, Phase, Plain};
 pub(crate) use warnings::WarningSink;
 
-use crate::registry::object::{JsonObject, Object};
+use crate::{
+    authz::{Authorizer, escalation},
+    registry::object::{JsonObject, Object},
+};
 
 mod attributes;
 mod namespace_lifecycle;
@@ -28,6 +31,7 @@ pub(crate) struct Admission {
     storage: Storage,
     namespaces: Option<Resource>,
     service_accounts: Option<Resource>,
+    authorizer: Arc<Authorizer>,
     /// Webhooks and policies, in the order they are asked.
     external: Vec<Arc<dyn External>>,
 }
@@ -47,11 +51,12 @@ impl Admitted {
 }
 
 impl Admission {
-    pub(crate) fn new(storage: &Storage) -> Self {
+    pub(crate) fn new(storage: &Storage, authorizer: Arc<Authorizer>) -> Self {
         Self {
             storage: storage.clone(),
             namespaces: storage.resource("/registry/namespaces/"),
             service_accounts: storage.resource("/registry/serviceaccounts/"),
+            authorizer,
             external: Vec::new(),
         }
     }
@@ -80,6 +85,8 @@ impl Admission {
         for external in self.external.iter().filter(|external| external.cares(Phase::Mutate, attributes)) {
             external.mutate(attributes, Some(&mut *object)).await?;
         }
+        // Upstream's registry of RBAC asks this after admission has changed the object and before it is validated.
+        escalation::check(&self.authorizer, attributes, &**object)?;
         Ok(Admitted { guard })
     }
 

@@ -1,6 +1,7 @@
 //! What every cluster has: the system namespaces and the `kubernetes` Service.
 
 pub(crate) mod masters;
+pub(crate) mod rbac;
 
 use std::{
     collections::BTreeSet,
@@ -193,7 +194,8 @@ impl Bootstrap<'_> {
     }
 }
 
-fn decode(registry: &Registry, value: Value) -> Result<Box<dyn Object>, StatusError> {
+/// An object from its JSON.
+pub(crate) fn decode(registry: &Registry, value: Value) -> Result<Box<dyn Object>, StatusError> {
     let mut warnings = UnknownFields::new();
     registry.decode_patched(value, FieldValidation::Strict, &mut warnings)
 }

@@ -5,10 +5,7 @@ use std::{net::IpAddr, ops::RangeInclusive, sync::Arc};
 use ipnet::IpNet;
 use skep_storage::Storage;
 
-use crate::{
-    authz::{Authorizer, BuiltIn},
-    limits::{MAX_READS, MAX_WRITES},
-};
+use crate::limits::{MAX_READS, MAX_WRITES};
 
 /// What the API server is started with.
 #[derive(Clone)]
@@ -25,8 +22,6 @@ pub struct Config {
     pub secure_port: u16,
     /// How kubelets are spoken to: whom to trust, and the client certificate to show.
     pub kubelet_client: Arc<rustls::ClientConfig>,
-    /// Who may do what.
-    pub authorizer: Arc<dyn Authorizer>,
     /// Which addresses `proxy` subresources may lead to. Upstream's answer, and the default, is [`crate::is_proxyable`].
     pub proxyable: fn(IpAddr) -> bool,
     /// Reads under way at once, watches not counted.
@@ -53,7 +48,6 @@ impl Config {
             advertise_address,
             secure_port,
             kubelet_client,
-            authorizer: Arc::new(BuiltIn),
             proxyable: crate::is_proxyable,
             max_reads_in_flight: MAX_READS,
             max_writes_in_flight: MAX_WRITES,

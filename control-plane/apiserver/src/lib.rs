@@ -7,7 +7,7 @@
 
 mod admission;
 mod authn;
-pub mod authz;
+mod authz;
 mod bootstrap;
 mod config;
 mod discovery;
@@ -30,7 +30,6 @@ mod upgrade;
 pub mod user;
 pub mod version;
 
-pub use authz::Authorizer;
 pub use config::Config;
 pub use error::{Error, Result};
 pub use server::{ApiServer, resource_schemas};

@@ -21,7 +21,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Config, Error,
     admission::Admission,
-    authn, bootstrap,
+    authn,
+    authz::Authorizer,
+    bootstrap,
     dispatch::Registries,
     error::Result,
     health::Health,
@@ -100,7 +102,8 @@ impl ApiServer {
             let cache = open(&config, schema(&*strategy)).await?;
             opened.push((strategy, Some(version), cache));
         }
-        let admission = Arc::new(Admission::new(storage));
+        let authorizer = Arc::new(Authorizer::new(storage));
+        let admission = Arc::new(Admission::new(storage, Arc::clone(&authorizer)));
         let registries: Vec<_> = opened
             .into_iter()
             .map(|(strategy, version, cache)| Registry {
@@ -115,7 +118,7 @@ impl ApiServer {
         let shutdown = CancellationToken::new();
         let shared = Arc::new(Shared {
             registries: Registries::new(registries),
-            authorizer: Arc::clone(&config.authorizer),
+            authorizer,
             published: Published::new(authority(&config)),
             health: Health::new(storage.clone(), shutdown.clone()),
             limits: Limits::new(config.max_reads_in_flight, config.max_writes_in_flight),
@@ -128,6 +131,10 @@ impl ApiServer {
             shutdown,
         });
         bootstrap::run(&shared.registries, &config).await?;
+        bootstrap::rbac::run(&shared.registries, &UserInfo::master("system:apiserver")).await?;
+        // Who comes first must find the roles.
+        let revision = storage.read_revision().await?;
+        storage.wait_for(revision).await?;
         let stop_bootstrap = CancellationToken::new();
         let bootstrap = bootstrap::keep(Arc::downgrade(&shared), config.clone(), stop_bootstrap.clone());
         Ok(Self { shared, max_connections: config.max_connections, stop_bootstrap, bootstrap: Some(bootstrap) })

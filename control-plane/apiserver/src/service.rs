@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use crate::{
     admission::WarningSink,
-    authz::{self, Authorizer},
+    authz::Authorizer,
     dispatch::{Call, Registries},
     health::Health,
     http::{
@@ -42,7 +42,7 @@ use crate::{
         stream,
     },
     upgrade::{Running, Upgrade},
-    user::{ANONYMOUS, UserInfo},
+    user::UserInfo,
     version,
 };
 
@@ -53,7 +53,7 @@ const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 /// What all requests share.
 pub(crate) struct Shared {
     pub(crate) registries: Registries,
-    pub(crate) authorizer: Arc<dyn Authorizer>,
+    pub(crate) authorizer: Arc<Authorizer>,
     pub(crate) published: Published,
     pub(crate) health: Health,
     pub(crate) limits: Limits,
@@ -182,22 +182,15 @@ impl Shared {
         peer: Option<SocketAddr>,
         warnings: &WarningSink,
     ) -> Result<Response<Body>, StatusError> {
-        if user.name == ANONYMOUS && !authz::is_public(info) {
-            return Err(StatusError::unauthorized("Unauthorized"));
-        }
         let long_running = info.verb == Verb::Watch
             || info.subresource.as_deref() == Some("log")
             || stream::is_stream(info)
             || proxy::is_proxy(info);
         let headers = &parts.headers;
         let _permit = if long_running { None } else { Some(self.limits.enter(info.verb.is_read_only())?) };
-        if !self.authorizer.allows(user, info) {
-            return Err(authz::forbidden(user, info));
-        }
-        if let Some(create) = stream::as_create(info)
-            && !self.authorizer.allows(user, &create)
-        {
-            return Err(authz::forbidden(user, &create));
+        self.authorizer.check(user, info)?;
+        if let Some(create) = stream::as_create(info) {
+            self.authorizer.check(user, &create)?;
         }
         if !info.is_resource_request {
             return self.path(info, headers).await;

@@ -228,6 +228,11 @@ impl Resource {
         self.0.state.read().map.get(key).cloned()
     }
 
+    /// Revision of the last change to any object: as long as it stays, so does everything made of a snapshot.
+    pub fn changed(&self) -> i64 {
+        self.0.state.read().changed
+    }
+
     /// All objects at one revision. O(1); writers go on meanwhile.
     pub fn snapshot(&self) -> Snapshot {
         let progress = self.0.progress.applied();

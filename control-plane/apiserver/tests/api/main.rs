@@ -10,6 +10,7 @@ mod masters;
 mod paths;
 mod protobuf;
 mod proxy;
+mod rbac;
 mod resources;
 mod strategies;
 mod support;

@@ -83,6 +83,30 @@ impl TestServer {
         (parts.status, serde_json::from_slice(&body).unwrap_or_else(|_| String::from_utf8_lossy(&body).into()))
     }
 
+    /// As [`Self::call`], as someone who is no administrator.
+    pub(crate) async fn call_as(&self, user: &UserInfo, method: Method, uri: &str, body: Value) -> (StatusCode, Value) {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let request = Request::builder().method(method).uri(uri).header("content-type", "application/json");
+        let request = request.body(Full::new(Bytes::from(body))).unwrap();
+        let response = self.server.service().with_user(user.clone()).oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        (parts.status, serde_json::from_slice(&body).unwrap_or_else(|_| String::from_utf8_lossy(&body).into()))
+    }
+
+    /// Creates an object that nothing speaks against.
+    pub(crate) async fn create(&self, uri: &str, object: Value) -> Value {
+        let (code, body) = self.call(Method::POST, uri, object).await;
+        assert_eq!(code, 201, "{body}");
+        body
+    }
+
+    /// Waits until the watch cache has what was written.
+    pub(crate) async fn settle(&self) {
+        let revision = self.storage.read_revision().await.unwrap();
+        self.storage.wait_for(revision).await.unwrap();
+    }
+
     pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Response<skep_apiserver::http::body::Body> {
         self.service().oneshot(request).await.unwrap()
     }
