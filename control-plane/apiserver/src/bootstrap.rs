@@ -1,5 +1,6 @@
 //! What every cluster has: the system namespaces and the `kubernetes` Service.
 
+pub(crate) mod adopt;
 pub(crate) mod masters;
 pub(crate) mod rbac;
 

@@ -130,6 +130,7 @@ impl ApiServer {
             },
             shutdown,
         });
+        bootstrap::adopt::run(storage).await?;
         bootstrap::run(&shared.registries, &config).await?;
         bootstrap::rbac::run(&shared.registries, &UserInfo::master("system:apiserver")).await?;
         // Who comes first must find the roles.

@@ -13,6 +13,7 @@ use futures::{FutureExt, future::BoxFuture};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, request::Parts};
 use hyper::upgrade::OnUpgrade;
 use jiff::Timestamp;
+use rand::Rng as _;
 use skep_api::{
     request::{RequestInfo, Verb},
     status::StatusError,
@@ -20,7 +21,6 @@ use skep_api::{
 use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tower::Service;
-use uuid::Uuid;
 
 use crate::{
     admission::WarningSink,
@@ -254,8 +254,10 @@ impl Shared {
 
 /// What a client without an audit ID of its own is given.
 fn new_audit_id() -> Option<HeaderValue> {
-    let mut text = Uuid::encode_buffer();
-    let mut value = HeaderValue::from_str(Uuid::new_v4().as_hyphenated().encode_lower(&mut text)).ok()?;
+    let mut text = uuid::Uuid::encode_buffer();
+    // Not Uuid::new_v4, which asks the kernel each time.
+    let id = uuid::Builder::from_random_bytes(rand::rng().random()).into_uuid();
+    let mut value = HeaderValue::from_str(id.as_hyphenated().encode_lower(&mut text)).ok()?;
     // No two are the same: to remember them for the compression of later headers would be in vain.
     value.set_sensitive(true);
     Some(value)

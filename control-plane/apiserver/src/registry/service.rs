@@ -23,7 +23,10 @@ use super::checks::text;
 use super::strategy::{Change, Column, Context, Reservation, Strategy};
 use super::table_info::info;
 
-pub(crate) use allocate::{ADDRESS_PREFIX, Allocators, NODE_PORT_PREFIX};
+pub(crate) use allocate::{ADDRESS_PREFIX, Allocators, NODE_PORT_PREFIX, holdings};
+
+/// Where services are stored.
+pub(crate) const PREFIX: &str = "/registry/services/specs/";
 
 /// The strategy of services.
 pub(crate) struct Services {
@@ -49,7 +52,7 @@ impl Strategy for Services {
     }
 
     fn prefix(&self) -> &'static str {
-        "/registry/services/specs/"
+        PREFIX
     }
 
     fn selectable_fields(&self) -> Vec<SelectableField> {

@@ -11,6 +11,7 @@ mod paths;
 mod protobuf;
 mod proxy;
 mod rbac;
+mod reads;
 mod resources;
 mod strategies;
 mod support;

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::support::TestServer;
 
 /// Another server over the same etcd, advertising `address`.
-async fn join(test: &TestServer, address: &str) -> ApiServer {
+pub(crate) async fn join(test: &TestServer, address: &str) -> ApiServer {
     let pki = &test.pki;
     let kubelet = skep_pki::client_config(pki.ca().certificate(), Some(pki.apiserver_kubelet_client())).unwrap();
     let range = "10.96.0.0/24".parse().unwrap();

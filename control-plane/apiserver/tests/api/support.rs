@@ -9,7 +9,7 @@ use serde_json::Value;
 use skep_apiserver::{ApiServer, ApiService, Config, UserInfo, resource_schemas};
 use skep_pki::Pki;
 use skep_storage::{
-    Storage,
+    EtcdConfig, Storage, Tuning,
     supervisor::{Supervisor, SupervisorConfig},
 };
 use tempfile::TempDir;
@@ -30,9 +30,17 @@ impl TestServer {
     }
 
     pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_as(Tuning::default(), change).await
+    }
+
+    pub(crate) async fn start_tuned(tuning: Tuning) -> Self {
+        Self::start_as(tuning, |_| ()).await
+    }
+
+    async fn start_as(tuning: Tuning, change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let etcd = Supervisor::start(SupervisorConfig::new(dir.path().join("etcd"))).await.unwrap();
-        let storage = Storage::connect(etcd.etcd_config(), resource_schemas()).await.unwrap();
+        let storage = Storage::connect(EtcdConfig { tuning, ..etcd.etcd_config() }, resource_schemas()).await.unwrap();
         let pki = Pki::load_or_create(&dir.path().join("pki"), &["127.0.0.1".to_owned()]).unwrap();
         let kubelet = skep_pki::client_config(pki.ca().certificate(), Some(pki.apiserver_kubelet_client())).unwrap();
         let mut config = Config::new(

@@ -211,6 +211,16 @@ impl Allocators {
     }
 }
 
+/// The keys of what a stored service holds, with what should lie there.
+pub(crate) fn holdings(service: &Service) -> Vec<(String, Vec<u8>)> {
+    let held = Held::by(service);
+    let addresses = held.addresses.iter().filter_map(|address| {
+        // An address and strings: they always serialise.
+        Some((address_key(address), address_object(*address, &service.metadata).ok()?))
+    });
+    addresses.chain(held.ports.iter().map(|port| (port_key(*port), port_object(*port)))).collect()
+}
+
 fn is_lost(reservation: &Reservation, key: &str) -> bool {
     reservation.lost.iter().any(|lost| lost == key)
 }
