@@ -1,11 +1,8 @@
-//! The patches a client can send: JSON patch (RFC 6902), merge patch (RFC 7386) and strategic merge patch.
+//! The patches a client can send that need no schema: JSON patch (RFC 6902) and merge patch (RFC 7386). Strategic merge
+//! patch and server-side apply are `skep-apply`'s.
 
 pub mod json;
 pub mod merge;
-pub mod schema;
-pub mod strategic;
-
-pub use schema::{TypeSchema, schema_for};
 
 use serde_json::Value;
 

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
 use futures::FutureExt;
-use http::{HeaderMap, Method, Response, StatusCode, Uri};
+use http::{HeaderMap, Method, Response, StatusCode, Uri, header::USER_AGENT};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions as WireDeleteOptions;
 use parking_lot::RwLock;
@@ -26,6 +26,7 @@ use crate::{
         erased::UpdateKind,
         generic::{
             Registry, Scope,
+            apply::Applied,
             decode::Warnings,
             delete::Deleted,
             list,
@@ -125,6 +126,9 @@ pub(crate) struct Call<'a> {
     /// Takes what the client should be warned of.
     pub(crate) warnings: &'a WarningSink,
 }
+
+/// The longest name of a manager.
+const MAX_MANAGER: usize = 128;
 
 type Answer = Result<Response<Body>, StatusError>;
 
@@ -245,13 +249,21 @@ impl<'a> Call<'a> {
     async fn patch(self, registry: &Arc<Registry>, name: &str, kind: UpdateKind) -> Answer {
         let accepted = accept(self.headers)?;
         let mut viewer = self.viewer(registry, &accepted)?;
-        let patch = PatchKind::of(self.headers)?;
-        let options = PatchOptions::parse(&self.request.query, false)?;
+        let patch = PatchKind::of(self.headers, registry)?;
+        let options = PatchOptions::parse(&self.request.query, patch == PatchKind::Apply)?;
         let scope = self.scope(registry, options.dry_run);
         let body = request_body::read(self.body).await?;
+        if patch == PatchKind::Apply {
+            let mut source = Applied::new(registry, &scope, kind, &options, &body)?;
+            let written = registry.update(&scope, name, kind, &mut source).await?;
+            viewer.prepare(std::iter::once(&written.json)).await?;
+            let mut response = viewer.respond(&accepted, written.code, &written.json);
+            add_warnings(&mut response, &source.warnings);
+            return Ok(response);
+        }
         let mut source = Patched {
             registry,
-            patch: Patch::parse(patch, &body)?,
+            patch: Patch::parse(patch, &body, options.field_validation)?,
             validation: options.field_validation,
             warnings: Warnings::new(),
         };
@@ -314,9 +326,26 @@ impl<'a> Call<'a> {
             namespace: self.namespace(registry),
             now: self.now,
             dry_run,
+            manager: self.manager(),
             query: Some(&self.request.query),
             warnings: Some(self.warnings),
         }
+    }
+
+    /// Who is to own what the request writes: whom it names, else its program.
+    fn manager(&self) -> &'a str {
+        if let Some(named) = self.request.query.get("fieldManager").filter(|named| !named.is_empty()) {
+            return named;
+        }
+        let Some(agent) = self.headers.get(USER_AGENT) else {
+            // The components of this process send none; they are called as their programs are elsewhere.
+            let name = self.user.name.as_str();
+            let component = name.strip_prefix("system:").filter(|name| name.starts_with("kube-"));
+            return component.unwrap_or(if name.starts_with("system:node:") { "kubelet" } else { "" });
+        };
+        let agent = agent.to_str().unwrap_or_default();
+        let program = agent.split('/').next().unwrap_or_default();
+        program.get(..MAX_MANAGER).unwrap_or(program)
     }
 
     pub(crate) fn viewer(&self, registry: &Arc<Registry>, accepted: &Accepted) -> Result<Viewer, StatusError> {

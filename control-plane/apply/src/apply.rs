@@ -55,9 +55,9 @@ pub struct Apply<'a> {
 /// configuration is no object of that kind. `managed` is then not to be used.
 pub fn apply(request: &Apply<'_>, managed: &mut Managed) -> Result<Option<Value>, Error> {
     check(request)?;
-    let before = managed.clone();
-    let applied = match once(request, managed) {
-        Err(Error::Conflicts(conflicts)) if request.manager == KUBECTL => {
+    let before = (request.manager == KUBECTL).then(|| managed.clone());
+    let applied = match (once(request, managed), before) {
+        (Err(Error::Conflicts(conflicts)), Some(before)) => {
             let rest = last_applied::forbidden(request, conflicts);
             if !rest.is_empty() {
                 return Err(Error::Conflicts(rest));
@@ -65,7 +65,7 @@ pub fn apply(request: &Apply<'_>, managed: &mut Managed) -> Result<Option<Value>
             *managed = before;
             once(&Apply { force: true, ..*request }, managed)
         }
-        other => other,
+        (other, _) => other,
     }?;
     if request.manager != KUBECTL {
         return Ok(applied);
@@ -119,10 +119,12 @@ fn once(request: &Apply<'_>, managed: &mut Managed) -> Result<Option<Value>, Err
     let applier = manager(request.manager, Operation::Apply);
     let last = managed.find(&applier).map(|entry| entry.set().clone()).unwrap_or_default();
     let set = field_set(of, config).recursive_difference(ignored);
+    // What the applier still says stays: mostly that is all it ever said.
+    let drops = !last.clone().difference(&set).is_empty();
     managed.replace(&applier, set);
 
     let merged = merge(of, live, config);
-    let merged = if last.is_empty() { merged } else { prune(of, merged, &last, &managed.all()) };
+    let merged = if drops { prune(of, merged, &last, &managed.all()) } else { merged };
     let change = compare(of, live, &merged);
     let same = change.is_same();
     settle(managed, change.without(ignored), &applier, request.force)?;

@@ -51,6 +51,13 @@ impl Comparison {
         self.push(name, difference(of.field(name), Some(old), Some(new)));
     }
 
+    /// Adds what differs below a field that both states have.
+    pub fn add_below(&mut self, name: &str, inner: Comparison) {
+        let node = |below| Node { member: false, below };
+        let Comparison { added, modified, removed } = inner;
+        self.push(name, Difference { added: node(added), modified: node(modified), removed: node(removed) });
+    }
+
     fn push(&mut self, name: &str, one: Difference) {
         let set = |set: &mut Set, node: Node| {
             if !node.is_empty() {

@@ -24,6 +24,7 @@ pub mod reset;
 pub mod scale;
 mod schema;
 mod set;
+pub mod strategic;
 mod validate;
 
 pub use apply::{Apply, apply};

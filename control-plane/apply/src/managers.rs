@@ -99,9 +99,9 @@ impl Managed {
         Ok(managed)
     }
 
-    /// What an update by `given` leaves to decide on: what the client says of managed fields counts if it is meant (upstream
-    /// lets `[{}]` clear them), else what is stored.
-    pub fn of_update(stored: Vec<ManagedFieldsEntry>, given: Vec<ManagedFieldsEntry>) -> Self {
+    /// What is owned before an update: what the client says of it counts if it can be read (and `[{}]` clears it), else
+    /// what is stored.
+    pub fn of_update(stored: &[ManagedFieldsEntry], given: Vec<ManagedFieldsEntry>) -> Self {
         if let [one] = given.as_slice()
             && *one == ManagedFieldsEntry::default()
         {
@@ -109,10 +109,17 @@ impl Managed {
         }
         if !given.is_empty()
             && given != stored
-            && let Ok(managed) = Self::decode_all(given)
+            && let Ok(managed) = Self::decode_all(given.clone())
         {
             return managed;
         }
+        Self::of_part(stored, given)
+    }
+
+    /// The same of an update through a subresource, where what the client says does not count.
+    pub fn of_part(stored: &[ManagedFieldsEntry], given: Vec<ManagedFieldsEntry>) -> Self {
+        // Most clients send back what they were given: no copy is needed then.
+        let stored = if given == stored { given } else { stored.to_vec() };
         Self::decode(stored).unwrap_or_default()
     }
 

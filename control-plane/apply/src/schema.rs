@@ -82,8 +82,16 @@ impl<'s> Type<'s> {
         })
     }
 
+    /// The built-in type with fields that it is.
+    pub(crate) fn built_in(self) -> Option<BuiltIn> {
+        match self {
+            Type::BuiltIn(BuiltInType { shape: Shape::Ref(of), .. }) => Some(of),
+            _ => None,
+        }
+    }
+
     /// The type of a field the type declares.
-    pub(crate) fn declared(self, name: &str) -> Option<Type<'s>> {
+    pub fn declared(self, name: &str) -> Option<Type<'s>> {
         match self {
             Type::Deduced => None,
             Type::BuiltIn(BuiltInType { shape: Shape::Ref(of), .. }) => of.field(name).map(Self::of_field),
@@ -98,7 +106,7 @@ impl<'s> Type<'s> {
     }
 
     /// The type of fields that are not declared; none if there must be none.
-    pub(crate) fn open_element(self) -> Option<Type<'s>> {
+    pub fn open_element(self) -> Option<Type<'s>> {
         match self {
             Type::Deduced => Some(Type::Deduced),
             Type::BuiltIn(BuiltInType { shape, .. }) => match shape {
@@ -110,13 +118,18 @@ impl<'s> Type<'s> {
         }
     }
 
+    /// Whether objects of it merge field by field.
+    pub fn merges(self) -> bool {
+        matches!(self.map_form(), Form::Map)
+    }
+
     /// The type of any field, declared or not.
-    pub(crate) fn field(self, name: &str) -> Type<'s> {
+    pub fn field(self, name: &str) -> Type<'s> {
         self.declared(name).unwrap_or_else(|| self.element())
     }
 
     /// The type of a list's items.
-    pub(crate) fn item(self) -> Type<'s> {
+    pub fn item(self) -> Type<'s> {
         match self {
             Type::BuiltIn(BuiltInType { shape: Shape::List(element), .. }) => Self::of_shape(element.shape()),
             Type::Custom(Custom::List { item, .. }) => item.view(),

@@ -8,6 +8,13 @@ use crate::{element::Element, schema::Type};
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Path(pub Vec<Element>);
 
+impl Path {
+    /// The way through fields of those names.
+    pub fn of_fields(names: &[&str]) -> Self {
+        Self(names.iter().map(|name| Element::field(name)).collect())
+    }
+}
+
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|element| element.fmt(f))

@@ -52,7 +52,7 @@ impl State {
     pub(crate) fn update_as(&mut self, of: Type<'_>, manager: &str, object: &Value) {
         self.clock += 1;
         let stored = self.managed.clone().encode().unwrap_or_default();
-        let mut managed = Managed::of_update(stored, Vec::new());
+        let mut managed = Managed::of_update(&stored, Vec::new());
         let empty = json!({});
         let change = compare(of, self.object.as_ref().unwrap_or(&empty), object);
         let ignored = reset::ignored("apps", "deployments", "", true);
@@ -304,14 +304,14 @@ fn clients_may_clear_managed_fields_but_not_lose_them() {
     let mut state = State::default();
     state.update_as(deployment(), "a", &config(json!({"replicas": 2})));
     let stored = state.managed.encode().unwrap();
-    assert!(Managed::of_update(stored.clone(), vec![Default::default()]).is_empty());
-    assert_eq!(Managed::of_update(stored.clone(), Vec::new()).encode().unwrap(), stored);
+    assert!(Managed::of_update(&stored, vec![Default::default()]).is_empty());
+    assert_eq!(Managed::of_update(&stored, Vec::new()).encode().unwrap(), stored);
     let mut broken = stored.clone();
     broken[0].fields_v1.as_mut().unwrap().0 = json!({"x": {}});
-    assert_eq!(Managed::of_update(stored.clone(), broken).encode().unwrap(), stored);
+    assert_eq!(Managed::of_update(&stored, broken).encode().unwrap(), stored);
     let mut changed = stored.clone();
     changed[0].manager = Some("b".to_owned());
-    assert_eq!(Managed::of_update(stored, changed.clone()).encode().unwrap(), changed);
+    assert_eq!(Managed::of_update(&stored, changed.clone()).encode().unwrap(), changed);
 }
 
 #[test]

@@ -67,6 +67,15 @@ pub(crate) trait AnyStrategy: Send + Sync {
         self.decode(json, &mut UnknownFields::new())
     }
 
+    /// The type of its objects in a version, as far as owners of fields are concerned.
+    fn field_type(&self, info: &ResourceInfo) -> skep_apply::Type<'_> {
+        skep_apply::Type::of_kind(&info.group, &info.version, &info.kind)
+    }
+    /// Where objects keep the number of replicas that `scale` shows.
+    fn replicas_path(&self) -> skep_apply::Path {
+        skep_apply::Path::of_fields(&["spec", "replicas"])
+    }
+
     fn default(&self, object: &mut dyn Object);
     fn prepare_for_create(&self, ctx: &Context<'_>, object: &mut dyn Object);
     fn validate(&self, object: &dyn Object) -> Vec<field::Error>;

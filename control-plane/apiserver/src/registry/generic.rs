@@ -19,6 +19,7 @@ use crate::{
 };
 
 pub(crate) mod admit;
+pub(crate) mod apply;
 pub(crate) mod commit;
 pub(crate) mod continuation;
 pub(crate) mod create;
@@ -27,8 +28,10 @@ pub(crate) mod delete;
 pub(crate) mod get;
 pub(crate) mod list;
 pub(crate) mod metadata;
+pub(crate) mod ownership;
 pub(crate) mod patch;
 pub(crate) mod selection;
+mod strict;
 pub(crate) mod update;
 pub(crate) mod view;
 pub(crate) mod watch;
@@ -45,6 +48,9 @@ pub(crate) struct Registry {
     pub(crate) admission: Arc<Admission>,
 }
 
+/// Who owns the fields the server sets of its own.
+const SERVER: &str = "kube-apiserver";
+
 /// What every verb needs to know about the request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Scope<'a> {
@@ -53,6 +59,8 @@ pub(crate) struct Scope<'a> {
     pub(crate) namespace: Option<&'a str>,
     pub(crate) now: Timestamp,
     pub(crate) dry_run: bool,
+    /// Who is to own the fields it writes; empty if nobody knows.
+    pub(crate) manager: &'a str,
     /// The request's parameters; none for what the server does of its own.
     pub(crate) query: Option<&'a Query>,
     /// Takes what the client should be warned of.
@@ -62,7 +70,7 @@ pub(crate) struct Scope<'a> {
 impl<'a> Scope<'a> {
     /// Of something the server does of its own.
     pub(crate) fn internal(user: &'a UserInfo, namespace: Option<&'a str>, now: Timestamp) -> Self {
-        Self { user, namespace, now, dry_run: false, query: None, warnings: None }
+        Self { user, namespace, now, dry_run: false, manager: SERVER, query: None, warnings: None }
     }
 
     /// Warns the client.

@@ -10,6 +10,10 @@ pub(crate) trait Object: Any + Send + Sync {
     fn meta(&self) -> &ObjectMeta;
     fn meta_mut(&mut self) -> &mut ObjectMeta;
     fn to_json(&self) -> serde_json::Result<Vec<u8>>;
+    /// Its JSON, to be looked into.
+    fn to_value(&self) -> serde_json::Result<serde_json::Value> {
+        serde_json::from_slice(&self.to_json()?)
+    }
     fn boxed_clone(&self) -> Box<dyn Object>;
     fn as_any(&self) -> &dyn Any;
     fn as_any_mut(&mut self) -> &mut dyn Any;
@@ -26,6 +30,10 @@ impl<T: ApiObject> Object for T {
 
     fn to_json(&self) -> serde_json::Result<Vec<u8>> {
         serde_json::to_vec(self)
+    }
+
+    fn to_value(&self) -> serde_json::Result<serde_json::Value> {
+        serde_json::to_value(self)
     }
 
     fn boxed_clone(&self) -> Box<dyn Object> {

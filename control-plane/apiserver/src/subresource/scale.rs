@@ -11,6 +11,7 @@ use skep_api::{
     request::Verb,
     status::StatusError,
 };
+use skep_apply::{Apply, Managed, Manager, Set, Type, compare, scale as owners};
 
 use crate::{
     dispatch::Call,
@@ -23,7 +24,8 @@ use crate::{
     registry::{
         erased::UpdateKind,
         generic::{
-            Registry,
+            Registry, Scope, apply,
+            ownership::{Ownership, apply_error},
             patch::{Patch, PatchKind},
             update::{Current, Source},
         },
@@ -31,27 +33,38 @@ use crate::{
     },
 };
 
+/// The version of a Scale.
+const SCALE_VERSION: &str = "autoscaling/v1";
+
 pub(crate) async fn answer(call: Call<'_>, registry: &Arc<Registry>) -> Result<Response<Body>, StatusError> {
     let Some(name) = call.request.name.as_deref() else { return Err(StatusError::generic_not_found()) };
     let accepted = accept_plain(call.headers)?;
-    let (dry_run, patch) = match call.request.verb {
+    let (options, patch) = match call.request.verb {
         Verb::Get => {
             let object = registry.get_object(call.namespace(registry), name).await?;
             let scale = scale_of(registry, &*object)?;
             return Ok(response::object(StatusCode::OK, &accepted, &scale));
         }
-        Verb::Update => (CreateOptions::parse_update(&call.request.query)?.dry_run, None),
+        Verb::Update => {
+            let CreateOptions { dry_run, field_manager, field_validation } =
+                CreateOptions::parse_update(&call.request.query)?;
+            (PatchOptions { dry_run, force: None, field_manager, field_validation }, None)
+        }
         Verb::Patch => {
-            let kind = PatchKind::of(call.headers)?;
-            (PatchOptions::parse(&call.request.query, false)?.dry_run, Some(kind))
+            let kind = PatchKind::of(call.headers, registry)?;
+            (PatchOptions::parse(&call.request.query, kind == PatchKind::Apply)?, Some(kind))
         }
         _ => return Err(call.wrong_method()),
     };
-    let scope = call.scope(registry, dry_run);
+    let scope = call.scope(registry, options.dry_run);
     let headers = call.headers;
     let bytes = request_body::read(call.body).await?;
     let change = match patch {
-        Some(kind) => Change::Patch(Patch::parse(kind, &bytes)?),
+        Some(PatchKind::Apply) => {
+            let config = apply::read(&bytes, options.field_validation, &mut Vec::new())?;
+            Change::Apply { config, force: options.force.unwrap_or(false) }
+        }
+        Some(kind) => Change::Patch(Patch::parse(kind, &bytes, options.field_validation)?),
         None => {
             let value = match document(headers, &bytes)? {
                 Document::Json(json) => serde_json::from_slice(&json).map_err(|error| unreadable(&error))?,
@@ -60,7 +73,7 @@ pub(crate) async fn answer(call: Call<'_>, registry: &Arc<Registry>) -> Result<R
             Change::Replace(read(value)?)
         }
     };
-    let mut source = ScaleSource { registry, name, change };
+    let mut source = ScaleSource { registry, name, change, scope: &scope };
     let written = registry.update(&scope, name, UpdateKind::Scale, &mut source).await?;
     let object = registry.read_back(&written.json).await?;
     Ok(response::object(StatusCode::OK, &accepted, &scale_of(registry, &*object)?))
@@ -69,24 +82,60 @@ pub(crate) async fn answer(call: Call<'_>, registry: &Arc<Registry>) -> Result<R
 enum Change {
     Replace(Box<Scale>),
     Patch(Patch),
+    Apply { config: Value, force: bool },
 }
 
 struct ScaleSource<'a> {
     registry: &'a Registry,
     name: &'a str,
     change: Change,
+    scope: &'a Scope<'a>,
+}
+
+impl ScaleSource<'_> {
+    /// The scale that is asked for, and who then owns the number of replicas.
+    fn scale(&self, present: &Value, managed: &mut Managed) -> Result<Box<Scale>, StatusError> {
+        let of = Type::of_kind("autoscaling", "v1", "Scale");
+        let nothing = Set::default();
+        let scale = match &self.change {
+            Change::Replace(scale) => scale.clone(),
+            Change::Patch(patch) => read(patch.apply(of, present.clone())?)?,
+            Change::Apply { config, force } => {
+                let request = Apply {
+                    of,
+                    api_version: SCALE_VERSION,
+                    kind: "Scale",
+                    live: Some(present),
+                    config,
+                    manager: self.scope.manager,
+                    subresource: "scale",
+                    force: *force,
+                    ignored: &nothing,
+                    now: self.scope.now,
+                };
+                let applied = skep_apply::apply(&request, managed).map_err(apply_error)?;
+                return read(applied.unwrap_or_else(|| present.clone()));
+            }
+        };
+        if !managed.is_empty() {
+            let asked = serde_json::to_value(&scale).map_err(StatusError::internal_error)?;
+            let manager =
+                Manager { api_version: SCALE_VERSION.to_owned(), ..self.registry.updater(self.scope, "scale") };
+            managed.update(compare(of, present, &asked), &manager, &nothing, self.scope.now);
+        }
+        Ok(scale)
+    }
 }
 
 impl Source for ScaleSource<'_> {
     fn produce(&mut self, current: &Current<'_>) -> Result<Box<dyn Object>, StatusError> {
-        let scale = match &self.change {
-            Change::Replace(scale) => scale.clone(),
-            Change::Patch(patch) => {
-                let present = scale_of(self.registry, current.object)?;
-                let document = serde_json::to_value(&present).map_err(StatusError::internal_error)?;
-                read(patch.apply("Scale", document)?)?
-            }
-        };
+        let present = scale_of(self.registry, current.object)?;
+        let present = serde_json::to_value(&present).map_err(StatusError::internal_error)?;
+        let stored = current.object.meta().managed_fields.clone().unwrap_or_default();
+        let parent = Managed::decode(stored).unwrap_or_default();
+        let path = self.registry.strategy.replicas_path();
+        let mut managed = owners::of_parent(&parent, &path);
+        let scale = self.scale(&present, &mut managed)?;
         let given = scale.metadata.name.as_deref().unwrap_or_default();
         if given != self.name {
             return Err(StatusError::bad_request(format!(
@@ -108,7 +157,13 @@ impl Source for ScaleSource<'_> {
         if scale.metadata.uid.as_deref().is_some_and(|uid| !uid.is_empty()) {
             meta.uid.clone_from(&scale.metadata.uid);
         }
+        let api_version = self.registry.info().api_version();
+        meta.managed_fields = owners::to_parent(parent, managed, &path, &api_version).encode();
         Ok(object)
+    }
+
+    fn ownership(&self) -> Ownership {
+        Ownership::Settled
     }
 }
 

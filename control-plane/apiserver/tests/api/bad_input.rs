@@ -140,7 +140,7 @@ async fn every_kind_of_bad_request_has_its_answer() {
         (
             Method::PATCH,
             one.clone(),
-            "application/apply-patch+yaml",
+            "application/apply-patch+cbor",
             "{}".into(),
             415,
             "UnsupportedMediaType",

@@ -1,4 +1,4 @@
-use skep_api::{patch::schema as hand_written, resource::built_in};
+use skep_api::resource::built_in;
 
 use super::*;
 
@@ -160,57 +160,4 @@ fn strategies_of_strategic_merge_are_known() {
     assert_eq!(field(POD, &["spec", "tolerations"]).patch_strategy(), None);
     let ports = field(SERVICE, &["spec", "ports"]);
     assert_eq!((ports.patch_strategy(), ports.patch_merge_key()), (Some("merge"), Some("port")));
-}
-
-/// What the two say about a field, as one word.
-fn agreement(of: Type, hand: &hand_written::TypeSchema, path: &str, depth: usize, differences: &mut Vec<String>) {
-    if depth == 0 {
-        return;
-    }
-    for field in of.fields() {
-        let path = format!("{path}.{}", field.name());
-        let merges = field.patch_strategy().is_some_and(|strategy| strategy.split(',').any(|part| part == "merge"));
-        let ours = match (merges, field.patch_merge_key()) {
-            (true, Some(key)) => format!("merge by {key}"),
-            (true, None) => "unite".to_owned(),
-            _ => "plain".to_owned(),
-        };
-        let plain = hand_written::TypeSchema::EMPTY;
-        let (theirs, inner) = match hand.field(field.name()) {
-            Some(hand_written::Strategy::List { key, item }) => (format!("merge by {key}"), item),
-            Some(hand_written::Strategy::Set) => ("unite".to_owned(), &plain),
-            Some(hand_written::Strategy::Map(inner)) => ("plain".to_owned(), inner),
-            None => ("plain".to_owned(), &plain),
-        };
-        if ours != theirs {
-            differences.push(format!("{path}: schema says {ours}, the hand-written one {theirs}"));
-        }
-        if let Some(inner_type) = field.shape().inner_type() {
-            // Below a list that is replaced nothing merges.
-            if merges || !matches!(field.shape(), Shape::List(_)) {
-                agreement(inner_type, inner, &path, depth - 1, differences);
-            }
-        }
-    }
-}
-
-/// For the kinds the hand-written schema knows. Goes the day that one is derived from this one.
-#[test]
-fn the_hand_written_merge_schema_disagrees_only_where_known() {
-    let mut differences = Vec::new();
-    for resource in built_in() {
-        let (group, version, kind) = resource.gvk();
-        let of = Type::of(group, version, kind).unwrap();
-        if !std::ptr::eq(hand_written::schema_for(kind), &hand_written::PLAIN) {
-            agreement(of, hand_written::schema_for(kind), kind, 7, &mut differences);
-        }
-    }
-    // The hand-written one stops at volumes; retainKeys is not part of what it says.
-    let claim = ".spec.volumes.ephemeral.volumeClaimTemplate.metadata";
-    let known = [
-        format!("{claim}.finalizers: schema says unite, the hand-written one plain"),
-        format!("{claim}.ownerReferences: schema says merge by uid, the hand-written one plain"),
-    ];
-    differences.retain(|difference| !known.iter().any(|known| difference.ends_with(known)));
-    assert_eq!(differences, Vec::<String>::new());
 }

@@ -40,7 +40,17 @@ impl Registry {
         if meta.resource_version.as_deref().is_some_and(|version| !version.is_empty()) {
             return Err(StatusError::new(500, "", "resourceVersion should not be set on objects to be created"));
         }
-        self.take_namespace(scope, meta)?;
+        self.own_created(scope, &mut *object)?;
+        self.create_owned(scope, object).await
+    }
+
+    /// The same for an object that says who owns its fields.
+    pub(super) async fn create_owned(
+        &self,
+        scope: &Scope<'_>,
+        mut object: Box<dyn Object>,
+    ) -> Result<Written, StatusError> {
+        self.take_namespace(scope, object.meta_mut())?;
         let attributes = self.attributes(Operation::Create, scope, "", "");
         let mut admitted = self.admission.mutate(&attributes, &mut object).await?;
         let meta = object.meta_mut();

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use skep_api::{options::FieldValidation, status::StatusError};
 
-use super::Registry;
+use super::{Registry, strict};
 use crate::{
     http::request_body::{Document, document},
     registry::{
@@ -35,20 +35,48 @@ impl Registry {
         warnings: &mut Warnings,
     ) -> Result<Box<dyn Object>, StatusError> {
         let mut unknown = UnknownFields::new();
+        let mut complaints = Vec::new();
         let decoded = match document(headers, body)? {
-            Document::Json(json) => self
-                .read(&json, &mut unknown)
-                .map_err(|error| self.explain(serde_json::from_slice(&json).ok(), &json, &error)),
+            Document::Json(json) => {
+                let decoded = self
+                    .read(&json, &mut unknown)
+                    .map_err(|error| self.explain(serde_json::from_slice(&json).ok(), &json, &error));
+                if validation != FieldValidation::Ignore {
+                    complaints = strict::complaints(self.field_type(), &json, &unknown);
+                }
+                decoded
+            }
             Document::Value(value) => {
                 let meta = TypeMeta::deserialize(&value).ok();
                 let summary = value.to_string();
-                self.read_value(value, &mut unknown).map_err(|error| self.explain(meta, summary.as_bytes(), &error))
+                let decoded = self.read_value(value, &mut unknown);
+                complaints.extend(unknown_field_texts(&unknown));
+                decoded.map_err(|error| self.explain(meta, summary.as_bytes(), &error))
             }
         };
-        self.finish(decoded?, unknown, validation, warnings)
+        let mut object = decoded?;
+        strict::judge(complaints, validation, warnings, |all| {
+            let (kind, version) = (&self.info().kind, &self.info().version);
+            StatusError::bad_request(format!(
+                "{kind} in version {version:?} cannot be handled as a {kind}: strict decoding error: {all}"
+            ))
+        })?;
+        self.strategy.default(&mut *object);
+        Ok(object)
     }
 
-    /// Makes an object of what a patch left, defaults filled in.
+    /// Makes an object of its JSON, defaults filled in.
+    pub(crate) fn decode_value(
+        &self,
+        value: Value,
+        unknown: &mut UnknownFields,
+    ) -> serde_json::Result<Box<dyn Object>> {
+        let mut object = self.read_value(value, unknown)?;
+        self.strategy.default(&mut *object);
+        Ok(object)
+    }
+
+    /// Makes an object of what the server itself or admission made, defaults filled in.
     pub(crate) fn decode_patched(
         &self,
         value: Value,
@@ -56,14 +84,14 @@ impl Registry {
         warnings: &mut Warnings,
     ) -> Result<Box<dyn Object>, StatusError> {
         let mut unknown = UnknownFields::new();
-        let decoded = self.read_value(value, &mut unknown).map_err(|error| {
-            let info = self.info();
-            StatusError::bad_request(format!(
-                "{} in version {:?} cannot be handled as a {}: {error}",
-                info.kind, info.version, info.kind
-            ))
-        });
-        self.finish(decoded?, unknown, validation, warnings)
+        let refuse = |why: &dyn std::fmt::Display| {
+            let (kind, version) = (&self.info().kind, &self.info().version);
+            StatusError::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"))
+        };
+        let object = self.decode_value(value, &mut unknown).map_err(|error| refuse(&error))?;
+        let complaints = unknown_field_texts(&unknown).collect();
+        strict::judge(complaints, validation, warnings, |all| refuse(&format_args!("strict decoding error: {all}")))?;
+        Ok(object)
     }
 
     fn read(&self, json: &[u8], unknown: &mut UnknownFields) -> serde_json::Result<Box<dyn Object>> {
@@ -78,30 +106,6 @@ impl Registry {
             None => self.strategy.decode_value(json, unknown),
             Some(version) => version.decode_value(json, unknown),
         }
-    }
-
-    fn finish(
-        &self,
-        mut object: Box<dyn Object>,
-        unknown: UnknownFields,
-        validation: FieldValidation,
-        warnings: &mut Warnings,
-    ) -> Result<Box<dyn Object>, StatusError> {
-        match validation {
-            FieldValidation::Ignore => {}
-            FieldValidation::Warn => warnings.extend(unknown_field_texts(&unknown)),
-            FieldValidation::Strict if unknown.is_empty() => {}
-            FieldValidation::Strict => {
-                let (kind, version) = (&self.info().kind, &self.info().version);
-                let texts: Vec<String> = unknown_field_texts(&unknown).collect();
-                return Err(StatusError::bad_request(format!(
-                    "{kind} in version {version:?} cannot be handled as a {kind}: strict decoding error: {}",
-                    texts.join(", ")
-                )));
-            }
-        }
-        self.strategy.default(&mut *object);
-        Ok(object)
     }
 
     /// What to say about a body that is no object of this resource.

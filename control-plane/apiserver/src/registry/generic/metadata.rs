@@ -42,7 +42,6 @@ impl Registry {
         meta.deletion_timestamp = None;
         meta.deletion_grace_period_seconds = None;
         meta.self_link = None;
-        meta.managed_fields = None;
         meta.resource_version = None;
         meta.generation = self.strategy.has_generation().then_some(1);
     }
@@ -61,7 +60,6 @@ pub(super) fn carry_over(object: &mut dyn Object, old: &ObjectMeta) {
     meta.generate_name.clone_from(&old.generate_name);
     meta.generation = old.generation;
     meta.self_link = None;
-    meta.managed_fields = None;
 }
 
 /// A resource version an object carries: none when it is empty or zero.

@@ -12,6 +12,7 @@ use super::{
     commit::{Outcome, Write, storage_error},
     create::Written,
     metadata::{carry_over, has_finalizers, resource_version},
+    ownership::{Ownership, with_times_of},
 };
 use crate::{
     admission::Admitted,
@@ -37,9 +38,15 @@ pub(crate) struct Current<'a> {
 pub(crate) trait Source: Send {
     fn produce(&mut self, current: &Current<'_>) -> Result<Box<dyn Object>, StatusError>;
 
-    /// The object to create if there is none and the resource allows creation by update.
-    fn for_create(&mut self) -> Option<Box<dyn Object>> {
-        None
+    /// The object to create if there is none. `allowed` is whether the resource allows creation by update.
+    fn for_create(&mut self, allowed: bool) -> Result<Option<Box<dyn Object>>, StatusError> {
+        let _ = allowed;
+        Ok(None)
+    }
+
+    /// Who owns what this changes.
+    fn ownership(&self) -> Ownership {
+        Ownership::Tracked
     }
 }
 
@@ -51,8 +58,8 @@ impl Source for Replacement {
         Ok(self.0.boxed_clone())
     }
 
-    fn for_create(&mut self) -> Option<Box<dyn Object>> {
-        Some(self.0.boxed_clone())
+    fn for_create(&mut self, allowed: bool) -> Result<Option<Box<dyn Object>>, StatusError> {
+        Ok(allowed.then(|| self.0.boxed_clone()))
     }
 }
 
@@ -67,6 +74,10 @@ where
         let mut object = current.object.boxed_clone();
         self.0(&mut *object)?;
         Ok(object)
+    }
+
+    fn ownership(&self) -> Ownership {
+        Ownership::Settled
     }
 }
 
@@ -120,12 +131,13 @@ impl Registry {
                     fresh = true;
                     continue;
                 }
-                None => match source.for_create() {
-                    Some(object) if kind == UpdateKind::Main && self.strategy.allow_create_on_update() => {
-                        return self.create_by_update(scope, name, object).await;
-                    }
-                    _ => return Err(self.not_found(name)),
-                },
+                None if kind == UpdateKind::Main => {
+                    return match source.for_create(self.strategy.allow_create_on_update())? {
+                        Some(object) => self.create_by_update(scope, name, object, source.ownership()).await,
+                        None => Err(self.not_found(name)),
+                    };
+                }
+                None => return Err(self.not_found(name)),
             };
             match self.try_update(scope, &key, &cached, kind, source, fresh).await? {
                 Attempt::Done(written) => return Ok(written),
@@ -143,7 +155,9 @@ impl Registry {
         scope: &Scope<'_>,
         name: &str,
         mut object: Box<dyn Object>,
+        ownership: Ownership,
     ) -> Result<Written, StatusError> {
+        self.check_names(scope, name, &*object)?;
         let meta = object.meta_mut();
         if resource_version(meta)?.is_some() {
             // A resource version says that the client has seen the object.
@@ -154,7 +168,10 @@ impl Registry {
             return Err(StatusError::conflict(self.info(), name, why));
         }
         meta.resource_version = None;
-        self.create(scope, object).await
+        match ownership {
+            Ownership::Tracked => self.create(scope, object).await,
+            Ownership::Settled => self.create_owned(scope, object).await,
+        }
     }
 
     /// One attempt, based on `cached`; `fresh` tells that etcd was asked since the request began.
@@ -194,6 +211,13 @@ impl Registry {
                 return Err(StatusError::invalid(&self.info().group, &self.info().kind, name, &[error]));
             }
             _ => {}
+        }
+
+        if kind != UpdateKind::Internal {
+            self.check_names(scope, name, &*object)?;
+        }
+        if source.ownership() == Ownership::Tracked {
+            self.own_updated(scope, kind, &shown, &*old, &mut *object)?;
         }
 
         let mut admitted = self.admit_update(scope, kind, &mut object, &*old).await?;
@@ -248,7 +272,7 @@ impl Registry {
                 &mut *object
             };
             let value = Bytes::from(self.encode(object).await?);
-            if !goes && response_bytes(&value, base).map_err(storage_error)? == *cached.json() {
+            if !goes && self.changes_nothing(&value, cached, object, old).await? {
                 // Nothing changes. Say so only if this is what etcd has.
                 if !fresh {
                     self.refresh().await?;
@@ -268,6 +292,30 @@ impl Registry {
                 Outcome::Lost(keys) => self.count_loss(&mut reservation, keys)?,
             }
         }
+    }
+
+    /// Whether `value`, the encoded `object`, is what is stored, but for the times of the fields' owners.
+    async fn changes_nothing(
+        &self,
+        value: &Bytes,
+        cached: &Cached,
+        object: &mut dyn Object,
+        old: &dyn Object,
+    ) -> Result<bool, StatusError> {
+        let stored = cached.json();
+        let shown = |value: &Bytes| response_bytes(value, cached.mod_revision()).map_err(storage_error);
+        let json = shown(value)?;
+        if json == *stored {
+            return Ok(true);
+        }
+        // Times are all of one length.
+        if json.len() != stored.len() {
+            return Ok(false);
+        }
+        let Some(times) = with_times_of(object, old) else { return Ok(false) };
+        let same = shown(&Bytes::from(self.encode(object).await?))? == *stored;
+        object.meta_mut().managed_fields = Some(times);
+        Ok(same)
     }
 
     /// Whether an object that is being deleted has nothing left to wait for after this update.

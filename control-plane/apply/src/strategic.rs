@@ -4,9 +4,9 @@
 //! the patch keep the patch's order, items only the server has keep theirs, and a patch item unknown to the server comes first.
 
 use serde_json::{Map, Value};
+use skep_schema::{Shape, Type as BuiltIn};
 
-use super::schema::{Strategy, TypeSchema};
-use crate::status::StatusError;
+use crate::{error::Error, schema::Type};
 
 const PATCH: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
@@ -14,14 +14,47 @@ const DELETE_FROM: &str = "$deleteFromPrimitiveList/";
 const SET_ORDER: &str = "$setElementOrder/";
 
 type Object = Map<String, Value>;
-type Result<T> = std::result::Result<T, StatusError>;
+type Result<T> = std::result::Result<T, Error>;
 
-fn bad(message: impl Into<String>) -> StatusError {
-    StatusError::bad_request(message)
+/// The type with fields of a value, if it is known.
+type Schema = Option<BuiltIn>;
+
+/// How a field is merged.
+#[derive(Clone, Copy)]
+enum Strategy {
+    /// Objects merge; lists are replaced.
+    Plain(Schema),
+    /// The value is replaced, whatever it is.
+    Replace,
+    /// A list of scalars that unite.
+    Set,
+    /// A list of objects that merge by a key.
+    List { key: &'static str, item: Schema },
 }
 
-/// Merges `patch` into `document` by the merge keys of `schema`.
-pub fn apply(document: Value, patch: &Value, schema: &'static TypeSchema) -> Result<Value> {
+/// What the API's types say of a field.
+fn strategy(of: Schema, name: &str) -> Strategy {
+    let Some(field) = of.and_then(|of| of.field(name)) else { return Strategy::Plain(None) };
+    let inner = field.shape().inner_type();
+    let is = |wanted: &str| field.patch_strategy().is_some_and(|all| all.split(',').any(|one| one == wanted));
+    match (field.shape().resolved(), field.patch_merge_key()) {
+        (Shape::List(_), Some(key)) if is("merge") => Strategy::List { key, item: inner },
+        (Shape::List(_), None) if is("merge") => Strategy::Set,
+        (Shape::List(_), _) => Strategy::Replace,
+        _ if is("replace") => Strategy::Replace,
+        _ => Strategy::Plain(inner),
+    }
+}
+
+fn bad(message: impl Into<String>) -> Error {
+    Error::BadRequest(message.into())
+}
+
+/// Merges `patch` into `document` by the merge keys of its type.
+///
+/// # Errors
+/// [`Error::BadRequest`], in upstream's words, when the patch makes no sense.
+pub fn merge(of: Type<'_>, document: Value, patch: &Value) -> Result<Value> {
     let Value::Object(patch) = patch else {
         return Err(bad("error decoding patch: a strategic merge patch must be a JSON object"));
     };
@@ -29,16 +62,16 @@ pub fn apply(document: Value, patch: &Value, schema: &'static TypeSchema) -> Res
         Value::Object(document) => document,
         _ => Object::new(),
     };
-    merge_map(document, patch.clone(), schema).map(Value::Object)
+    merge_map(document, patch.clone(), of.built_in()).map(Value::Object)
 }
 
-fn merge_map(mut original: Object, mut patch: Object, schema: &TypeSchema) -> Result<Object> {
+fn merge_map(mut original: Object, mut patch: Object, schema: Schema) -> Result<Object> {
     if let Some(directive) = patch.remove(PATCH) {
         return match directive.as_str() {
             Some("replace") => Ok(patch),
             Some("delete") => Ok(Object::new()),
             Some("merge") => merge_map(original, patch, schema),
-            _ => Err(bad(format!("unknown patch type found: {directive}"))),
+            _ => Err(bad(format!("unknown patch type: {} in map: {}", shown(&directive), Value::Object(patch)))),
         };
     }
     retain_keys(&mut original, &mut patch)?;
@@ -50,7 +83,7 @@ fn merge_map(mut original: Object, mut patch: Object, schema: &TypeSchema) -> Re
             original.remove(&key);
         } else if let Some(old) = original.get_mut(&key) {
             let old = std::mem::take(old);
-            original.insert(key.clone(), merge_value(old, value, schema.field(&key))?);
+            original.insert(key.clone(), merge_value(old, value, strategy(schema, &key))?);
         } else if let Some(new) = without_directives(value) {
             original.insert(key, new);
         }
@@ -58,15 +91,14 @@ fn merge_map(mut original: Object, mut patch: Object, schema: &TypeSchema) -> Re
     Ok(original)
 }
 
-fn merge_value(original: Value, patch: Value, strategy: Option<Strategy>) -> Result<Value> {
+fn merge_value(original: Value, patch: Value, strategy: Strategy) -> Result<Value> {
     match (original, patch, strategy) {
-        (Value::Object(original), Value::Object(patch), Some(Strategy::Map(schema))) => {
-            merge_map(original, patch, schema).map(Value::Object)
+        (_, patch, Strategy::Replace) => Ok(patch),
+        (Value::Object(original), Value::Object(patch), strategy) => {
+            let inner = if let Strategy::Plain(inner) = strategy { inner } else { None };
+            merge_map(original, patch, inner).map(Value::Object)
         }
-        (Value::Object(original), Value::Object(patch), _) => {
-            merge_map(original, patch, &TypeSchema::EMPTY).map(Value::Object)
-        }
-        (Value::Array(original), Value::Array(patch), Some(strategy @ (Strategy::List { .. } | Strategy::Set))) => {
+        (Value::Array(original), Value::Array(patch), strategy @ (Strategy::List { .. } | Strategy::Set)) => {
             merge_list(original, patch, strategy).map(Value::Array)
         }
         (Value::Array(_), patch @ Value::Array(_), _) => Ok(patch),
@@ -88,17 +120,17 @@ fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<()> {
 }
 
 /// `$setElementOrder/x`: merges list `x` and gives it that order.
-fn ordered_lists(original: &mut Object, patch: &mut Object, schema: &TypeSchema) -> Result<()> {
+fn ordered_lists(original: &mut Object, patch: &mut Object, schema: Schema) -> Result<()> {
     let directives: Vec<String> = patch.keys().filter(|k| k.starts_with(SET_ORDER)).cloned().collect();
     let format = || bad("invalid patch format of setElementOrder list");
     for directive in directives {
         let field = directive[SET_ORDER.len()..].to_owned();
         let Some(Value::Array(order)) = patch.remove(&directive) else { return Err(format()) };
-        let key = match schema.field(&field) {
-            Some(Strategy::List { key, .. }) => Some(key),
-            Some(Strategy::Set) | None => None,
-            Some(Strategy::Map(_)) => return Err(format()),
+        let strategy = match strategy(schema, &field) {
+            list @ Strategy::List { .. } => list,
+            _ => Strategy::Set,
         };
+        let key = if let Strategy::List { key, .. } = strategy { Some(key) } else { None };
         let server = original.get(&field).cloned();
         let (had, wanted) = match (server, patch.remove(&field)) {
             (had, Some(Value::Null)) => {
@@ -113,7 +145,6 @@ fn ordered_lists(original: &mut Object, patch: &mut Object, schema: &TypeSchema)
             _ => return Err(format()),
         };
         check_order(&wanted, &order, key)?;
-        let strategy = schema.field(&field).unwrap_or(Strategy::Set);
         let merged = merge_list(had.clone(), wanted, strategy)?;
         original.insert(field, Value::Array(in_order(merged, &order, &had, key)));
     }
@@ -198,6 +229,11 @@ fn list_directives(mut original: Vec<Value>, patch: Vec<Value>, key: &str) -> Re
         original.clear();
     }
     Ok((original, plain))
+}
+
+/// A directive as Go prints it.
+fn shown(directive: &Value) -> String {
+    directive.as_str().map_or_else(|| directive.to_string(), str::to_owned)
 }
 
 fn merge_key<'a>(item: &'a Value, key: &str) -> Result<&'a Value> {
