@@ -330,10 +330,17 @@ fn field_manager(query: &Query, errors: &mut field::Errors) -> Option<String> {
     if manager.len() > 128 {
         errors.push(field::Error::too_long(&path, 128));
     }
-    if manager.chars().any(char::is_control) {
-        errors.push(field::Error::invalid(&path, &manager, "should only contain printable characters"));
+    for (at, character) in manager.char_indices().filter(|(_, character)| !is_printable(*character)) {
+        let why = format!("invalid character U+{:04X} (at position {at})", u32::from(character));
+        errors.push(field::Error::invalid(&path, &manager, why));
     }
     Some(manager)
+}
+
+/// Whether Go calls it printable: of all white space only the common space is.
+fn is_printable(character: char) -> bool {
+    character == ' '
+        || (!character.is_whitespace() && !matches!(character.escape_debug().nth(1), Some('u' | 'n' | 'r' | 't' | '0')))
 }
 
 fn field_validation(query: &Query, errors: &mut field::Errors) -> FieldValidation {
@@ -405,6 +412,14 @@ mod tests {
             CreateOptions::parse(&query("dryRun=Some")).unwrap_err().message(),
             "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: [\"Some\"]: supported values: \"All\""
         );
+        let error = CreateOptions::parse(&query("fieldManager=a%07%C2%A0")).unwrap_err();
+        let text = error.message();
+        assert!(text.contains("invalid character U+0007 (at position 1)"), "{text}");
+        assert!(text.contains("invalid character U+00A0 (at position 2)"), "{text}");
+        let long = format!("fieldManager={}", "x".repeat(129));
+        let error = CreateOptions::parse(&query(&long)).unwrap_err();
+        assert!(error.message().contains("fieldManager: Too long: may not be more than 128 bytes"), "{error}");
+        assert!(CreateOptions::parse(&query("fieldManager=a%20%5C%22'")).is_ok());
         let error = PatchOptions::parse(&query(""), true).unwrap_err();
         assert!(error.message().contains("fieldManager: Required value: is required for apply patch"));
     }

@@ -36,7 +36,7 @@ fn allowed(request: &Apply<'_>) -> Option<Set> {
 /// Makes the annotation say what was applied, for those who still apply from the client.
 pub(crate) fn annotate(object: &mut Value, config: &Value) {
     let mut config = config.clone();
-    set(&mut config, "");
+    remove(&mut config);
     let text = format!("{config}\n");
     let total = |object: &Value| {
         let annotations = object.get("metadata").and_then(|meta| meta.get("annotations")).and_then(Value::as_object);
@@ -47,7 +47,18 @@ pub(crate) fn annotate(object: &mut Value, config: &Value) {
             .sum::<usize>()
     };
     let before = total(object) - annotation(object).map_or(0, str::len);
-    set(object, if before + text.len() > MAX_ANNOTATIONS { "" } else { &text });
+    if before + text.len() > MAX_ANNOTATIONS {
+        remove(object);
+    } else {
+        set(object, &text);
+    }
+}
+
+fn remove(object: &mut Value) {
+    let annotations = object.get_mut("metadata").and_then(|meta| meta.get_mut("annotations"));
+    if let Some(annotations) = annotations.and_then(Value::as_object_mut) {
+        annotations.remove(ANNOTATION);
+    }
 }
 
 fn set(object: &mut Value, text: &str) {

@@ -99,14 +99,18 @@ impl Managed {
         Ok(managed)
     }
 
-    /// What is owned before an update: what the client says of it counts if it can be read (and `[{}]` clears it), else
-    /// what is stored.
-    pub fn of_update(stored: &[ManagedFieldsEntry], given: Vec<ManagedFieldsEntry>) -> Self {
-        if let [one] = given.as_slice()
-            && *one == ManagedFieldsEntry::default()
-        {
+    /// What is owned before an update: what the client says of it counts if it can be read (and `[]` or `[{}]` clears it),
+    /// else what is stored.
+    pub fn of_update(stored: &[ManagedFieldsEntry], given: Option<Vec<ManagedFieldsEntry>>) -> Self {
+        let clears = |given: &[ManagedFieldsEntry]| match given {
+            [] => true,
+            [one] => *one == ManagedFieldsEntry::default(),
+            _ => false,
+        };
+        if given.as_deref().is_some_and(clears) {
             return Self::default();
         }
+        let given = given.unwrap_or_default();
         if !given.is_empty()
             && given != stored
             && let Ok(managed) = Self::decode_all(given.clone())

@@ -25,7 +25,6 @@ pub static STRIPPED: LazyLock<Set> = LazyLock::new(|| {
 static NONE: LazyLock<Set> = LazyLock::new(Set::default);
 static STATUS: LazyLock<Set> = LazyLock::new(|| Set::of_fields(&[&["status"]]));
 static SPEC: LazyLock<Set> = LazyLock::new(|| Set::of_fields(&[&["spec"]]));
-static SPEC_AND_STATUS: LazyLock<Set> = LazyLock::new(|| Set::of_fields(&[&["spec"], &["status"]]));
 static SPEC_AND_METADATA: LazyLock<Set> = LazyLock::new(|| Set::of_fields(&[&["spec"], &["metadata"]]));
 static METADATA_AND_STATUS: LazyLock<Set> = LazyLock::new(|| Set::of_fields(&[&["metadata"], &["status"]]));
 static POD_STATUS: LazyLock<Set> = LazyLock::new(|| {
@@ -39,7 +38,6 @@ static SIGNING_APPROVAL: LazyLock<Set> = LazyLock::new(|| Set::of_fields(&[&["sp
 /// whether the resource has a `status` subresource.
 pub fn ignored(group: &str, resource: &str, subresource: &str, has_status: bool) -> &'static Set {
     match (subresource, group, resource) {
-        ("", "certificates.k8s.io", "certificatesigningrequests") => &SPEC_AND_STATUS,
         ("" | "finalize", ..) if has_status => &STATUS,
         ("ephemeralcontainers" | "resize", ..) => &METADATA_AND_STATUS,
         ("approval", ..) => &SIGNING_APPROVAL,

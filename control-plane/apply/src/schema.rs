@@ -118,9 +118,14 @@ impl<'s> Type<'s> {
         }
     }
 
-    /// Whether objects of it merge field by field.
-    pub fn merges(self) -> bool {
-        matches!(self.map_form(), Form::Map)
+    /// Whether objects of it have declared fields only, each with owners of its own.
+    pub fn is_struct(self) -> bool {
+        let declares = match self {
+            Type::BuiltIn(BuiltInType { shape: Shape::Ref(_), .. }) => true,
+            Type::Custom(Custom::Map { element: None, .. }) => true,
+            _ => false,
+        };
+        declares && matches!(self.map_form(), Form::Map)
     }
 
     /// The type of any field, declared or not.

@@ -290,10 +290,10 @@ async fn duplicates_and_unknown_fields_are_told_in_order() {
          duplicate field \"data.k\", unknown field \"bar\""
     );
     server.call(Method::POST, MAPS, config_map("a", "1")).await;
-    for (kind, code) in [("application/merge-patch+json", 422), ("application/strategic-merge-patch+json", 400)] {
+    for kind in ["application/merge-patch+json", "application/strategic-merge-patch+json"] {
         let uri = format!("{MAPS}/a?fieldValidation=Strict");
         let (got, answer) = server.raw(Method::PATCH, &uri, kind, r#"{"foo":1,"data":{"x":"1","x":"2"}}"#).await;
-        assert_eq!(got, code, "{answer}");
+        assert_eq!(got, 422, "{answer}");
         let text = answer["message"].as_str().unwrap();
         assert!(text.contains("strict decoding error: duplicate field \"data.x\", unknown field \"foo\""), "{text}");
     }

@@ -132,7 +132,7 @@ async fn every_kind_of_bad_request_has_its_answer() {
             map(&|map| map["metadata"]["namespace"] = "other".into()),
             400,
             "BadRequest",
-            "the namespace of the object (other) does not match the namespace on the request (default)",
+            "the namespace of the provided object does not match the namespace sent on the request",
         ),
         (Method::PUT, one.clone(), "text/plain", map(&|_| ()), 415, "UnsupportedMediaType", "application/json"),
         (Method::POST, MAPS.into(), "application/cbor", "k8s".into(), 415, "UnsupportedMediaType", "application/json"),

@@ -6,6 +6,7 @@ mod bad_input;
 mod crud;
 mod faults;
 mod groups;
+mod kubectl;
 mod logs;
 mod masters;
 mod paths;

@@ -10,7 +10,7 @@ use skep_apply::{Apply, Managed};
 use super::{
     Registry, Scope,
     decode::Warnings,
-    ownership::{Ownership, apply_error},
+    ownership::{Ownership, apply_error, without_owners},
     strict,
     update::{Current, Source},
 };
@@ -80,10 +80,7 @@ impl<'a> Applied<'a> {
 
 impl Source for Applied<'_> {
     fn produce(&mut self, current: &Current<'_>) -> Result<Box<dyn Object>, StatusError> {
-        let mut live: Value = serde_json::from_slice(current.json).map_err(StatusError::internal_error)?;
-        if let Some(meta) = live.get_mut("metadata").and_then(Value::as_object_mut) {
-            meta.remove("managedFields");
-        }
+        let live = without_owners(current.json)?;
         let stored = current.object.meta().managed_fields.clone().unwrap_or_default();
         let mut managed = Managed::decode(stored).unwrap_or_default();
         match self.merge(Some(&live), &mut managed)? {

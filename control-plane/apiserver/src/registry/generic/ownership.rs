@@ -53,7 +53,7 @@ impl Registry {
 
     /// Notes who owns a new object.
     pub(super) fn own_created(&self, scope: &Scope<'_>, object: &mut dyn Object) -> Result<(), StatusError> {
-        let given = object.meta_mut().managed_fields.take().unwrap_or_default();
+        let given = object.meta_mut().managed_fields.take();
         let mut managed = Managed::of_update(&[], given);
         let value = match &self.version {
             None => object.to_value(),
@@ -77,25 +77,34 @@ impl Registry {
         old: &dyn Object,
         object: &mut dyn Object,
     ) -> Result<(), StatusError> {
-        let given = object.meta_mut().managed_fields.take().unwrap_or_default();
+        let given = object.meta_mut().managed_fields.take();
         let stored = old.meta().managed_fields.as_deref().unwrap_or_default();
         let subresource = kind.subresource();
-        let mut managed =
-            if subresource.is_empty() { Managed::of_update(stored, given) } else { Managed::of_part(stored, given) };
+        let mut managed = if subresource.is_empty() {
+            Managed::of_update(stored, given)
+        } else {
+            Managed::of_part(stored, given.unwrap_or_default())
+        };
         // What nobody's fields were managed of begins to be managed with the first apply.
         if managed.is_empty() {
             return Ok(());
         }
         let json = self.to_json(object)?;
-        let change = differences(self.field_type(), shown, &json, DEPTH)?;
+        let of = self.field_type();
+        let change = if of.is_struct() {
+            differences(of, "", shown, &json, DEPTH)?
+        } else {
+            compare(of, &without_owners(shown)?, &parsed(&json)?)
+        };
         managed.update(change, &self.updater(scope, subresource), self.ignored_fields(subresource), scope.now);
         object.meta_mut().managed_fields = managed.encode();
         Ok(())
     }
 }
 
-/// What differs between two states of an object, of which only what differs is parsed.
-fn differences(of: Type<'_>, old: &[u8], new: &[u8], depth: usize) -> Result<Comparison, StatusError> {
+/// What differs between two states of a struct, of which only what differs is parsed. `parent` is the name of the member
+/// they are; empty for whole objects. Structs have few members, so that these are looked for one after the other.
+fn differences(of: Type<'_>, parent: &str, old: &[u8], new: &[u8], depth: usize) -> Result<Comparison, StatusError> {
     let members =
         |json: &[u8]| scan::members(json).ok_or_else(|| StatusError::internal_error("an object is no JSON object"));
     let (before, after) = (members(old)?, members(new)?);
@@ -107,29 +116,40 @@ fn differences(of: Type<'_>, old: &[u8], new: &[u8], depth: usize) -> Result<Com
         let name = &new[member.name.clone()];
         let value = &new[member.value.clone()];
         let was = find(&before, old, name).map(|range| &old[range]);
-        if was == Some(value) || is_server_set(name, depth) {
+        if was == Some(value) || is_server_set(parent, name) {
             continue;
         }
         let name = text(name)?;
         match was {
-            Some(was) if depth > 1 && was.starts_with(b"{") && value.starts_with(b"{") && of.field(&name).merges() => {
-                change.add_below(&name, differences(of.field(&name), was, value, depth - 1)?);
+            Some(was)
+                if depth > 1 && was.starts_with(b"{") && value.starts_with(b"{") && of.field(&name).is_struct() =>
+            {
+                change.add_below(&name, differences(of.field(&name), &name, was, value, depth - 1)?);
             }
             _ => change.add_field(&name, of, was.map(parsed).transpose()?.as_ref(), Some(&parsed(value)?)),
         }
     }
     for member in &before {
         let name = &old[member.name.clone()];
-        if find(&after, new, name).is_none() && !is_server_set(name, depth) {
+        if find(&after, new, name).is_none() && !is_server_set(parent, name) {
             change.add_field(&text(name)?, of, Some(&parsed(&old[member.value.clone()])?), None);
         }
     }
     Ok(change)
 }
 
-/// Members of metadata that nobody owns and that may be long or differ always. Elsewhere no field has these names.
-fn is_server_set(name: &[u8], depth: usize) -> bool {
-    depth == DEPTH - 1 && matches!(name, b"managedFields" | b"resourceVersion")
+/// Members of metadata that nobody owns and that may be long or differ always.
+fn is_server_set(parent: &str, name: &[u8]) -> bool {
+    parent == "metadata" && matches!(name, b"managedFields" | b"resourceVersion")
+}
+
+/// An object, and nothing about who owns its fields.
+pub(super) fn without_owners(json: &[u8]) -> Result<Value, StatusError> {
+    let mut object = parsed(json)?;
+    if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        meta.remove("managedFields");
+    }
+    Ok(object)
 }
 
 fn parsed(json: &[u8]) -> Result<Value, StatusError> {

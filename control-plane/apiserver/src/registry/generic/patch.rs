@@ -122,11 +122,7 @@ impl Source for Patched<'_> {
         let mut complaints = self.patch.complaints.clone();
         complaints.extend(unknown_field_texts(&unknown));
         strict::judge(complaints, self.validation, &mut self.warnings, |all| {
-            let why = format!("strict decoding error: {all}");
-            match self.patch.kind {
-                PatchKind::Strategic => StatusError::bad_request(why),
-                _ => refuse(&why),
-            }
+            refuse(&format!("strict decoding error: {all}"))
         })?;
         Ok(object)
     }

@@ -91,6 +91,12 @@ enum Attempt {
 impl Registry {
     /// Checks that a body names the object the URL names.
     pub(crate) fn check_names(&self, scope: &Scope<'_>, name: &str, object: &dyn Object) -> Result<(), StatusError> {
+        let given = object.meta().namespace.as_deref().unwrap_or_default();
+        if !given.is_empty() && given != scope.namespace.filter(|_| self.info().namespaced).unwrap_or_default() {
+            return Err(StatusError::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
+        }
         let given = object.name();
         if given.is_empty() {
             return Err(StatusError::bad_request(format!(
@@ -100,13 +106,6 @@ impl Registry {
         if given != name {
             return Err(StatusError::bad_request(format!(
                 "the name of the object ({given}) does not match the name on the URL ({name})"
-            )));
-        }
-        let given = object.meta().namespace.as_deref().unwrap_or_default();
-        let namespace = scope.namespace.filter(|_| self.info().namespaced).unwrap_or_default();
-        if !given.is_empty() && given != namespace {
-            return Err(StatusError::bad_request(format!(
-                "the namespace of the object ({given}) does not match the namespace on the request ({namespace})"
             )));
         }
         Ok(())
