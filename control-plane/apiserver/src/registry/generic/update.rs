@@ -138,13 +138,20 @@ impl Registry {
                 }
                 None => return Err(self.not_found(name)),
             };
-            match self.try_update(scope, &key, &cached, kind, source, fresh).await? {
-                Attempt::Done(written) => return Ok(written),
-                Attempt::Stale => {
+            match self.try_update(scope, &key, &cached, kind, source, fresh).await {
+                Ok(Attempt::Done(written)) => return Ok(written),
+                Ok(Attempt::Stale) => self.refresh().await.map(drop)?,
+                // What is wrong with a stale object may be right with the one there is now.
+                Err(error) if !fresh && error.code().is_client_error() => {
                     self.refresh().await?;
-                    fresh = true;
+                    let now = self.cache.get(&key);
+                    if now.is_some_and(|now| now.mod_revision() == cached.mod_revision()) {
+                        return Err(error);
+                    }
                 }
+                Err(error) => return Err(error),
             }
+            fresh = true;
         }
         Err(StatusError::modified(self.info(), name))
     }
