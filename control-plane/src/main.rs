@@ -19,6 +19,10 @@ use tracing_subscriber::EnvFilter;
 
 use cli::{Cli, Command};
 
+/// Requests are many small allocations of several threads: see `docs/measurements.md` for what this gains.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// More workers than this gain a control plane nothing, and each costs memory.
 const MAX_WORKERS: usize = 16;
 
