@@ -1,11 +1,11 @@
 //! What the API server is started with.
 
-use std::{net::IpAddr, ops::RangeInclusive, sync::Arc};
+use std::{net::IpAddr, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use skep_storage::Storage;
 
-use crate::limits::{MAX_READS, MAX_WRITES};
+use crate::flowcontrol::{MAX_READS, MAX_WRITES};
 
 /// What the API server is started with.
 #[derive(Clone)]
@@ -24,9 +24,12 @@ pub struct Config {
     pub kubelet_client: Arc<rustls::ClientConfig>,
     /// Which addresses `proxy` subresources may lead to. Upstream's answer, and the default, is [`crate::is_proxyable`].
     pub proxyable: fn(IpAddr) -> bool,
-    /// Reads under way at once, watches not counted.
+    /// How long the server says that it is not ready before it stops to accept connections (upstream's
+    /// `--shutdown-delay-duration`): time for load balancers to notice.
+    pub shutdown_delay: Duration,
+    /// Seats of priority and fairness, together with [`Self::max_writes_in_flight`]; watches take none once they run.
     pub max_reads_in_flight: usize,
-    /// Writes under way at once.
+    /// See [`Self::max_reads_in_flight`].
     pub max_writes_in_flight: usize,
     /// Connections open at once; more wait to be accepted.
     pub max_connections: usize,
@@ -49,6 +52,7 @@ impl Config {
             secure_port,
             kubelet_client,
             proxyable: crate::is_proxyable,
+            shutdown_delay: Duration::ZERO,
             max_reads_in_flight: MAX_READS,
             max_writes_in_flight: MAX_WRITES,
             max_connections: 16 * 1024,

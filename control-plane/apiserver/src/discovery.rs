@@ -99,6 +99,11 @@ impl Discovery {
         Self { plain, aggregated }
     }
 
+    /// The paths of all documents.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &str> {
+        self.plain.keys().map(String::as_str)
+    }
+
     /// The document at `path`, if there is one.
     pub(crate) fn respond(&self, path: &str, headers: &HeaderMap) -> Option<Result<Response<Body>, StatusError>> {
         let path = path.trim_end_matches('/');

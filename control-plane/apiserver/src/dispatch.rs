@@ -91,6 +91,14 @@ impl Registries {
         self.custom.read().get(group, version, plural).cloned()
     }
 
+    /// Whether anything of a request's group and version is served.
+    pub(crate) fn serves(&self, request: &RequestInfo) -> bool {
+        let of = |table: &Table| {
+            table.iter().any(|own| own.info().group == request.group && own.info().version == request.version)
+        };
+        (request.api_prefix == "api") == request.group.is_empty() && (of(&self.built_in) || of(&self.custom.read()))
+    }
+
     /// Those built in.
     pub(crate) fn built_in(&self) -> &Table {
         &self.built_in

@@ -26,6 +26,16 @@ impl Health {
         Self { storage, shutdown }
     }
 
+    /// The paths of the endpoints and of each of their checks.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = String> {
+        let checks = self.checks();
+        ["/healthz", "/livez", "/readyz"].into_iter().flat_map(move |root| {
+            let own = checks.iter().filter(|check| !check.ready_only || root == "/readyz");
+            let below: Vec<String> = own.map(|check| format!("{root}/{}", check.name)).collect();
+            std::iter::once(root.to_owned()).chain(below)
+        })
+    }
+
     /// The answer if `path` is below one of the endpoints.
     pub(crate) fn respond(&self, path: &str, query: &Query) -> Option<Response<Body>> {
         let mut parts = path.trim_matches('/').splitn(2, '/');

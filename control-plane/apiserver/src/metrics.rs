@@ -1,5 +1,7 @@
 //! `/metrics`, with upstream's names.
 
+pub(crate) mod flowcontrol;
+
 use std::{
     sync::atomic::{AtomicI64, AtomicU64},
     time::Duration,
@@ -20,8 +22,8 @@ use skep_api::{
 use skep_storage::Storage;
 
 use crate::{
+    flowcontrol::FlowControl,
     http::{body::Body, response},
-    limits::Limits,
 };
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -62,6 +64,7 @@ pub(crate) struct Metrics {
     durations: Seconds,
     in_flight: Family<Kind, Gauge<i64, AtomicI64>>,
     pub(crate) long_running: Gauge<i64, AtomicI64>,
+    pub(crate) flow: flowcontrol::Meters,
 }
 
 /// What a request counts as. Only names that exist are used, so a client cannot make labels up.
@@ -146,7 +149,8 @@ impl Metrics {
             long_running.clone(),
         );
         storage.register_metrics(&mut registry);
-        Self { registry: Mutex::new(registry), requests, durations, in_flight, long_running }
+        let flow = flowcontrol::Meters::new(&mut registry);
+        Self { registry: Mutex::new(registry), requests, durations, in_flight, long_running, flow }
     }
 
     /// Counts an answered request.
@@ -171,8 +175,9 @@ impl Metrics {
     }
 
     /// The answer of `/metrics`.
-    pub(crate) fn respond(&self, limits: &Limits) -> Response<Body> {
-        let (reads, writes) = limits.in_flight();
+    pub(crate) fn respond(&self, flow: &FlowControl) -> Response<Body> {
+        let (reads, writes) = flow.in_flight();
+        self.flow.note(flow.loads());
         for (request_kind, count) in [("readOnly", reads), ("mutating", writes)] {
             self.in_flight.get_or_create(&Kind { request_kind }).set(i64::try_from(count).unwrap_or(i64::MAX));
         }

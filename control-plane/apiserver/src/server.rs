@@ -26,9 +26,9 @@ use crate::{
     bootstrap,
     dispatch::Registries,
     error::Result,
+    flowcontrol::{self, FlowControl},
     health::Health,
     kubelet_proxy::KubeletProxy,
-    limits::Limits,
     metrics::Metrics,
     published::Published,
     registry::{generic::Registry, table},
@@ -52,6 +52,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct ApiServer {
     shared: Arc<Shared>,
     max_connections: usize,
+    shutdown_delay: Duration,
     stop_bootstrap: CancellationToken,
     bootstrap: Option<JoinHandle<()>>,
 }
@@ -115,20 +116,23 @@ impl ApiServer {
                 admission: Arc::clone(&admission),
             })
             .collect();
-        let shutdown = CancellationToken::new();
+        let (shutdown, draining) = (CancellationToken::new(), CancellationToken::new());
+        let metrics = Metrics::new(storage);
+        let seats = config.max_reads_in_flight.saturating_add(config.max_writes_in_flight);
         let shared = Arc::new(Shared {
             registries: Registries::new(registries),
             authorizer,
             published: Published::new(authority(&config)),
-            health: Health::new(storage.clone(), shutdown.clone()),
-            limits: Limits::new(config.max_reads_in_flight, config.max_writes_in_flight),
-            metrics: Metrics::new(storage),
+            health: Health::new(storage.clone(), draining.clone()),
+            flow: FlowControl::new(seats, metrics.flow.clone()),
+            metrics,
             reach: Reach {
                 kubelet: KubeletProxy::new(Arc::clone(&config.kubelet_client)),
                 unverified: TlsConnector::from(Arc::new(skep_pki::unverified_client_config(None)?)),
                 proxyable: config.proxyable,
             },
             shutdown,
+            draining,
         });
         bootstrap::adopt::run(storage).await?;
         bootstrap::run(&shared.registries, &config).await?;
@@ -137,8 +141,15 @@ impl ApiServer {
         let revision = storage.read_revision().await?;
         storage.wait_for(revision).await?;
         let stop_bootstrap = CancellationToken::new();
+        flowcontrol::keep(&shared, stop_bootstrap.clone());
         let bootstrap = bootstrap::keep(Arc::downgrade(&shared), config.clone(), stop_bootstrap.clone());
-        Ok(Self { shared, max_connections: config.max_connections, stop_bootstrap, bootstrap: Some(bootstrap) })
+        Ok(Self {
+            shared,
+            max_connections: config.max_connections,
+            shutdown_delay: config.shutdown_delay,
+            stop_bootstrap,
+            bootstrap: Some(bootstrap),
+        })
     }
 
     /// The pipeline, for clients inside the process.
@@ -146,7 +157,8 @@ impl ApiServer {
         ApiService::new(Arc::clone(&self.shared))
     }
 
-    /// Serves TLS connections until `shutdown`, then lets requests under way end; watches are ended.
+    /// Serves TLS connections until `shutdown`, then says that it is not ready, waits for [`Config::shutdown_delay`], and
+    /// lets requests under way end; watches are ended.
     ///
     /// # Errors
     /// When the listener breaks.
@@ -157,16 +169,17 @@ impl ApiServer {
         shutdown: CancellationToken,
     ) -> Result<()> {
         let acceptor = TlsAcceptor::from(with_alpn(tls));
+        let stopping = self.drain(shutdown);
         let graceful = GracefulShutdown::new();
         let room = Arc::new(Semaphore::new(self.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
         let service = self.service();
         loop {
             let permit = tokio::select! {
-                () = shutdown.cancelled() => break,
+                () = stopping.cancelled() => break,
                 permit = Arc::clone(&room).acquire_owned() => permit.map_err(|error| Error::Config(error.to_string()))?,
             };
             let (stream, peer) = tokio::select! {
-                () = shutdown.cancelled() => break,
+                () = stopping.cancelled() => break,
                 accepted = listener.accept() => match accepted {
                     Ok(accepted) => accepted,
                     Err(error) if is_passing(&error) => {
@@ -192,8 +205,22 @@ impl ApiServer {
         Ok(())
     }
 
+    /// Once the server is told to stop it is not ready, and a while later it stops.
+    fn drain(&self, shutdown: CancellationToken) -> CancellationToken {
+        let stopping = CancellationToken::new();
+        let (draining, stop, delay) = (self.shared.draining.clone(), stopping.clone(), self.shutdown_delay);
+        tokio::spawn(async move {
+            shutdown.cancelled().await;
+            draining.cancel();
+            tokio::time::sleep(delay).await;
+            stop.cancel();
+        });
+        stopping
+    }
+
     /// Ends watches and the server's own tasks. Requests of clients inside the process go on being answered.
     pub fn stop(&self) {
+        self.shared.draining.cancel();
         self.shared.shutdown.cancel();
         self.stop_bootstrap.cancel();
     }

@@ -6,7 +6,7 @@ use std::{
     panic::AssertUnwindSafe,
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use futures::{FutureExt, future::BoxFuture};
@@ -16,9 +16,10 @@ use jiff::Timestamp;
 use rand::Rng as _;
 use skep_api::{
     request::{RequestInfo, Verb},
+    resource::ResourceInfo,
     status::StatusError,
 };
-use tokio::{sync::OwnedSemaphorePermit, time::timeout};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
@@ -26,14 +27,15 @@ use crate::{
     admission::WarningSink,
     authz::Authorizer,
     dispatch::{Call, Registries},
+    flowcontrol::{Flow, FlowControl, Watching},
     health::Health,
     http::{
         body::{Body, BodyError},
+        gzip,
         negotiate::accept_plain,
         request_body::{self, RequestBody},
-        response,
+        response, timeout,
     },
-    limits::Limits,
     metrics::{Counted, Metrics},
     published::Published,
     registry::generic::{Registry, patch::add_warnings},
@@ -46,8 +48,6 @@ use crate::{
     version,
 };
 
-/// Upstream's `--request-timeout`; watches, logs and streams are not bound by it.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 
 /// What all requests share.
@@ -56,11 +56,13 @@ pub(crate) struct Shared {
     pub(crate) authorizer: Arc<Authorizer>,
     pub(crate) published: Published,
     pub(crate) health: Health,
-    pub(crate) limits: Limits,
+    pub(crate) flow: FlowControl,
     pub(crate) metrics: Metrics,
     pub(crate) reach: Reach,
     /// Ends watches, logs and streams.
     pub(crate) shutdown: CancellationToken,
+    /// Set before that, when the server is about to stop.
+    pub(crate) draining: CancellationToken,
 }
 
 /// The API server as a service: the same for connections from the network and for clients in the process.
@@ -136,14 +138,17 @@ impl Shared {
         let head = parts.method == Method::HEAD;
         let mut counted = None;
         let warnings = WarningSink::default();
+        let mut flow = None;
         let mut response = match RequestInfo::parse(&parts.method, &parts.uri) {
             Ok(info) => {
-                counted = Some(Counted::new(&info, self.registries.find(&info).as_deref().map(Registry::info)));
+                let registry = self.registries.find(&info);
+                counted = Some(Counted::new(&info, registry.as_deref().map(Registry::info)));
                 let switches = stream::is_stream(&info) || proxy::is_proxy(&info);
                 let client = switches.then(|| parts.extensions.remove::<OnUpgrade>()).flatten();
                 let peer = connection.as_ref().map(|connection| connection.peer);
                 let upgrade = client.map(|client| self.upgrade(client, connection));
-                let answer = self.answer(&info, &parts, body, &user, upgrade, peer, &warnings);
+                let asked = Asked { info: &info, parts: &parts, user: &user, peer, registry: registry.as_deref() };
+                let answer = self.answer(&asked, body, upgrade, &warnings, &mut flow);
                 let answer = AssertUnwindSafe(answer).catch_unwind().await;
                 match answer {
                     Ok(Ok(response)) => response,
@@ -160,11 +165,16 @@ impl Shared {
             Err(error) => response::failure(&parts.headers, &error),
         };
         add_warnings(&mut response, &warnings.take());
+        if let Some(flow) = flow {
+            flow.sign(&mut response);
+        }
         if let Some(audit_id) = audit_id {
             response.headers_mut().insert(AUDIT_ID, audit_id);
         }
         if head {
             *response.body_mut() = Body::empty();
+        } else if gzip::accepts(&parts.headers) {
+            response = gzip::compress(response);
         }
         if let Some(counted) = counted {
             self.metrics.count(counted, response.status(), started.elapsed());
@@ -174,26 +184,43 @@ impl Shared {
 
     async fn answer(
         &self,
-        info: &RequestInfo,
-        parts: &Parts,
+        asked: &Asked<'_>,
         body: RequestBody,
-        user: &UserInfo,
         upgrade: Option<Upgrade>,
-        peer: Option<SocketAddr>,
         warnings: &WarningSink,
+        flow: &mut Option<Arc<Flow>>,
     ) -> Result<Response<Body>, StatusError> {
-        let long_running = info.verb == Verb::Watch
-            || info.subresource.as_deref() == Some("log")
-            || stream::is_stream(info)
-            || proxy::is_proxy(info);
+        let Asked { info, parts, user, peer, registry } = *asked;
+        let watch = info.verb == Verb::Watch;
+        let stream = info.subresource.as_deref() == Some("log") || stream::is_stream(info) || proxy::is_proxy(info);
         let headers = &parts.headers;
-        let _permit = if long_running { None } else { Some(self.limits.enter(info.verb.is_read_only())?) };
+        let limit = timeout::of(&info.query)?;
+        // Streams take no seats, as upstream has it; a watch takes one until it has begun.
+        let _permit = if stream {
+            None
+        } else {
+            let flow = flow.insert(self.flow.classify(user, info));
+            let stored = || registry.map_or(0, |registry| registry.cache.snapshot().len());
+            match self.flow.enter(flow, user, info, stored).await {
+                Ok(permit) => Some(permit),
+                Err(turned_away) => return Ok(turned_away),
+            }
+        };
         self.authorizer.check(user, info)?;
         if let Some(create) = stream::as_create(info) {
             self.authorizer.check(user, &create)?;
         }
         if !info.is_resource_request {
             return self.path(info, headers).await;
+        }
+        let Some(registry) = registry else {
+            return match self.registries.serves(info) {
+                true => Err(StatusError::generic_not_found()),
+                false => Ok(response::no_page()),
+            };
+        };
+        if let Some(text) = deprecation(registry.info()) {
+            warnings.add(text);
         }
         let call = Call {
             request: info,
@@ -209,11 +236,15 @@ impl Shared {
             now: Timestamp::now(),
             warnings,
         };
-        if long_running {
-            return Ok(self.count_stream(call.answer().await?));
+        if watch {
+            let counted = self.flow.watchers.enter(&registry.info().group, &registry.info().plural);
+            return Ok(self.count_stream(call.answer().await?, Some(counted)));
+        }
+        if stream {
+            return Ok(self.count_stream(call.answer().await?, None));
         }
         // Includes the time a client takes to send its body.
-        timeout(REQUEST_TIMEOUT, call.answer())
+        tokio::time::timeout(limit, call.answer())
             .await
             .unwrap_or_else(|_| Err(StatusError::timeout("request did not complete within the allotted timeout", 0)))
     }
@@ -227,28 +258,62 @@ impl Shared {
         let path = info.path.trim_end_matches('/');
         match path {
             "/version" if reads => Ok(response::object(StatusCode::OK, &accept_plain(headers)?, &version::info())),
-            "/metrics" if reads => Ok(self.metrics.respond(&self.limits)),
+            "/metrics" if reads => Ok(self.metrics.respond(&self.flow)),
             _ if reads && path.starts_with("/openapi/") => {
                 self.published.now(&self.registries).openapi.respond(path, &info.query, headers).await
             }
+            "" | "/index.html" if reads => Ok(self.index()),
             _ if reads => match self.published.now(&self.registries).discovery.respond(path, headers) {
                 Some(answer) => answer,
-                None => Err(StatusError::generic_not_found()),
+                None => Ok(response::no_page()),
             },
-            _ => Err(StatusError::generic_not_found()),
+            _ => Ok(response::no_page()),
         }
     }
 
     /// Counts a watch or log until its body ends, and ends it with the server.
-    fn count_stream(&self, response: Response<Body>) -> Response<Body> {
-        let running = Running::new(&self.metrics.long_running);
+    fn count_stream(&self, response: Response<Body>, watching: Option<Watching>) -> Response<Body> {
+        let running = (Running::new(&self.metrics.long_running), watching);
         response.map(|body| body.guarded(running, self.shutdown.clone()))
+    }
+
+    /// `/`: the paths there are.
+    fn index(&self) -> Response<Body> {
+        let documents = self.published.now(&self.registries);
+        let mut paths: Vec<String> = documents.discovery.paths().map(str::to_owned).collect();
+        paths.extend(
+            ["/apis/", "/metrics", "/openapi/v2", "/openapi/v3", "/openapi/v3/", "/version"].map(str::to_owned),
+        );
+        paths.extend(self.health.paths());
+        paths.sort_unstable();
+        let mut bytes = serde_json::to_vec_pretty(&serde_json::json!({"paths": paths})).unwrap_or_default();
+        bytes.push(b'\n');
+        response::json(StatusCode::OK, bytes)
     }
 
     fn upgrade(&self, client: OnUpgrade, connection: Option<Connection>) -> Upgrade {
         let running = Running::new(&self.metrics.long_running);
         let place = connection.map(|connection| connection.place);
         Upgrade { client, running, place, shutdown: self.shutdown.clone() }
+    }
+}
+
+/// A request and who makes it.
+struct Asked<'a> {
+    info: &'a RequestInfo,
+    parts: &'a Parts,
+    user: &'a UserInfo,
+    peer: Option<SocketAddr>,
+    /// The registry of its resource, if that is served.
+    registry: Option<&'a Registry>,
+}
+
+/// What to warn of who uses a built-in resource that is on its way out.
+fn deprecation(resource: &ResourceInfo) -> Option<&'static str> {
+    match (&*resource.group, &*resource.version, &*resource.kind) {
+        ("", "v1", "Endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+        ("", "v1", "ComponentStatus") => Some("v1 ComponentStatus is deprecated in v1.19+"),
+        _ => None,
     }
 }
 

@@ -1,16 +1,22 @@
 //! The body of a response.
 
 use std::{
+    collections::VecDeque,
+    future::ready as ready_future,
     pin::Pin,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt, stream::BoxStream};
+use futures::{
+    Stream, StreamExt,
+    stream::{self, BoxStream},
+};
 use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use tokio_util::sync::CancellationToken;
 
+use super::gzip::Gzip;
 use crate::registry::generic::list::ListStream;
 
 /// What can end a body before its time.
@@ -26,6 +32,7 @@ enum Inner {
     Empty,
     Full(Bytes),
     List(Box<ListStream>),
+    Gzip(Box<Gzip>),
     Stream(BoxStream<'static, Result<Bytes, BodyError>>),
     /// Of another server, with whatever frames it has.
     Boxed(UnsyncBoxBody<Bytes, BodyError>),
@@ -60,11 +67,13 @@ impl Body {
         match self.0 {
             Inner::Stream(stream) => {
                 let mut stream = stream.take_until(shutdown.cancelled_owned()).boxed();
-                Self::stream(futures::stream::poll_fn(move |cx| {
+                Self::stream(stream::poll_fn(move |cx| {
                     let _held = &guard;
                     stream.poll_next_unpin(cx)
                 }))
             }
+            // Of another server, which says itself when it is whole.
+            Inner::Boxed(body) => Self::boxed(body, guard),
             other => Self(other),
         }
     }
@@ -96,6 +105,36 @@ impl<G> http_body::Body for Guarded<G> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+impl Body {
+    /// The body compressed, if it was made here and has at least `threshold` bytes; and whether it was.
+    pub(crate) fn compressed(self, threshold: usize) -> (Self, bool) {
+        match self.0 {
+            Inner::Full(bytes) if bytes.len() >= threshold => {
+                let mut whole = Some(bytes);
+                (Self(Inner::Gzip(Box::new(Gzip::new(move || whole.take().map(Ok))))), true)
+            }
+            Inner::List(mut list) => {
+                // A list is read off a snapshot: to look at its beginning waits for nothing.
+                let mut ready = VecDeque::new();
+                let mut size = 0;
+                while size < threshold {
+                    match list.next_chunk() {
+                        Some(Ok(chunk)) => {
+                            size += chunk.len();
+                            ready.push_back(chunk);
+                        }
+                        Some(Err(error)) => return (Self::stream(stream::once(ready_future(Err(error)))), false),
+                        None => return (ready.into_iter().flatten().collect::<Vec<u8>>().into(), false),
+                    }
+                }
+                let next = move || ready.pop_front().map(Ok).or_else(|| list.next_chunk());
+                (Self(Inner::Gzip(Box::new(Gzip::new(next)))), true)
+            }
+            other => (Self(other), false),
+        }
     }
 }
 
@@ -139,6 +178,7 @@ impl http_body::Body for Body {
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
             Inner::List(list) => Poll::Ready(list.next_chunk().map(|chunk| chunk.map(Frame::data))),
+            Inner::Gzip(gzip) => Poll::Ready(gzip.next_chunk().map(|chunk| chunk.map(Frame::data))),
             Inner::Stream(stream) => stream.poll_next_unpin(cx).map(|item| item.map(|chunk| chunk.map(Frame::data))),
             Inner::Boxed(body) => Pin::new(body).poll_frame(cx),
         }
@@ -156,7 +196,7 @@ impl http_body::Body for Body {
         match &self.0 {
             Inner::Empty => SizeHint::with_exact(0),
             Inner::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Inner::List(_) | Inner::Stream(_) => SizeHint::default(),
+            Inner::List(_) | Inner::Gzip(_) | Inner::Stream(_) => SizeHint::default(),
             Inner::Boxed(body) => body.size_hint(),
         }
     }

@@ -30,6 +30,13 @@ pub(crate) fn text(code: StatusCode, text: impl Into<Body>) -> Response<Body> {
     with_type(code, "text/plain; charset=utf-8", text)
 }
 
+/// 404 where nothing is served, as Go's server says it.
+pub(crate) fn no_page() -> Response<Body> {
+    let mut response = text(StatusCode::NOT_FOUND, "404 page not found\n");
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
 /// Serialises `value` in the format that was agreed on.
 pub(crate) fn object(code: StatusCode, accepted: &Accepted, value: &impl Serialize) -> Response<Body> {
     match serde_json::to_vec(value) {
