@@ -117,10 +117,10 @@ fn once(request: &Apply<'_>, managed: &mut Managed) -> Result<Option<Value>, Err
         managed.update(created(of, live), &manager(BEFORE_FIRST_APPLY, Operation::Update), ignored, now);
     }
     let applier = manager(request.manager, Operation::Apply);
-    let last = managed.find(&applier).map(|entry| entry.set().clone()).unwrap_or_default();
+    let last = managed.find(&applier).map(|entry| std::mem::take(entry.set())).unwrap_or_default();
     let set = field_set(of, config).recursive_difference(ignored);
     // What the applier still says stays: mostly that is all it ever said.
-    let drops = !last.clone().difference(&set).is_empty();
+    let drops = !last.is_within(&set);
     managed.replace(&applier, set);
 
     let merged = merge(of, live, config);
@@ -141,7 +141,9 @@ fn once(request: &Apply<'_>, managed: &mut Managed) -> Result<Option<Value>, Err
 
 /// Settles who owns what changed.
 fn settle(managed: &mut Managed, change: Comparison, applier: &Manager, force: bool) -> Result<(), Error> {
-    let taken = change.taken();
+    let Comparison { added, modified, removed } = change;
+    let mut taken = added;
+    taken.unite(modified);
     if !force {
         let conflicts = managed.conflicts(&taken, applier);
         if !conflicts.is_empty() {
@@ -149,7 +151,7 @@ fn settle(managed: &mut Managed, change: Comparison, applier: &Manager, force: b
             return Err(Error::Conflicts(conflicts.collect()));
         }
     }
-    managed.release_others(&change, applier, &taken);
+    managed.release_others(&removed, applier, &taken);
     Ok(())
 }
 

@@ -35,11 +35,6 @@ impl Comparison {
         }
     }
 
-    /// What the writer of the new state owns by it.
-    pub fn taken(&self) -> Set {
-        self.added.clone().union(&self.modified)
-    }
-
     /// Adds what differs in one field of the object.
     pub fn add_field(&mut self, name: &str, of: Type<'_>, old: Option<&Value>, new: Option<&Value>) {
         let implied = of.implied().iter().find(|(field, _)| *field == name).map(|(_, implied)| implied.value());

@@ -160,9 +160,11 @@ impl Managed {
     /// Its time is set only if it wrote something.
     pub fn update(&mut self, change: Comparison, manager: &Manager, ignored: &Set, now: Timestamp) {
         debug_assert_eq!(manager.operation, Operation::Update);
-        let change = change.without(ignored);
-        let taken = change.taken().difference(&crate::reset::STRIPPED);
-        self.release(&change, manager, &taken);
+        let Comparison { added, modified, removed } = change.without(ignored);
+        let mut taken = added;
+        taken.unite(modified);
+        let taken = taken.difference(&crate::reset::STRIPPED);
+        self.release(&removed, manager, &taken);
         if !taken.is_empty() {
             let time = Some(whole_seconds(now));
             match self.find(manager) {
@@ -190,22 +192,22 @@ impl Managed {
     }
 
     /// Takes what changed from all but `manager`, and what was removed from everyone.
-    fn release(&mut self, change: &Comparison, manager: &Manager, taken: &Set) {
+    fn release(&mut self, removed: &Set, manager: &Manager, taken: &Set) {
         self.entries.retain_mut(|entry| {
             if !entry.manager.is_same(manager) && entry.overlaps(taken) {
                 entry.subtract(taken);
             }
-            if entry.overlaps(&change.removed) {
-                entry.subtract(&change.removed);
+            if entry.overlaps(removed) {
+                entry.subtract(removed);
             }
             !entry.set_is_empty()
         });
     }
 
     /// Takes what changed or was removed from all but `manager`.
-    pub(crate) fn release_others(&mut self, change: &Comparison, manager: &Manager, taken: &Set) {
+    pub(crate) fn release_others(&mut self, removed: &Set, manager: &Manager, taken: &Set) {
         let own: Vec<Entry> = self.entries.extract_if(.., |entry| entry.manager.is_same(manager)).collect();
-        self.release(change, manager, taken);
+        self.release(removed, manager, taken);
         self.entries.extend(own);
     }
 

@@ -120,11 +120,10 @@ impl<'s> Type<'s> {
 
     /// Whether objects of it have declared fields only, each with owners of its own.
     pub fn is_struct(self) -> bool {
-        let declares = match self {
-            Type::BuiltIn(BuiltInType { shape: Shape::Ref(_), .. }) => true,
-            Type::Custom(Custom::Map { element: None, .. }) => true,
-            _ => false,
-        };
+        let declares = matches!(
+            self,
+            Type::BuiltIn(BuiltInType { shape: Shape::Ref(_), .. }) | Type::Custom(Custom::Map { element: None, .. })
+        );
         declares && matches!(self.map_form(), Form::Map)
     }
 

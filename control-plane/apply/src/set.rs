@@ -145,6 +145,9 @@ impl Set {
             *self = other;
             return;
         }
+        if other.is_empty() {
+            return;
+        }
         let mut out = Vec::with_capacity(self.nodes.len() + other.nodes.len());
         let mut left = std::mem::take(&mut self.nodes).into_iter().peekable();
         let mut right = other.nodes.into_iter().peekable();
@@ -181,6 +184,13 @@ impl Set {
     pub fn overlaps(&self, other: &Self) -> bool {
         self.nodes.iter().any(|(element, node)| {
             other.node(element).is_some_and(|twin| (node.member && twin.member) || node.below.overlaps(&twin.below))
+        })
+    }
+
+    /// Whether all of it is in `other`.
+    pub fn is_within(&self, other: &Self) -> bool {
+        self.nodes.iter().all(|(element, node)| {
+            other.node(element).is_some_and(|twin| (twin.member || !node.member) && node.below.is_within(&twin.below))
         })
     }
 

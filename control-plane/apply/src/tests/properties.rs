@@ -199,6 +199,8 @@ proptest! {
         let both = one.intersection(&two);
         prop_assert_eq!(one.overlaps(&two), !both.is_empty());
         prop_assert_eq!(one.clone().difference(&two).union(&both), one.clone());
+        prop_assert_eq!(one.is_within(&two), one.clone().difference(&two).is_empty());
+        prop_assert!(one.is_within(&union) && both.is_within(&one));
         for path in one.paths() {
             prop_assert!(union.has(&path.0));
             prop_assert_eq!(both.has(&path.0), two.has(&path.0));
