@@ -2,10 +2,12 @@
 
 use std::fmt::Display;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
 use kube::Client;
+use skep_pki::Authority;
 use skep_client::leader_election::default_identity;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -43,8 +45,14 @@ impl Components {
     }
 
     /// Starts what the settings name, each over a client that acts as its own user. `root_ca` (PEM) is what pods are told to
-    /// trust the API server by.
-    pub(crate) fn start(&mut self, settings: &Settings, root_ca: Option<String>, client: impl Fn(&str) -> Client) {
+    /// trust the API server by; `signing_ca` signs clients' and nodes' certificates.
+    pub(crate) fn start(
+        &mut self,
+        settings: &Settings,
+        root_ca: Option<String>,
+        signing_ca: Option<Arc<Authority>>,
+        client: impl Fn(&str) -> Client,
+    ) {
         if settings.runs(Component::Scheduler) {
             let (client, shutdown) = (client(SCHEDULER), self.shutdown.clone());
             let config = skep_scheduler::Config::with_identity(identity(settings));
@@ -53,7 +61,7 @@ impl Components {
         }
         if settings.runs(Component::Controllers) {
             let (client, shutdown) = (client(CONTROLLERS), self.shutdown.clone());
-            let config = controllers_config(settings, root_ca);
+            let config = controllers_config(settings, root_ca, signing_ca);
             let run = move || skep_controllers::run(client.clone(), config.clone(), shutdown.clone());
             self.tasks.spawn(keep_running("controllers", FIRST_PAUSE, self.shutdown.clone(), run, controllers_verdict));
         }
@@ -126,12 +134,17 @@ fn identity(settings: &Settings) -> String {
     default_identity(&settings.hostname)
 }
 
-fn controllers_config(settings: &Settings, root_ca: Option<String>) -> skep_controllers::Config {
+fn controllers_config(
+    settings: &Settings,
+    root_ca: Option<String>,
+    signing_ca: Option<Arc<Authority>>,
+) -> skep_controllers::Config {
     skep_controllers::Config {
         cluster_cidr: Some(settings.cluster_cidr),
         service_cidr: Some(settings.service_cluster_ip_range),
         allocate_node_cidrs: true,
         root_ca,
+        signing_ca,
         identity: Some(identity(settings)),
         ..skep_controllers::Config::default()
     }

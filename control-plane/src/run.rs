@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail};
 use kube::Client;
 use nix::unistd::{AccessFlags, access};
-use skep_apiserver::{ApiServer, UserInfo};
+use skep_apiserver::{ApiServer, FrontProxyConfig, ServiceAccountKeys, UserInfo};
 use skep_pki::{Pki, ReloadableIdentity};
 use skep_storage::supervisor::{Supervisor, SupervisorConfig};
 use skep_storage::{EtcdConfig, Storage};
@@ -83,7 +83,7 @@ impl Server {
             // Settings::resolve has seen to it that there is one.
             let kubeconfig = settings.kubeconfig.as_deref().context("--kubeconfig is missing")?;
             let remote = clients::remote(kubeconfig).await?;
-            components.start(&settings, remote.ca, |_| remote.client.clone());
+            components.start(&settings, remote.ca, None, |_| remote.client.clone());
             tracing::info!(kubeconfig = %kubeconfig.display(), "skep-server runs without an API server");
             return Ok(Self { components, api: None });
         }
@@ -96,7 +96,7 @@ impl Server {
             .await
             .context("cannot load the cluster's state from etcd")?;
         let identity = ReloadableIdentity::new(pki.apiserver())?;
-        let tls = Arc::new(skep_pki::server_config(Arc::clone(&identity), Some(pki.ca().certificate()))?);
+        let tls = Arc::new(skep_pki::server_config(Arc::clone(&identity), Some(&client_authorities(&pki)))?);
         let server = ApiServer::new(api_config(&settings, &pki, storage.clone())?).await.context("API server")?;
         let service = server.service();
         let shutdown = CancellationToken::new();
@@ -107,7 +107,7 @@ impl Server {
         // No socket, no TLS, no serialised identity between these and the API server.
         let root_ca = Some(pki.ca().certificate().to_owned());
         components
-            .start(&settings, root_ca, |user| Client::new(service.with_user(UserInfo::component(user)), "default"));
+            .start(&settings, root_ca, Some(Arc::clone(pki.ca())), |user| Client::new(service.with_user(UserInfo::component(user)), "default"));
         let address = SocketAddr::new(settings.bind_address, settings.secure_port);
         let admin = settings.data_dir.join("admin.conf");
         tracing::info!(%address, kubeconfig = %admin.display(), "skep-server is serving");
@@ -193,6 +193,11 @@ async fn listen(settings: &Settings) -> anyhow::Result<TcpListener> {
     })
 }
 
+/// Whose certificates clients may show: the cluster's authority's, and the front proxies'.
+fn client_authorities(pki: &Pki) -> String {
+    format!("{}\n{}", pki.ca().certificate(), pki.front_proxy_ca().certificate())
+}
+
 fn api_config(settings: &Settings, pki: &Pki, storage: Storage) -> anyhow::Result<skep_apiserver::Config> {
     let kubelet_client = match &settings.kubelet_certificate_authority {
         Some(path) => {
@@ -210,6 +215,11 @@ fn api_config(settings: &Settings, pki: &Pki, storage: Storage) -> anyhow::Resul
         Arc::new(kubelet_client),
     );
     config.node_port_range = settings.service_node_port_range.clone();
+    config.service_accounts = Some(ServiceAccountKeys::new(pki.service_account_key(), pki.service_account_public_key()));
+    config.front_proxy = Some(FrontProxyConfig {
+        ca: pki.front_proxy_ca().certificate().to_owned(),
+        allowed_names: vec!["front-proxy-client".to_owned()],
+    });
     Ok(config)
 }
 

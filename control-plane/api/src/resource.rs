@@ -18,6 +18,7 @@ mod networking;
 mod node;
 mod policy;
 mod rbac;
+mod reviews;
 mod row;
 mod scheduling;
 mod storage;
@@ -136,6 +137,11 @@ static BUILT_IN: LazyLock<Vec<ResourceInfo>> =
 /// The resources skep serves of its own, sorted by group and plural name.
 pub fn built_in() -> &'static [ResourceInfo] {
     &BUILT_IN
+}
+
+/// What is asked and answered but never stored, sorted by group and plural name.
+pub fn reviews() -> &'static [ResourceInfo] {
+    reviews::ROWS
 }
 
 /// The built-in resource served under that group, version and plural name.

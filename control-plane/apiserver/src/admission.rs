@@ -22,6 +22,7 @@ use crate::{
 };
 
 mod attributes;
+mod certificates;
 mod namespace_lifecycle;
 mod service_account;
 mod warnings;
@@ -98,6 +99,9 @@ impl Admission {
         admitted: &mut Admitted,
     ) -> Result<(), StatusError> {
         let _ = admitted;
+        if attributes.info.group == "certificates.k8s.io" {
+            self.certificate_request(attributes, object)?;
+        }
         self.ask_external(attributes, Some(object)).await
     }
 

@@ -111,19 +111,7 @@ impl Authorizer {
     /// Every rule that gives `user` something in `namespace` (empty: in the whole cluster), and whether nodes' rights, which
     /// are no rules, come on top.
     pub(crate) fn rules(&self, user: &UserInfo, namespace: &str) -> (Vec<PolicyRule>, bool) {
-        let all = || Some("*".to_owned()).into_iter().collect::<Vec<_>>();
-        let mut rules = Vec::new();
-        if user.in_group(MASTERS) {
-            rules.push(PolicyRule {
-                verbs: all(),
-                api_groups: Some(all()),
-                resources: Some(all()),
-                ..PolicyRule::default()
-            });
-            rules.push(PolicyRule { verbs: all(), non_resource_urls: Some(all()), ..PolicyRule::default() });
-        }
-        rules.extend(self.rbac.rules(user, namespace));
-        (rules, node::name_of(user).is_some())
+        (self.rbac.rules(user, namespace), node::name_of(user).is_some())
     }
 }
 

@@ -7,6 +7,34 @@ use skep_storage::Storage;
 
 use crate::flowcontrol::{MAX_READS, MAX_WRITES};
 
+/// Who signs service accounts' tokens, and as whom.
+#[derive(Clone)]
+pub struct ServiceAccountKeys {
+    /// The key that signs (PEM).
+    pub private: String,
+    /// The keys that verify (PEM): the public half of `private`, and those of older tokens.
+    pub public: String,
+    /// Whose tokens they are, and the audience of those for this server.
+    pub issuer: String,
+}
+
+impl ServiceAccountKeys {
+    /// Keys of the issuer every cluster has.
+    pub fn new(private: impl Into<String>, public: impl Into<String>) -> Self {
+        let issuer = "https://kubernetes.default.svc.cluster.local".to_owned();
+        Self { private: private.into(), public: public.into(), issuer }
+    }
+}
+
+/// Proxies that may say who their clients are.
+#[derive(Clone, Debug)]
+pub struct FrontProxyConfig {
+    /// The authority of their certificates (PEM).
+    pub ca: String,
+    /// The common names they may have; any if empty.
+    pub allowed_names: Vec<String>,
+}
+
 /// What the API server is started with.
 #[derive(Clone)]
 pub struct Config {
@@ -27,6 +55,10 @@ pub struct Config {
     /// How long the server says that it is not ready before it stops to accept connections (upstream's
     /// `--shutdown-delay-duration`): time for load balancers to notice.
     pub shutdown_delay: Duration,
+    /// The keys of service accounts' tokens; without them there are no such tokens.
+    pub service_accounts: Option<ServiceAccountKeys>,
+    /// Proxies that may say who their clients are.
+    pub front_proxy: Option<FrontProxyConfig>,
     /// Seats of priority and fairness, together with [`Self::max_writes_in_flight`]; watches take none once they run.
     pub max_reads_in_flight: usize,
     /// See [`Self::max_reads_in_flight`].
@@ -53,6 +85,8 @@ impl Config {
             kubelet_client,
             proxyable: crate::is_proxyable,
             shutdown_delay: Duration::ZERO,
+            service_accounts: None,
+            front_proxy: None,
             max_reads_in_flight: MAX_READS,
             max_writes_in_flight: MAX_WRITES,
             max_connections: 16 * 1024,

@@ -124,6 +124,8 @@ pub(crate) struct Call<'a> {
     pub(crate) headers: &'a HeaderMap,
     pub(crate) body: RequestBody,
     pub(crate) user: &'a UserInfo,
+    /// Makes tokens.
+    pub(crate) accounts: Option<&'a crate::authn::service_account::ServiceAccounts>,
     pub(crate) registries: &'a Registries,
     pub(crate) reach: &'a subresource::proxy::Reach,
     /// The client's address, if it came over the network.
@@ -161,6 +163,7 @@ impl<'a> Call<'a> {
             Some("status") => self.part(registry, UpdateKind::Status).boxed().await,
             Some("approval") => self.part(registry, UpdateKind::Approval).boxed().await,
             Some("finalize") => self.part(registry, UpdateKind::Finalize).boxed().await,
+            Some("token") => subresource::token::answer(self, registry).boxed().await,
             Some("scale") => subresource::scale::answer(self, registry).boxed().await,
             Some("binding") => subresource::binding::answer(self, registry).boxed().await,
             Some("eviction") => subresource::eviction::answer(self, registry).boxed().await,

@@ -22,6 +22,7 @@ mod openapi;
 mod proxy;
 mod published;
 pub mod registry;
+mod reviews;
 mod scan;
 mod server;
 mod service;
@@ -30,7 +31,7 @@ mod upgrade;
 pub mod user;
 pub mod version;
 
-pub use config::Config;
+pub use config::{Config, FrontProxyConfig, ServiceAccountKeys};
 pub use error::{Error, Result};
 pub use server::{ApiServer, resource_schemas};
 pub use service::ApiService;

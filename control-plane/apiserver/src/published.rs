@@ -35,12 +35,10 @@ impl Published {
         match &*made {
             Some((of, documents)) if Arc::ptr_eq(of, &custom) => Arc::clone(documents),
             _ => {
-                let mut all: Vec<_> = registries.built_in().iter().chain(custom.iter()).collect();
-                all.sort_by(|a, b| {
-                    let (a, b) = (a.info(), b.info());
-                    (&a.group, &a.version, &a.plural).cmp(&(&b.group, &b.version, &b.plural))
-                });
-                let infos: Vec<_> = all.iter().map(|registry| registry.info()).collect();
+                let all: Vec<_> = registries.built_in().iter().chain(custom.iter()).collect();
+                let mut infos: Vec<_> = all.iter().map(|registry| registry.info()).collect();
+                infos.extend(skep_api::resource::reviews());
+                infos.sort_by_key(|info| (&info.group, &info.version, &info.plural));
                 let documents = Arc::new(Documents {
                     discovery: Discovery::new(&infos, &self.address),
                     openapi: OpenApi::new(&infos),

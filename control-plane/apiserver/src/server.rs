@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Config, Error,
     admission::Admission,
-    authn,
+    authn::Authenticator,
     authz::Authorizer,
     bootstrap,
     dispatch::Registries,
@@ -122,6 +122,7 @@ impl ApiServer {
         let shared = Arc::new(Shared {
             registries: Registries::new(registries),
             authorizer,
+            authenticator: Authenticator::new(&config, &authority(&config))?,
             published: Published::new(authority(&config)),
             health: Health::new(storage.clone(), draining.clone()),
             flow: FlowControl::new(seats, metrics.flow.clone()),
@@ -281,13 +282,7 @@ async fn connection(
         }
         Err(_) => return,
     };
-    let user = match authn::certificate_user(tls.get_ref().1) {
-        Ok(user) => user.unwrap_or_else(UserInfo::anonymous),
-        Err(error) => {
-            tracing::debug!(%error, "a client certificate names no user");
-            UserInfo::anonymous()
-        }
-    };
+    let service = service.identified(tls.get_ref().1);
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // ALPN has decided; to wait for the first bytes to tell would be to wait without a limit.
     builder = match tls.get_ref().1.alpn_protocol() {
@@ -301,7 +296,7 @@ async fn connection(
         .max_concurrent_streams(MAX_STREAMS)
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(20));
-    let service = TowerToHyperService::new(service.with_user(user));
+    let service = TowerToHyperService::new(service);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(tls), service);
     if let Err(error) = watcher.watch(connection).await {
         tracing::debug!(%error, "a connection broke");

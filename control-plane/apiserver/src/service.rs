@@ -25,6 +25,7 @@ use tower::Service;
 
 use crate::{
     admission::WarningSink,
+    authn::{Authenticator, Presented, impersonation::impersonated},
     authz::Authorizer,
     dispatch::{Call, Registries},
     flowcontrol::{Flow, FlowControl, Watching},
@@ -39,6 +40,7 @@ use crate::{
     metrics::{Counted, Metrics},
     published::Published,
     registry::generic::{Registry, patch::add_warnings},
+    reviews,
     subresource::{
         proxy::{self, Reach},
         stream,
@@ -54,6 +56,7 @@ const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 pub(crate) struct Shared {
     pub(crate) registries: Registries,
     pub(crate) authorizer: Arc<Authorizer>,
+    pub(crate) authenticator: Authenticator,
     pub(crate) published: Published,
     pub(crate) health: Health,
     pub(crate) flow: FlowControl,
@@ -74,6 +77,8 @@ pub struct ApiService {
     shared: Arc<Shared>,
     user: Option<Arc<UserInfo>>,
     connection: Option<Connection>,
+    /// The certificate of a connection that may speak for others.
+    front_proxy: Option<Arc<Presented>>,
 }
 
 /// The connection a request came over.
@@ -86,17 +91,29 @@ struct Connection {
 
 impl ApiService {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, user: None, connection: None }
+        Self { shared, user: None, connection: None, front_proxy: None }
     }
 
     /// The same service, acting as `user` where a request does not say otherwise.
     pub fn with_user(&self, user: UserInfo) -> Self {
-        Self { shared: Arc::clone(&self.shared), user: Some(Arc::new(user)), connection: self.connection.clone() }
+        Self { user: Some(Arc::new(user)), ..self.clone() }
     }
 
     /// The same service for one connection, whose place is kept by streams that outlive its last request.
     pub(crate) fn on_connection(self, place: Arc<OwnedSemaphorePermit>, peer: SocketAddr) -> Self {
         Self { connection: Some(Connection { place, peer }), ..self }
+    }
+
+    /// The same service, acting as whom a connection's certificate says.
+    pub(crate) fn identified(self, connection: &rustls::ServerConnection) -> Self {
+        match self.shared.authenticator.presented(connection) {
+            Ok(presented) if presented.is_front_proxy => Self { front_proxy: Some(Arc::new(presented)), ..self },
+            Ok(presented) => Self { user: presented.user.map(Arc::new), ..self },
+            Err(error) => {
+                tracing::debug!(%error, "a client certificate names no user");
+                self
+            }
+        }
     }
 }
 
@@ -118,8 +135,9 @@ where
         let shared = Arc::clone(&self.shared);
         let user = self.user.clone();
         let connection = self.connection.clone();
+        let front_proxy = self.front_proxy.clone();
         let request = request.map(request_body::erase);
-        async move { Ok(shared.handle(request, user, connection).await) }.boxed()
+        async move { Ok(shared.handle(request, user, connection, front_proxy).await) }.boxed()
     }
 }
 
@@ -129,12 +147,16 @@ impl Shared {
         request: Request<RequestBody>,
         user: Option<Arc<UserInfo>>,
         connection: Option<Connection>,
+        front_proxy: Option<Arc<Presented>>,
     ) -> Response<Body> {
         let started = Instant::now();
         let (mut parts, body) = request.into_parts();
         let audit_id = parts.headers.get(AUDIT_ID).cloned().or_else(new_audit_id);
         let own = parts.extensions.remove::<UserInfo>().map(Arc::new);
-        let user = own.or(user).unwrap_or_else(|| Arc::new(UserInfo::anonymous()));
+        let (user, refused) = match self.identify(own.or(user), front_proxy.as_deref(), &mut parts.headers).await {
+            Ok(user) => (user, None),
+            Err(error) => (Arc::new(UserInfo::anonymous()), Some(error)),
+        };
         let head = parts.method == Method::HEAD;
         let mut counted = None;
         let warnings = WarningSink::default();
@@ -149,7 +171,10 @@ impl Shared {
                 let upgrade = client.map(|client| self.upgrade(client, connection));
                 let asked = Asked { info: &info, parts: &parts, user: &user, peer, registry: registry.as_deref() };
                 let answer = self.answer(&asked, body, upgrade, &warnings, &mut flow);
-                let answer = AssertUnwindSafe(answer).catch_unwind().await;
+                let answer = match refused {
+                    Some(error) => Ok(Err(error)),
+                    None => AssertUnwindSafe(answer).catch_unwind().await,
+                };
                 match answer {
                     Ok(Ok(response)) => response,
                     Ok(Err(error)) => {
@@ -180,6 +205,28 @@ impl Shared {
             self.metrics.count(counted, response.status(), started.elapsed());
         }
         response
+    }
+
+    /// Who asks: whom the connection, a trusted proxy or a token says, or somebody else they may act as. What says so is
+    /// taken from the headers.
+    async fn identify(
+        &self,
+        known: Option<Arc<UserInfo>>,
+        front_proxy: Option<&Presented>,
+        headers: &mut http::HeaderMap,
+    ) -> Result<Arc<UserInfo>, StatusError> {
+        let proxied = || front_proxy.and_then(|presented| self.authenticator.proxied(presented, headers)).map(Arc::new);
+        let user = match known.or_else(proxied) {
+            Some(user) => {
+                headers.remove(http::header::AUTHORIZATION);
+                user
+            }
+            None => Arc::new(self.authenticator.bearer(headers).await?.unwrap_or_else(UserInfo::anonymous)),
+        };
+        Ok(match impersonated(&self.authorizer, &user, headers)? {
+            Some(other) => Arc::new(other),
+            None => user,
+        })
     }
 
     async fn answer(
@@ -213,13 +260,14 @@ impl Shared {
         if !info.is_resource_request {
             return self.path(info, headers).await;
         }
-        let Some(registry) = registry else {
+        let review = reviews::find(info);
+        if registry.is_none() && review.is_none() {
             return match self.registries.serves(info) {
                 true => Err(StatusError::generic_not_found()),
                 false => Ok(response::no_page()),
             };
-        };
-        if let Some(text) = deprecation(registry.info()) {
+        }
+        if let Some(text) = registry.and_then(|registry| deprecation(registry.info())) {
             warnings.add(text);
         }
         let call = Call {
@@ -229,6 +277,7 @@ impl Shared {
             headers,
             body,
             user,
+            accounts: self.authenticator.accounts.as_deref(),
             registries: &self.registries,
             reach: &self.reach,
             peer,
@@ -236,7 +285,10 @@ impl Shared {
             now: Timestamp::now(),
             warnings,
         };
-        if watch {
+        if let Some(review) = review {
+            return reviews::answer(call, review, &self.authorizer, &self.authenticator).boxed().await;
+        }
+        if let Some(registry) = registry.filter(|_| watch) {
             let counted = self.flow.watchers.enter(&registry.info().group, &registry.info().plural);
             return Ok(self.count_stream(call.answer().await?, Some(counted)));
         }
@@ -258,6 +310,9 @@ impl Shared {
         let path = info.path.trim_end_matches('/');
         match path {
             "/version" if reads => Ok(response::object(StatusCode::OK, &accept_plain(headers)?, &version::info())),
+            "/.well-known/openid-configuration" | "/openid/v1/jwks" if reads => {
+                self.authenticator.discovery(path).ok_or_else(StatusError::generic_not_found)
+            }
             "/metrics" if reads => Ok(self.metrics.respond(&self.flow)),
             _ if reads && path.starts_with("/openapi/") => {
                 self.published.now(&self.registries).openapi.respond(path, &info.query, headers).await

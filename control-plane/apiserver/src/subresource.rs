@@ -7,3 +7,4 @@ pub(crate) mod log;
 pub(crate) mod proxy;
 pub(crate) mod scale;
 pub(crate) mod stream;
+pub(crate) mod token;

@@ -1,8 +1,10 @@
 //! Settings of the controller manager; defaults are upstream's.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use skep_pki::Authority;
 
 use crate::error::Error;
 use crate::metrics::Metrics;
@@ -24,6 +26,8 @@ pub struct Config {
     pub allocate_node_cidrs: bool,
     /// The CA of the API server's certificate (PEM), published to every namespace for the pods there; None publishes nothing.
     pub root_ca: Option<String>,
+    /// The authority that signs certificate signing requests of the built-in signers; None signs nothing.
+    pub signing_ca: Option<Arc<Authority>>,
     /// Run only while holding the Lease kube-system/kube-controller-manager.
     pub leader_elect: bool,
     /// This candidate's name; made from the host name if None.
@@ -70,6 +74,7 @@ impl Default for Config {
             service_cidr: None,
             allocate_node_cidrs: false,
             root_ca: None,
+            signing_ca: None,
             leader_elect: true,
             identity: None,
             lease_times: (Duration::from_secs(15), Duration::from_secs(10), Duration::from_secs(2)),

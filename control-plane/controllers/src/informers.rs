@@ -2,8 +2,10 @@
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::rbac::v1::ClusterRole;
 use kube::{Api, Client};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -46,6 +48,10 @@ pub struct Informers {
     pub replica_sets: Informer<ReplicaSet>,
     /// Deployments.
     pub deployments: Informer<Deployment>,
+    /// ClusterRoles.
+    pub cluster_roles: Informer<ClusterRole>,
+    /// CertificateSigningRequests.
+    pub signing_requests: Informer<CertificateSigningRequest>,
 }
 
 impl Informers {
@@ -78,6 +84,8 @@ impl Informers {
                 |_| {},
             ),
             deployments: Informer::new(Api::all(client.clone())),
+            cluster_roles: Informer::new(Api::all(client.clone())),
+            signing_requests: Informer::new(Api::all(client.clone())),
         }
     }
 
@@ -98,6 +106,8 @@ impl Informers {
         start(&self.endpoint_slices, tasks, shutdown);
         start(&self.replica_sets, tasks, shutdown);
         start(&self.deployments, tasks, shutdown);
+        start(&self.cluster_roles, tasks, shutdown);
+        start(&self.signing_requests, tasks, shutdown);
     }
 
     /// Waits until every store is filled. False if `shutdown` came first.
@@ -113,6 +123,8 @@ impl Informers {
             && self.endpoint_slices.synced(shutdown).await
             && self.replica_sets.synced(shutdown).await
             && self.deployments.synced(shutdown).await
+            && self.cluster_roles.synced(shutdown).await
+            && self.signing_requests.synced(shutdown).await
     }
 }
 

@@ -5,6 +5,8 @@
 //! handlers map changes to keys of a [`work_queue::WorkQueue`], workers bring the object behind a key to its desired state.
 #![forbid(unsafe_code)]
 
+mod certificates;
+mod cluster_role_aggregation;
 mod config;
 mod context;
 pub mod controller;

@@ -8,6 +8,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use crate::certificates::CertificateController;
+use crate::cluster_role_aggregation::ClusterRoleAggregation;
 use crate::config::Config;
 use crate::context::Context;
 use crate::controller::{Queue, Reconciler, drive};
@@ -103,6 +105,8 @@ async fn lead(client: Client, recorder: Recorder, config: Config, stop: Cancella
     starter.start("namespace", NamespaceController::new);
     starter.start("serviceaccount", ServiceAccountController::new);
     starter.start("taint_eviction", TaintEvictionController::new);
+    starter.start("cluster_role_aggregator", ClusterRoleAggregation::new);
+    starter.start("certificate", CertificateController::new);
     if context.config.root_ca.is_some() {
         starter.start("root_ca_cert_publisher", RootCaPublisher::new);
     }

@@ -165,8 +165,8 @@ impl Authority {
 
     /// Issues a certificate for a key that exists.
     pub(crate) fn issue_for_key(&self, request: &CertRequest, key: &KeyPair) -> Result<Identity> {
-        let not_after = (SystemTime::now() + request.validity).min(self.not_after);
-        let mut params = params(&request.common_name, request.organizations.first(), not_after);
+        let not_after = SystemTime::now() + request.validity;
+        let mut params = self.params(&request.common_name, request.organizations.first(), not_after);
         params.subject_alt_names =
             CertificateParams::new(request.sans.clone()).map_err(issue_error(&request.common_name))?.subject_alt_names;
         params.is_ca = IsCa::ExplicitNoCa;
@@ -177,19 +177,35 @@ impl Authority {
             Usage::Client => vec![ExtendedKeyUsagePurpose::ClientAuth],
             Usage::ServerAndClient => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
         };
-        let certificate = params.signed_by(key, &self.issuer).map_err(issue_error(&request.common_name))?;
-        let certificate = if request.organizations.len() > 1 {
-            let parsed = certificate::parse("new certificate", certificate.der())?;
-            tls::certificate_pem(&subject::replace(
-                &parsed,
-                &request.organizations,
-                &request.common_name,
-                self.issuer.key(),
-            )?)
-        } else {
-            certificate.pem()
-        };
+        let certificate = self.issue_params(params, key, &request.organizations, &request.common_name)?;
         Ok(Identity { certificate, key: key.serialize_pem() })
+    }
+
+    /// What every certificate of this authority begins with.
+    pub(crate) fn params(
+        &self,
+        common_name: &str,
+        organization: Option<&String>,
+        not_after: SystemTime,
+    ) -> CertificateParams {
+        params(common_name, organization, not_after.min(self.not_after))
+    }
+
+    /// Signs a certificate for a public key; the PEM.
+    pub(crate) fn issue_params(
+        &self,
+        params: CertificateParams,
+        key: &impl PublicKeyData,
+        organizations: &[String],
+        common_name: &str,
+    ) -> Result<String> {
+        let certificate = params.signed_by(key, &self.issuer).map_err(issue_error(common_name))?;
+        if organizations.len() < 2 {
+            return Ok(certificate.pem());
+        }
+        let parsed = certificate::parse("new certificate", certificate.der())?;
+        let replaced = subject::replace(&parsed, organizations, common_name, self.issuer.key())?;
+        Ok(tls::certificate_pem(&replaced))
     }
 
     /// Whether this authority signed `certificate`.

@@ -77,6 +77,19 @@ impl CertificateInfo {
     }
 }
 
+/// Whether one of the authorities of a PEM text signed a DER certificate. Times are not looked at.
+pub fn is_issued_by(der: &[u8], authorities: &str) -> bool {
+    let Ok(certificate) = parse("certificate", der) else { return false };
+    tls::certificates_from_pem("certificate authority", authorities).is_ok_and(|all| {
+        all.iter().any(|authority| {
+            parse("certificate authority", authority).is_ok_and(|authority| {
+                certificate.issuer() == authority.subject()
+                    && certificate.verify_signature(Some(authority.public_key())).is_ok()
+            })
+        })
+    })
+}
+
 fn timestamp(seconds: i64) -> Timestamp {
     let bound = if seconds < 0 { Timestamp::MIN } else { Timestamp::MAX };
     Timestamp::from_second(seconds).unwrap_or(bound)

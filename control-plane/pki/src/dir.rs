@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use rcgen::{KeyPair, PublicKeyData as _};
@@ -32,7 +33,7 @@ const NAMES: [&str; 5] = [CA.name, FRONT_PROXY_CA.name, APISERVER, KUBELET_CLIEN
 #[derive(Debug)]
 pub struct Pki {
     dir: PathBuf,
-    ca: Authority,
+    ca: Arc<Authority>,
     front_proxy_ca: Authority,
     apiserver: Identity,
     apiserver_kubelet_client: Identity,
@@ -60,7 +61,7 @@ impl Pki {
         let (service_account_key, service_account_public_key) = service_account(dir)?;
         Ok(Self {
             dir: dir.to_owned(),
-            ca,
+            ca: Arc::new(ca),
             front_proxy_ca,
             apiserver,
             apiserver_kubelet_client,
@@ -76,7 +77,7 @@ impl Pki {
     }
 
     /// The cluster's authority: servers and clients (`ca.crt`).
-    pub fn ca(&self) -> &Authority {
+    pub fn ca(&self) -> &Arc<Authority> {
         &self.ca
     }
 

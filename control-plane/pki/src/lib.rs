@@ -11,16 +11,19 @@ mod der;
 mod dir;
 mod error;
 mod files;
+pub mod jwt;
 mod key;
 mod kubeconfig;
+mod request;
 mod subject;
 mod tls;
 
 pub use authority::{Authority, CA_VALIDITY, CertRequest, Identity, LEAF_VALIDITY, Usage};
-pub use certificate::CertificateInfo;
+pub use certificate::{CertificateInfo, is_issued_by};
 pub use dir::{Entry, Pki, apiserver_sans, list, renew};
 pub use error::{Error, Result};
 pub use files::{write_private, write_public};
+pub use request::SigningRequest;
 pub use kubeconfig::{Credentials, Kubeconfig};
 pub use tls::{
     ReloadableIdentity, certificates_from_pem, client_config, private_key_from_pem, server_config,

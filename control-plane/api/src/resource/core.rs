@@ -101,6 +101,7 @@ pub(super) static ROWS: &[ResourceInfo] = &[
         plural: "serviceaccounts",
         singular: "serviceaccount",
         short_names: strs!["sa"],
+        subresources: const { &[sub_of("token", "authentication.k8s.io", "v1", "TokenRequest", CREATE)] },
         ..ROW
     }),
     resource(Row {

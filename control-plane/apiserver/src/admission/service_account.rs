@@ -1,6 +1,8 @@
-//! ServiceAccount: every pod runs as an account that exists.
+//! ServiceAccount: every pod runs as an account that exists, and gets its token and its image pull secrets.
 
-use k8s_openapi::api::core::v1::Pod;
+mod token_volume;
+
+use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use skep_api::status::StatusError;
 
 use super::{Admission, Attributes};
@@ -32,18 +34,26 @@ impl Admission {
         }
         let account = named.unwrap_or_else(|| "default".to_owned());
         let key = format!("/registry/serviceaccounts/{namespace}/{account}");
-        let mut found = accounts.get(&key).is_some();
-        if !found {
+        let mut found = accounts.get(&key);
+        if found.is_none() {
             refresh(&self.storage).await?;
-            found = accounts.get(&key).is_some();
+            found = accounts.get(&key);
         }
-        if !found {
+        let Some(found) = found else {
             let why =
                 format!("error looking up service account {namespace}/{account}: serviceaccount {account:?} not found");
             return Err(StatusError::forbidden(info, &pod_name, why));
-        }
+        };
         spec.service_account = Some(account.clone());
         spec.service_account_name = Some(account);
+        let stored: ServiceAccount = serde_json::from_slice(found.json()).map_err(StatusError::internal_error)?;
+        let mounts = spec.automount_service_account_token.or(stored.automount_service_account_token).unwrap_or(true);
+        if mounts {
+            token_volume::mount(spec);
+        }
+        if spec.image_pull_secrets.as_ref().is_none_or(Vec::is_empty) {
+            spec.image_pull_secrets = stored.image_pull_secrets.filter(|secrets| !secrets.is_empty());
+        }
         Ok(())
     }
 }

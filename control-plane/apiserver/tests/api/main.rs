@@ -8,6 +8,7 @@ mod fairness;
 mod faults;
 mod groups;
 mod kubectl;
+mod identity;
 mod logs;
 mod masters;
 mod paths;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use serde_json::Value;
-use skep_apiserver::{ApiServer, ApiService, Config, UserInfo, resource_schemas};
+use skep_apiserver::{ApiServer, ApiService, Config, ServiceAccountKeys, UserInfo, resource_schemas};
 use skep_pki::Pki;
 use skep_storage::{
     EtcdConfig, Storage, Tuning,
@@ -50,6 +50,8 @@ impl TestServer {
             6443,
             Arc::new(kubelet),
         );
+        config.service_accounts =
+            Some(ServiceAccountKeys::new(pki.service_account_key(), pki.service_account_public_key()));
         change(&mut config);
         let server = ApiServer::new(config).await.unwrap();
         Self { server, storage, pki, etcd, _dir: dir }

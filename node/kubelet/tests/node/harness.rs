@@ -91,7 +91,9 @@ impl Machine {
         // The API server may make it by itself.
         let _ = namespaces.create(&PostParams::default(), &serde_json::from_value(leases).unwrap()).await;
         let accounts: Api<ServiceAccount> = self.api();
-        create(&accounts, json!({"metadata": {"name": "default"}})).await;
+        // No controller publishes the authority that a token's volume shows beside it.
+        let account = json!({"metadata": {"name": "default"}, "automountServiceAccountToken": false});
+        create(&accounts, account).await;
     }
 
     pub(crate) fn data_dir(&self) -> PathBuf {
