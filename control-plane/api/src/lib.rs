@@ -2,12 +2,14 @@
 //! object metadata and errors. No I/O happens here.
 #![forbid(unsafe_code)]
 
+pub mod amounts;
 pub mod field;
 pub mod meta;
 pub mod name;
 pub mod options;
 pub mod patch;
 pub mod quantity;
+pub mod quota;
 pub mod request;
 pub mod resource;
 pub mod selector;

@@ -9,13 +9,20 @@
 
 use std::sync::Arc;
 
+use k8s_openapi::api::{
+    networking::v1::IngressClass, node::v1::RuntimeClass, scheduling::v1::PriorityClass, storage::v1::StorageClass,
+};
 use serde_json::Value;
 use skep_api::status::StatusError;
-use skep_storage::{Compare, Resource, Storage};
+use skep_storage::{Compare, Op, Resource, Storage};
 
 pub(crate) use attributes::{Attributes, Codec, External, Operation, Phase, Plain};
 pub(crate) use warnings::WarningSink;
 
+use self::{
+    classes::Classes,
+    quota::{Charged, Quotas},
+};
 use crate::{
     authz::{Authorizer, escalation},
     registry::object::{JsonObject, Object},
@@ -23,8 +30,19 @@ use crate::{
 
 mod attributes;
 mod certificates;
+mod claim_resize;
+mod classes;
+mod default_class;
+mod default_toleration_seconds;
+mod in_use_protection;
+mod limit_ranger;
 mod namespace_lifecycle;
+mod pod_security;
+mod priority;
+mod quota;
+mod runtime_class;
 mod service_account;
+mod taint_nodes_by_condition;
 mod warnings;
 
 /// The admission checks.
@@ -33,6 +51,13 @@ pub(crate) struct Admission {
     namespaces: Option<Resource>,
     service_accounts: Option<Resource>,
     authorizer: Arc<Authorizer>,
+    limit_ranges: Option<Resource>,
+    pods: Option<Resource>,
+    priority_classes: Classes<PriorityClass>,
+    runtime_classes: Classes<RuntimeClass>,
+    storage_classes: Classes<StorageClass>,
+    ingress_classes: Classes<IngressClass>,
+    quotas: Quotas,
     /// Webhooks and policies, in the order they are asked.
     external: Vec<Arc<dyn External>>,
 }
@@ -42,12 +67,26 @@ pub(crate) struct Admission {
 pub(crate) struct Admitted {
     /// The namespace as it was seen.
     guard: Option<Compare>,
+    /// What the quotas of the namespace come to with this write.
+    charged: Option<Charged>,
 }
 
 impl Admitted {
     /// What the transaction compares besides the object's own key.
     pub(crate) fn compares(&self) -> impl Iterator<Item = &Compare> {
-        self.guard.iter()
+        self.guard.iter().chain(self.charged.iter().flat_map(Charged::compares))
+    }
+
+    /// What the transaction writes besides the object.
+    pub(crate) fn ops(&self) -> impl Iterator<Item = Op> {
+        self.charged.iter().flat_map(Charged::ops)
+    }
+
+    /// Notes that it was written at that revision.
+    pub(crate) fn settle(&mut self, revision: i64) {
+        if let Some(charged) = self.charged.take() {
+            charged.settle(revision);
+        }
     }
 }
 
@@ -58,6 +97,13 @@ impl Admission {
             namespaces: storage.resource("/registry/namespaces/"),
             service_accounts: storage.resource("/registry/serviceaccounts/"),
             authorizer,
+            limit_ranges: storage.resource("/registry/limitranges/"),
+            pods: storage.resource("/registry/pods/"),
+            priority_classes: Classes::new(storage, "/registry/priorityclasses/"),
+            runtime_classes: Classes::new(storage, "/registry/runtimeclasses/"),
+            storage_classes: Classes::new(storage, "/registry/storageclasses/"),
+            ingress_classes: Classes::new(storage, "/registry/ingressclasses/"),
+            quotas: Quotas::new(storage),
             external: Vec::new(),
         }
     }
@@ -76,19 +122,13 @@ impl Admission {
         object: &mut Box<dyn Object>,
     ) -> Result<Admitted, StatusError> {
         let guard = self.namespace_lifecycle(attributes, object.name()).await?;
-        if attributes.info.group.is_empty()
-            && attributes.info.plural == "pods"
-            && attributes.subresource.is_empty()
-            && attributes.operation == Operation::Create
-        {
-            self.service_account(attributes, &mut **object).await?;
-        }
+        self.mutate_by_resource(attributes, &mut **object).await?;
         for external in self.external.iter().filter(|external| external.cares(Phase::Mutate, attributes)) {
             external.mutate(attributes, Some(&mut *object)).await?;
         }
         // Upstream's registry of RBAC asks this after admission has changed the object and before it is validated.
         escalation::check(&self.authorizer, attributes, &**object)?;
-        Ok(Admitted { guard })
+        Ok(Admitted { guard, charged: None })
     }
 
     /// The second phase of a create or update: judges the object as it will be written.
@@ -98,11 +138,78 @@ impl Admission {
         object: &dyn Object,
         admitted: &mut Admitted,
     ) -> Result<(), StatusError> {
-        let _ = admitted;
-        if attributes.info.group == "certificates.k8s.io" {
-            self.certificate_request(attributes, object)?;
+        // Dropped first: whoever charges a namespace twice would wait for himself.
+        admitted.charged = None;
+        self.validate_by_resource(attributes, object).await?;
+        self.ask_external(attributes, Some(object)).await?;
+        admitted.charged = self.quotas.charge(&self.storage, attributes, object).await?;
+        Ok(())
+    }
+
+    /// The server's own checks of the first phase. Of those that concern one resource, the order is upstream's.
+    async fn mutate_by_resource(
+        &self,
+        attributes: &Attributes<'_>,
+        object: &mut dyn Object,
+    ) -> Result<(), StatusError> {
+        let create = attributes.operation == Operation::Create && attributes.subresource.is_empty();
+        match (&*attributes.info.plural, &*attributes.info.group) {
+            ("pods", "") if create => {
+                self.limit_defaults(attributes, object);
+                self.service_account(attributes, object).await?;
+                self.priority(attributes, object).await?;
+                default_toleration_seconds::tolerate(object);
+                self.runtime_class(attributes, object).await?;
+            }
+            ("pods", "") if attributes.operation == Operation::Update => match attributes.subresource {
+                "" => {
+                    priority::keep_priority(attributes, object);
+                    default_toleration_seconds::tolerate(object);
+                }
+                "resize" => self.limit_defaults(attributes, object),
+                _ => {}
+            },
+            ("nodes", "") if create => taint_nodes_by_condition::taint(object),
+            ("persistentvolumeclaims", "") if create => self.default_storage_class(object).await?,
+            ("ingresses", "networking.k8s.io") if create => self.default_ingress_class(object).await?,
+            _ => {}
         }
-        self.ask_external(attributes, Some(object)).await
+        if create && let Some(finalizer) = in_use_protection::finalizer(&attributes.info.group, &attributes.info.plural)
+        {
+            in_use_protection::protect(object, finalizer);
+        }
+        Ok(())
+    }
+
+    /// The server's own checks of the second phase, but for the quota.
+    async fn validate_by_resource(&self, attributes: &Attributes<'_>, object: &dyn Object) -> Result<(), StatusError> {
+        match (&*attributes.info.plural, &*attributes.info.group) {
+            ("pods", "") => {
+                self.limits(attributes, object)?;
+                self.pod_security(attributes, object)?;
+                if attributes.operation == Operation::Create && attributes.subresource.is_empty() {
+                    self.runtime_overhead(attributes, object).await?;
+                }
+            }
+            ("persistentvolumeclaims", "") if attributes.subresource.is_empty() => {
+                self.limits(attributes, object)?;
+                if attributes.operation == Operation::Update {
+                    self.claim_resize(attributes, object).await?;
+                }
+            }
+            ("certificatesigningrequests", _) => self.certificate_request(attributes, object)?,
+            ("namespaces", "") if attributes.subresource.is_empty() => self.pod_security_labels(attributes, object)?,
+            ("priorityclasses", "scheduling.k8s.io") => self.only_default_priority(attributes, object)?,
+            ("replicationcontrollers" | "podtemplates", "")
+            | ("deployments" | "replicasets" | "statefulsets" | "daemonsets", "apps")
+            | ("jobs" | "cronjobs", "batch")
+                if attributes.subresource.is_empty() =>
+            {
+                self.pod_security(attributes, object)?;
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Renews what a write rested on after the write found it changed.
@@ -113,6 +220,9 @@ impl Admission {
         admitted: &mut Admitted,
     ) -> Result<(), StatusError> {
         admitted.guard = self.namespace_lifecycle(attributes, object.name()).await?;
+        if admitted.charged.take().is_some() {
+            admitted.charged = self.quotas.charge(&self.storage, attributes, object).await?;
+        }
         Ok(())
     }
 

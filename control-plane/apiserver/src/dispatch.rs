@@ -164,6 +164,8 @@ impl<'a> Call<'a> {
             Some("approval") => self.part(registry, UpdateKind::Approval).boxed().await,
             Some("finalize") => self.part(registry, UpdateKind::Finalize).boxed().await,
             Some("token") => subresource::token::answer(self, registry).boxed().await,
+            Some("ephemeralcontainers") => self.part(registry, UpdateKind::Part("ephemeralcontainers")).boxed().await,
+            Some("resize") => self.part(registry, UpdateKind::Part("resize")).boxed().await,
             Some("scale") => subresource::scale::answer(self, registry).boxed().await,
             Some("binding") => subresource::binding::answer(self, registry).boxed().await,
             Some("eviction") => subresource::eviction::answer(self, registry).boxed().await,
@@ -203,9 +205,13 @@ impl<'a> Call<'a> {
     async fn part(self, registry: &Arc<Registry>, kind: UpdateKind) -> Answer {
         let Some(name) = self.request.name.as_deref() else { return Err(StatusError::generic_not_found()) };
         match (self.request.verb, kind) {
-            (Verb::Get, UpdateKind::Status | UpdateKind::Approval) => self.get(registry, name).await,
+            (Verb::Get, UpdateKind::Status | UpdateKind::Approval | UpdateKind::Part(_)) => {
+                self.get(registry, name).await
+            }
             (Verb::Update, _) => self.update(registry, name, kind).await,
-            (Verb::Patch, UpdateKind::Status | UpdateKind::Approval) => self.patch(registry, name, kind).await,
+            (Verb::Patch, UpdateKind::Status | UpdateKind::Approval | UpdateKind::Part(_)) => {
+                self.patch(registry, name, kind).await
+            }
             _ => Err(self.wrong_method()),
         }
     }

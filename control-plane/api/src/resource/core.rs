@@ -1,6 +1,6 @@
 //! The core group.
 
-use super::row::{ALL, CREATE, GET, ROW, Row, SCALE, UPDATE, resource, status, strs, sub, sub_of};
+use super::row::{ALL, CREATE, GET, GET_PATCH_UPDATE, ROW, Row, SCALE, UPDATE, resource, status, strs, sub, sub_of};
 use super::{ResourceInfo, Str, SubresourceInfo};
 
 /// Namespaces: a collection of them cannot be deleted.
@@ -13,11 +13,13 @@ const PROXY: &[Str] = strs!["create", "delete", "get", "patch", "update"];
 const POD_SUBS: &[SubresourceInfo] = &[
     sub("attach", "PodAttachOptions", CONNECT),
     sub("binding", "Binding", CREATE),
+    sub("ephemeralcontainers", "Pod", GET_PATCH_UPDATE),
     sub_of("eviction", "policy", "v1", "Eviction", CREATE),
     sub("exec", "PodExecOptions", CONNECT),
     sub("log", "Pod", GET),
     sub("portforward", "PodPortForwardOptions", CONNECT),
     sub("proxy", "PodProxyOptions", PROXY),
+    sub("resize", "Pod", GET_PATCH_UPDATE),
     status("Pod"),
 ];
 

@@ -101,6 +101,15 @@ impl<'a> Attributes<'a> {
         Some(Value::Object(options))
     }
 
+    /// 403, in upstream's words; a new object that has no name yet goes by what its name will begin with.
+    pub(crate) fn forbidden(&self, object: &dyn Object, why: impl std::fmt::Display) -> StatusError {
+        let meta = object.meta();
+        let given = |name: &'_ Option<String>| name.clone().filter(|name| !name.is_empty());
+        let name = Some(self.name.to_owned()).filter(|name| !name.is_empty());
+        let name = name.or_else(|| given(&meta.name)).or_else(|| given(&meta.generate_name));
+        StatusError::forbidden(self.info, &name.unwrap_or_else(|| "Unknown".to_owned()), why)
+    }
+
     /// The same request with another object stored.
     pub(crate) fn with_old(self, old: &'a dyn Object) -> Self {
         Self { old: Some(old), ..self }

@@ -1,6 +1,6 @@
 //! Pods.
 
-mod admission;
+mod part;
 mod qos;
 mod table;
 #[cfg(test)]
@@ -63,7 +63,6 @@ impl Strategy for Pods {
 
     fn prepare_for_create(&self, ctx: &Context<'_>, pod: &mut Pod) {
         let spec = pod.spec.get_or_insert_default();
-        admission::admit(spec);
         if spec.termination_grace_period_seconds.is_some_and(|s| s < 0) {
             spec.termination_grace_period_seconds = Some(1);
         }
@@ -79,11 +78,25 @@ impl Strategy for Pods {
         let empty = PodSpec::default();
         let spec = pod.spec.as_ref().unwrap_or(&empty);
         let path = Path::new("spec");
-        let mut errors = pod_template::validate_spec(spec, &path);
-        if spec.ephemeral_containers.as_ref().is_some_and(|list| !list.is_empty()) {
-            errors.push(Error::forbidden(&path.child("ephemeralContainers"), "cannot be set on create"));
+        pod_template::validate_spec(spec, &path)
+    }
+
+    fn validate_create(&self, pod: &Pod) -> Errors {
+        let mut errors = Errors::new();
+        let list = pod.spec.as_ref().and_then(|spec| spec.ephemeral_containers.as_ref());
+        if list.is_some_and(|list| !list.is_empty()) {
+            let path = Path::new("spec.ephemeralContainers");
+            errors.push(Error::forbidden(&path, "cannot be set on create"));
         }
         errors
+    }
+
+    fn prepare_for_part_update(&self, name: &str, _ctx: &Context<'_>, pod: &mut Pod, old: &Pod) {
+        part::prepare(name, pod, old);
+    }
+
+    fn validate_part_update(&self, name: &str, pod: &Pod, old: &Pod) -> Errors {
+        part::validate(name, pod, old)
     }
 
     fn prepare_for_update(&self, _ctx: &Context<'_>, pod: &mut Pod, old: &Pod) {

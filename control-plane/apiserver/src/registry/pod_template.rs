@@ -4,6 +4,7 @@
 mod container;
 mod defaults;
 mod env;
+mod ephemeral;
 mod probe;
 mod resources;
 mod scheduling;
@@ -15,6 +16,7 @@ mod volume;
 mod volume_mount;
 
 pub(crate) use defaults::set_defaults;
+pub(crate) use ephemeral::validate_ephemeral;
 pub(crate) use scheduling::validate_tolerations;
 pub(crate) use spec::{validate_spec, validate_template};
 pub(crate) use strategy::PodTemplates;

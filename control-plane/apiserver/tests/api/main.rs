@@ -1,5 +1,6 @@
 //! The API server against a real etcd: in-process through kube::Client and raw requests, and over TLS.
 
+mod admission;
 mod apply;
 mod backend;
 mod bad_input;
@@ -13,6 +14,7 @@ mod logs;
 mod masters;
 mod paths;
 mod pipeline;
+mod pod_parts;
 mod protobuf;
 mod proxy;
 mod rbac;

@@ -52,9 +52,13 @@ impl Registry {
             txn = txn.create(taken.clone(), value.clone());
         }
         txn.compares.extend(admitted.compares().cloned());
+        txn.ops.extend(admitted.ops());
         txn.ops.extend(reservation.release.iter().map(|key| Op::Delete { key: key.clone() }));
         match self.storage.commit(txn).await {
-            Ok(committed) => Ok(Outcome::Committed(committed.revision)),
+            Ok(committed) => {
+                admitted.settle(committed.revision);
+                Ok(Outcome::Committed(committed.revision))
+            }
             Err(Error::Conflict(conflict)) => {
                 let failed: Vec<&str> = conflict.failed.iter().map(|failed| failed.compare.key()).collect();
                 if failed.contains(&key) {

@@ -68,12 +68,32 @@ impl Registry {
         name: &str,
         options: &DeleteOptions,
     ) -> Result<Deleted, StatusError> {
+        self.delete_with(scope, name, options, true).await
+    }
+
+    /// Deletes the object `name` for a request that was admitted as something else (an eviction).
+    pub(crate) async fn delete_admitted(
+        &self,
+        scope: &Scope<'_>,
+        name: &str,
+        options: &DeleteOptions,
+    ) -> Result<Deleted, StatusError> {
+        self.delete_with(scope, name, options, false).await
+    }
+
+    async fn delete_with(
+        &self,
+        scope: &Scope<'_>,
+        name: &str,
+        options: &DeleteOptions,
+        admit: bool,
+    ) -> Result<Deleted, StatusError> {
         let namespace = scope.namespace.filter(|_| self.info().namespaced);
         let key = self.key(namespace, name).ok_or_else(|| self.not_found(name))?;
         let mut fresh = false;
         for _ in 0..ATTEMPTS {
             match self.cache.get(&key) {
-                Some(cached) => match self.try_delete(scope, &key, &cached, options, fresh).await? {
+                Some(cached) => match self.try_delete(scope, (&key, &cached), options, admit, fresh).await? {
                     Attempt::Done(deleted) => return Ok(deleted),
                     Attempt::Stale => {}
                 },
@@ -110,9 +130,9 @@ impl Registry {
     async fn try_delete(
         &self,
         scope: &Scope<'_>,
-        key: &str,
-        cached: &Arc<Cached>,
+        (key, cached): (&str, &Arc<Cached>),
         options: &DeleteOptions,
+        admit: bool,
         fresh: bool,
     ) -> Result<Attempt, StatusError> {
         let old = self.load(cached).await?;
@@ -122,7 +142,9 @@ impl Registry {
         if let Err(error) = self.strategy.check_delete(&*old) {
             return if fresh { Err(error) } else { Ok(Attempt::Stale) };
         }
-        self.admit_delete(scope, &*old, options).await?;
+        if admit {
+            self.admit_delete(scope, &*old, options).await?;
+        }
         let mut object = old.boxed_clone();
         let base = cached.mod_revision();
         match self.plan(scope.now, &mut *object, options) {

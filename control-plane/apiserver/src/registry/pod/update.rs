@@ -107,7 +107,7 @@ fn validate_gates(new: &PodSpec, old: &PodSpec, path: &Path<'_>, errors: &mut Er
 }
 
 /// The top-level fields that differ, one `-` and one `+` line each.
-fn difference(new: &PodSpec, old: &PodSpec) -> String {
+pub(super) fn difference(new: &PodSpec, old: &PodSpec) -> String {
     let fields = |spec: &PodSpec| match serde_json::to_value(spec) {
         Ok(Value::Object(map)) => map,
         _ => serde_json::Map::new(),

@@ -72,7 +72,7 @@ fn validate_restart_policy(container: &Container, path: &Path<'_>, errors: &mut 
     }
 }
 
-fn validate_common(
+pub(super) fn validate_common(
     container: &Container,
     volumes: &HashSet<&str>,
     host_network: bool,
