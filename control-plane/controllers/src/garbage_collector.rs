@@ -18,6 +18,7 @@ use crate::context::Context;
 use crate::controller::{Reconciler, drive};
 use crate::discovery::{self, ResourceType};
 use crate::error::Error;
+use crate::resource_quota::ResourceQuotaController;
 use crate::work_queue::WorkQueue;
 
 mod attempt;
@@ -40,6 +41,8 @@ struct Collector {
     /// (group, kind) -> type
     types: Arc<RwLock<HashMap<(String, String), ResourceType>>>,
     absent: Arc<Mutex<attempt::AbsentOwners>>,
+    /// Told of what is gone.
+    quotas: Arc<ResourceQuotaController>,
 }
 
 impl Collector {
@@ -106,7 +109,7 @@ impl Reconciler for Orphaner {
 }
 
 /// Runs until `shutdown`.
-pub(crate) async fn run(context: Context, shutdown: CancellationToken) {
+pub(crate) async fn run(context: Context, quotas: Arc<ResourceQuotaController>, shutdown: CancellationToken) {
     let collector = Collector {
         client: context.client.clone(),
         graph: Arc::default(),
@@ -114,6 +117,7 @@ pub(crate) async fn run(context: Context, shutdown: CancellationToken) {
         orphan: Arc::new(WorkQueue::new(context.metrics.queue("garbage_collector_attempt_to_orphan"))),
         types: Arc::default(),
         absent: Arc::default(),
+        quotas,
     };
     let mut tasks = JoinSet::new();
     let mut monitors = Monitors::default();

@@ -3,9 +3,13 @@
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
-use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, Pod, Service, ServiceAccount};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::rbac::v1::ClusterRole;
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ResourceQuota, Service,
+    ServiceAccount,
+};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::{Api, Client};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -52,6 +56,14 @@ pub struct Informers {
     pub cluster_roles: Informer<ClusterRole>,
     /// CertificateSigningRequests.
     pub signing_requests: Informer<CertificateSigningRequest>,
+    /// PodDisruptionBudgets.
+    pub budgets: Informer<PodDisruptionBudget>,
+    /// ResourceQuotas.
+    pub quotas: Informer<ResourceQuota>,
+    /// PersistentVolumeClaims.
+    pub claims: Informer<PersistentVolumeClaim>,
+    /// PersistentVolumes.
+    pub volumes: Informer<PersistentVolume>,
 }
 
 impl Informers {
@@ -86,6 +98,10 @@ impl Informers {
             deployments: Informer::new(Api::all(client.clone())),
             cluster_roles: Informer::new(Api::all(client.clone())),
             signing_requests: Informer::new(Api::all(client.clone())),
+            budgets: Informer::new(Api::all(client.clone())),
+            quotas: Informer::new(Api::all(client.clone())),
+            claims: Informer::new(Api::all(client.clone())),
+            volumes: Informer::new(Api::all(client.clone())),
         }
     }
 
@@ -108,6 +124,10 @@ impl Informers {
         start(&self.deployments, tasks, shutdown);
         start(&self.cluster_roles, tasks, shutdown);
         start(&self.signing_requests, tasks, shutdown);
+        start(&self.budgets, tasks, shutdown);
+        start(&self.quotas, tasks, shutdown);
+        start(&self.claims, tasks, shutdown);
+        start(&self.volumes, tasks, shutdown);
     }
 
     /// Waits until every store is filled. False if `shutdown` came first.
@@ -125,6 +145,10 @@ impl Informers {
             && self.deployments.synced(shutdown).await
             && self.cluster_roles.synced(shutdown).await
             && self.signing_requests.synced(shutdown).await
+            && self.budgets.synced(shutdown).await
+            && self.quotas.synced(shutdown).await
+            && self.claims.synced(shutdown).await
+            && self.volumes.synced(shutdown).await
     }
 }
 
@@ -148,7 +172,11 @@ fn slice_service(slice: &EndpointSlice) -> Vec<String> {
 /// Controllers never send a cached pod back, so what they do not read need not be kept.
 fn trim_pod(pod: &mut Pod) {
     let Some(spec) = &mut pod.spec else { return };
-    spec.volumes = None;
+    // Only what may keep a claim in use.
+    if let Some(volumes) = &mut spec.volumes {
+        volumes.retain(|volume| volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some());
+    }
+    spec.volumes = spec.volumes.take().filter(|volumes| !volumes.is_empty());
     spec.affinity = None;
     spec.ephemeral_containers = None;
     spec.topology_spread_constraints = None;

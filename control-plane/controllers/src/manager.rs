@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::context::Context;
 use crate::controller::{Queue, Reconciler, drive};
 use crate::deployment::DeploymentController;
+use crate::disruption::DisruptionController;
 use crate::endpoint_slice::EndpointSliceController;
 use crate::endpoints::EndpointsController;
 use crate::error::Error;
@@ -22,7 +23,9 @@ use crate::meta::ObjectKey;
 use crate::namespace::NamespaceController;
 use crate::node_ipam::NodeIpamController;
 use crate::node_lifecycle::NodeLifecycleController;
+use crate::protection::{ClaimProtection, VolumeProtection};
 use crate::replica_set::ReplicaSetController;
+use crate::resource_quota::ResourceQuotaController;
 use crate::root_ca::RootCaPublisher;
 use crate::service_account::ServiceAccountController;
 use crate::taint_eviction::TaintEvictionController;
@@ -102,6 +105,10 @@ async fn lead(client: Client, recorder: Recorder, config: Config, stop: Cancella
     starter.start("replicaset", ReplicaSetController::new);
     starter.start("endpoint_slice", EndpointSliceController::new);
     starter.start("endpoint", EndpointsController::new);
+    starter.start("disruption", DisruptionController::new);
+    starter.start("pvcprotection", ClaimProtection::new);
+    starter.start("pvprotection", VolumeProtection::new);
+    let quotas = starter.start("resource_quota_controller", ResourceQuotaController::new);
     starter.start("namespace", NamespaceController::new);
     starter.start("serviceaccount", ServiceAccountController::new);
     starter.start("taint_eviction", TaintEvictionController::new);
@@ -117,7 +124,7 @@ async fn lead(client: Client, recorder: Recorder, config: Config, stop: Cancella
 
     // All handlers are registered: now the watches may begin.
     context.informers.run(&mut tasks, &stop);
-    tasks.spawn(garbage_collector::run(context.clone(), stop.clone()));
+    tasks.spawn(garbage_collector::run(context.clone(), quotas, stop.clone()));
     let (later, end) = (context.clone(), stop.clone());
     tasks.spawn(async move {
         if later.informers.synced(&end).await {

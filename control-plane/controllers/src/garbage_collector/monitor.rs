@@ -103,6 +103,7 @@ async fn observe(collector: Collector, kind: ResourceType, synced: watch::Sender
             Ok(watcher::Event::Delete(object)) => {
                 known.remove(meta::uid(&object.metadata));
                 collector.removed(meta::uid(&object.metadata));
+                collector.quotas.removed(&kind, meta::namespace(&object.metadata));
             }
             Err(error) => debug!(resource = %kind.group_resource(), %error, "watch interrupted"),
         }

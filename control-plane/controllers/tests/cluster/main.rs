@@ -1,6 +1,7 @@
 //! The controller manager against a real API server and a real etcd.
 
 mod harness;
+mod protection;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
