@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail};
 use kube::Client;
 use nix::unistd::{AccessFlags, access};
-use skep_apiserver::{ApiServer, FrontProxyConfig, ServiceAccountKeys, UserInfo};
+use skep_apiserver::{ApiServer, FrontProxy, ServiceAccountKeys, UserInfo};
 use skep_pki::{Pki, ReloadableIdentity};
 use skep_storage::supervisor::{Supervisor, SupervisorConfig};
 use skep_storage::{EtcdConfig, Storage};
@@ -214,12 +214,14 @@ fn api_config(settings: &Settings, pki: &Pki, storage: Storage) -> anyhow::Resul
         settings.secure_port,
         Arc::new(kubelet_client),
     );
+    config.client_ca = Some(pki.ca().certificate().to_owned());
+    config.front_proxy = Some(FrontProxy {
+        client: pki.front_proxy_client().clone(),
+        ca: pki.front_proxy_ca().certificate().to_owned(),
+        name: "front-proxy-client".to_owned(),
+    });
     config.node_port_range = settings.service_node_port_range.clone();
     config.service_accounts = Some(ServiceAccountKeys::new(pki.service_account_key(), pki.service_account_public_key()));
-    config.front_proxy = Some(FrontProxyConfig {
-        ca: pki.front_proxy_ca().certificate().to_owned(),
-        allowed_names: vec!["front-proxy-client".to_owned()],
-    });
     Ok(config)
 }
 

@@ -52,7 +52,7 @@ impl Authenticator {
         Ok(Self {
             accounts: accounts.map(|keys| ServiceAccounts::new(keys, storage).map(Arc::new)).transpose()?,
             secrets: storage.resource("/registry/secrets/"),
-            front_proxy: config.front_proxy.clone().map(FrontProxy::new),
+            front_proxy: config.front_proxy.as_ref().map(FrontProxy::new),
             address: address.to_owned(),
         })
     }

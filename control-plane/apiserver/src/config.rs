@@ -26,15 +26,6 @@ impl ServiceAccountKeys {
     }
 }
 
-/// Proxies that may say who their clients are.
-#[derive(Clone, Debug)]
-pub struct FrontProxyConfig {
-    /// The authority of their certificates (PEM).
-    pub ca: String,
-    /// The common names they may have; any if empty.
-    pub allowed_names: Vec<String>,
-}
-
 /// What the API server is started with.
 #[derive(Clone)]
 pub struct Config {
@@ -50,6 +41,11 @@ pub struct Config {
     pub secure_port: u16,
     /// How kubelets are spoken to: whom to trust, and the client certificate to show.
     pub kubelet_client: Arc<rustls::ClientConfig>,
+    /// What this server shows aggregated API servers and what they know it by; whoever shows the same to this server
+    /// may say who its clients are.
+    pub front_proxy: Option<FrontProxy>,
+    /// The authority of client certificates (PEM), for aggregated API servers that trust the same.
+    pub client_ca: Option<String>,
     /// Which addresses `proxy` subresources may lead to. Upstream's answer, and the default, is [`crate::is_proxyable`].
     pub proxyable: fn(IpAddr) -> bool,
     /// How long the server says that it is not ready before it stops to accept connections (upstream's
@@ -57,14 +53,23 @@ pub struct Config {
     pub shutdown_delay: Duration,
     /// The keys of service accounts' tokens; without them there are no such tokens.
     pub service_accounts: Option<ServiceAccountKeys>,
-    /// Proxies that may say who their clients are.
-    pub front_proxy: Option<FrontProxyConfig>,
     /// Seats of priority and fairness, together with [`Self::max_writes_in_flight`]; watches take none once they run.
     pub max_reads_in_flight: usize,
     /// See [`Self::max_reads_in_flight`].
     pub max_writes_in_flight: usize,
     /// Connections open at once; more wait to be accepted.
     pub max_connections: usize,
+}
+
+/// The identity of a front proxy, which may say for whom it asks.
+#[derive(Clone, Debug)]
+pub struct FrontProxy {
+    /// The client certificate and its key.
+    pub client: skep_pki::Identity,
+    /// The authority that signed it (PEM).
+    pub ca: String,
+    /// The common name in it.
+    pub name: String,
 }
 
 impl Config {
@@ -83,6 +88,7 @@ impl Config {
             advertise_address,
             secure_port,
             kubelet_client,
+            client_ca: None,
             proxyable: crate::is_proxyable,
             shutdown_delay: Duration::ZERO,
             service_accounts: None,

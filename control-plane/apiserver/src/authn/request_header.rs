@@ -3,26 +3,27 @@
 use http::{HeaderMap, HeaderName};
 
 use super::certificate::Presented;
-use crate::{config::FrontProxyConfig, user::UserInfo};
+use crate::{config, user::UserInfo};
 
 const USER: HeaderName = HeaderName::from_static("x-remote-user");
 const UID: HeaderName = HeaderName::from_static("x-remote-uid");
 const GROUP: HeaderName = HeaderName::from_static("x-remote-group");
 const EXTRA: &str = "x-remote-extra-";
 
-/// Whom front proxies may be.
+/// Who front proxies are.
 pub(super) struct FrontProxy {
-    config: FrontProxyConfig,
+    ca: String,
+    name: String,
 }
 
 impl FrontProxy {
-    pub(super) fn new(config: FrontProxyConfig) -> Self {
-        Self { config }
+    pub(super) fn new(config: &config::FrontProxy) -> Self {
+        Self { ca: config.ca.clone(), name: config.name.clone() }
     }
 
     /// The authority of their certificates.
     pub(super) fn ca(&self) -> &str {
-        &self.config.ca
+        &self.ca
     }
 
     /// The user the headers name. They are taken away either way.
@@ -43,8 +44,7 @@ impl FrontProxy {
         for key in [&USER, &UID, &GROUP] {
             headers.remove(key);
         }
-        let names = &self.config.allowed_names;
-        if !names.is_empty() && !names.contains(&presented.common_name) {
+        if presented.common_name != self.name {
             return None;
         }
         Some(UserInfo { uid, extra, ..UserInfo::authenticated(name?, groups) })
@@ -62,7 +62,7 @@ mod tests {
                 [("x-remote-user", "jane"), ("x-remote-group", "a"), ("x-remote-group", "b"), ("x-remote-extra-k%2fl", "v")];
             pairs.into_iter().map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap())).collect()
         };
-        let proxy = FrontProxy::new(FrontProxyConfig { ca: String::new(), allowed_names: vec!["front".to_owned()] });
+        let proxy = FrontProxy { ca: String::new(), name: "front".to_owned() };
         let presented = |name: &str| Presented { common_name: name.to_owned(), ..Presented::default() };
         let mut given = headers();
         let user = proxy.user(&presented("front"), &mut given).unwrap();

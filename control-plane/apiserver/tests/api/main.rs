@@ -1,6 +1,7 @@
 //! The API server against a real etcd: in-process through kube::Client and raw requests, and over TLS.
 
 mod admission;
+mod aggregation;
 mod apply;
 mod backend;
 mod bad_input;
