@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::LazyLock;
 
 mod admissionregistration;
+mod apiextensions;
 mod apiregistration;
 mod apps;
 mod autoscaling;
@@ -38,6 +39,8 @@ pub struct ResourceInfo {
     pub version: Str,
     /// Kind of one object, such as `Deployment`.
     pub kind: Str,
+    /// Kind of a list; empty for the usual one, such as `DeploymentList`.
+    pub list_kind: Str,
     /// Name in request paths, such as `deployments`.
     pub plural: Str,
     /// Singular name, such as `deployment`.
@@ -92,7 +95,7 @@ impl ResourceInfo {
 
     /// Kind of a list, such as `PodList`.
     pub fn list_kind(&self) -> String {
-        format!("{}List", self.kind)
+        if self.list_kind.is_empty() { format!("{}List", self.kind) } else { self.list_kind.to_string() }
     }
 
     /// The subresource of that name.
@@ -115,6 +118,7 @@ fn qualified(name: &Str, group: &str) -> Str {
 static GROUPS: &[&[ResourceInfo]] = &[
     core::ROWS,
     admissionregistration::ROWS,
+    apiextensions::ROWS,
     apiregistration::ROWS,
     apps::ROWS,
     autoscaling::ROWS,

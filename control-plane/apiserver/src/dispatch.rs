@@ -1,6 +1,6 @@
 //! From a request to the verb of a registry.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use http::{HeaderMap, Method, Response, StatusCode, Uri, header::USER_AGENT};
@@ -13,6 +13,7 @@ use skep_api::{
     request::{RequestInfo, Verb},
     status::StatusError,
 };
+use tokio::{sync::watch, time::timeout};
 
 use crate::{
     admission::WarningSink,
@@ -23,6 +24,7 @@ use crate::{
         response,
     },
     registry::{
+        custom::definitions,
         erased::UpdateKind,
         generic::{
             Registry, Scope,
@@ -39,11 +41,16 @@ use crate::{
     user::UserInfo,
 };
 
+/// How long a request for an unknown resource waits for definitions to be followed.
+const DEFINITION_WAIT: Duration = Duration::from_secs(2);
+
 /// All registries, found by group, version and plural name. Those built in stay as they are; those of custom resources
 /// are replaced as one when a definition changes.
 pub(crate) struct Registries {
     built_in: Table,
     custom: RwLock<Arc<Table>>,
+    /// The revision up to which definitions were followed.
+    followed: watch::Sender<i64>,
 }
 
 /// Registries by plural name.
@@ -71,7 +78,11 @@ impl Table {
 
 impl Registries {
     pub(crate) fn new(built_in: Vec<Registry>) -> Self {
-        Self { built_in: Table::new(built_in.into_iter().map(Arc::new)), custom: RwLock::default() }
+        Self {
+            built_in: Table::new(built_in.into_iter().map(Arc::new)),
+            custom: RwLock::default(),
+            followed: watch::Sender::default(),
+        }
     }
 
     /// The registry of a request's resource.
@@ -109,10 +120,29 @@ impl Registries {
         Arc::clone(&self.custom.read())
     }
 
-    /// Serves these custom resources and no others from now on.
-    #[expect(dead_code, reason = "the controller of definitions that comes next calls it")]
-    pub(crate) fn serve_custom(&self, custom: Table) {
-        *self.custom.write() = Arc::new(custom);
+    /// Serves these custom resources and no others from now on; those there are if none are given. That is the state of
+    /// the definitions at `revision`.
+    pub(crate) fn serve_custom(&self, custom: Option<Table>, revision: i64) {
+        if let Some(custom) = custom {
+            *self.custom.write() = Arc::new(custom);
+        }
+        self.followed.send_replace(revision);
+    }
+
+    /// The registry of a request's resource; definitions that were made through other servers are waited for.
+    async fn find_defined(&self, request: &RequestInfo) -> Result<Option<Arc<Registry>>, StatusError> {
+        if let Some(found) = self.find(request) {
+            return Ok(Some(found));
+        }
+        if !request.group.contains('.') {
+            return Ok(None);
+        }
+        let Some(crds) = definitions::crds(self) else { return Ok(None) };
+        let revision = crds.refresh().await?;
+        let mut followed = self.followed.subscribe();
+        // Whether it came or not, what is known then is the answer.
+        let _ = timeout(DEFINITION_WAIT, followed.wait_for(|known| *known >= revision)).await;
+        Ok(self.find(request))
     }
 }
 
@@ -145,7 +175,14 @@ type Answer = Result<Response<Body>, StatusError>;
 impl<'a> Call<'a> {
     /// Answers the request. Every verb but GET is boxed, or each request would carry room for the largest of them.
     pub(crate) async fn answer(self) -> Answer {
-        let registry = &self.registries.find(self.request).ok_or_else(StatusError::generic_not_found)?;
+        let found = match self.registries.find(self.request) {
+            Some(found) => Some(found),
+            None => self.registries.find_defined(self.request).boxed().await?,
+        };
+        let registry = &found.ok_or_else(StatusError::generic_not_found)?;
+        if let Some(warning) = registry.conversion.as_ref().and_then(|conversion| conversion.deprecation()) {
+            self.warnings.add(warning);
+        }
         if !self.request.trailing_path.is_empty() && !subresource::proxy::is_proxy(self.request) {
             return Err(StatusError::generic_not_found());
         }

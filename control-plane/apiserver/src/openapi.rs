@@ -12,7 +12,8 @@ use skep_api::{
     resource::ResourceInfo,
     status::StatusError,
 };
-use skep_schema::openapi::Documents;
+use skep_crd::publish::{self, Dialect};
+use skep_schema::openapi::{Definition, Documents};
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -34,6 +35,25 @@ pub(crate) struct OpenApi {
     making: Semaphore,
 }
 
+/// The definitions of a custom kind and of its list.
+fn custom(info: &ResourceInfo, schema: &Value) -> (ResourceInfo, Definition, Definition) {
+    let define = |kind: &str, make: &dyn Fn(Dialect) -> Value| {
+        let gvk = json!([{"group": info.group, "version": info.version, "kind": kind}]);
+        let make = |dialect| {
+            let mut made = make(dialect);
+            made["x-kubernetes-group-version-kind"] = gvk.clone();
+            made
+        };
+        let name = publish::name(&info.group, &info.version, kind);
+        Definition { name, v2: make(Dialect::V2), v3: make(Dialect::V3) }
+    };
+    let item = publish::name(&info.group, &info.version, &info.kind);
+    let object = define(&info.kind, &|dialect| publish::schema(schema, dialect));
+    let list_kind = info.list_kind();
+    let list = define(&list_kind, &|dialect| publish::list(&list_kind, &item, dialect));
+    (info.clone(), object, list)
+}
+
 /// Which document is asked for.
 enum Wanted {
     Index,
@@ -43,8 +63,11 @@ enum Wanted {
 }
 
 impl OpenApi {
-    pub(crate) fn new(resources: &[&ResourceInfo]) -> Self {
-        let documents = Documents::new(resources.iter().copied(), version::KUBERNETES);
+    /// Documents of these resources; custom ones bring their schema.
+    pub(crate) fn new(resources: &[(&ResourceInfo, Option<&Value>)]) -> Self {
+        let built_in = resources.iter().filter(|(_, schema)| schema.is_none()).map(|(info, _)| *info);
+        let custom = resources.iter().filter_map(|(info, schema)| Some(custom(info, (*schema)?)));
+        let documents = Documents::new(built_in, version::KUBERNETES).with_custom(custom);
         Self { documents: Arc::new(documents), making: Semaphore::new(AT_ONCE) }
     }
 

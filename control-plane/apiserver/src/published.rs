@@ -41,13 +41,15 @@ impl Published {
                 Arc::clone(documents)
             }
             _ => {
-                let all: Vec<_> = registries.built_in().iter().chain(custom.iter()).collect();
-                let mut infos: Vec<_> = all.iter().map(|registry| registry.info()).collect();
-                infos.extend(skep_api::resource::reviews());
-                infos.sort_by_key(|info| (&info.group, &info.version, &info.plural));
+                let served = registries.built_in().iter().chain(custom.iter());
+                let mut schemas: Vec<_> =
+                    served.map(|registry| (registry.info(), registry.strategy.open_api())).collect();
+                schemas.extend(skep_api::resource::reviews().iter().map(|info| (info, None)));
+                schemas.sort_by_key(|(info, _)| (&info.group, &info.version, &info.plural));
+                let infos: Vec<_> = schemas.iter().map(|(info, _)| *info).collect();
                 let documents = Arc::new(Documents {
                     discovery: Discovery::new(&infos, &remotes, &self.address),
-                    openapi: OpenApi::new(&infos),
+                    openapi: OpenApi::new(&schemas),
                 });
                 *made = Some((custom, remotes, Arc::clone(&documents)));
                 documents

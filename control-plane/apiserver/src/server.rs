@@ -32,7 +32,14 @@ use crate::{
     kubelet_proxy::KubeletProxy,
     metrics::Metrics,
     published::Published,
-    registry::{generic::Registry, table},
+    registry::{
+        custom::{
+            definitions::Definitions,
+            webhook::{Caller, NoCaller},
+        },
+        generic::Registry,
+        table,
+    },
     service::{ApiService, Shared},
     subresource::proxy::Reach,
     user::UserInfo,
@@ -147,6 +154,12 @@ impl ApiServer {
         let stop_bootstrap = CancellationToken::new();
         flowcontrol::keep(&shared, stop_bootstrap.clone());
         aggregation::keep(&shared, stop_bootstrap.clone());
+        let caller: Arc<dyn Caller> = Arc::new(NoCaller);
+        if let Some(mut definitions) = Definitions::new(&shared.registries, caller, shared.shutdown.clone()) {
+            let weak = Arc::downgrade(&shared);
+            definitions.reconcile(&shared, &weak).await;
+            definitions.keep(weak, stop_bootstrap.clone());
+        }
         let bootstrap = bootstrap::keep(Arc::downgrade(&shared), config.clone(), stop_bootstrap.clone());
         Ok(Self {
             shared,

@@ -15,10 +15,13 @@ pub mod list_type;
 pub mod names;
 pub mod prune;
 pub mod publish;
+pub mod review;
+mod rules;
 mod schema;
 mod validate;
 
 pub use columns::Columns;
 pub use json_path::{JsonPath, simple_get, simple_set};
+pub use rules::Rules;
 pub use schema::{Additional, Kind, Pattern, Schema};
-pub use validate::validate;
+pub use validate::{validate, validate_update};

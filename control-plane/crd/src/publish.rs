@@ -1,6 +1,5 @@
 //! The schemas `/openapi` publishes of custom resources.
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::JSONSchemaProps;
 use serde_json::{Map, Value, json};
 
 const API_VERSION: &str = "APIVersion defines the versioned schema of this representation of an object. Servers should \
@@ -32,10 +31,9 @@ impl Dialect {
     }
 }
 
-/// The schema of a kind, with `apiVersion`, `kind` and `metadata`.
-pub fn schema(props: Option<&JSONSchemaProps>, dialect: Dialect) -> Value {
-    // Serialising a schema does not fail.
-    let mut schema = props.and_then(|props| serde_json::to_value(props).ok()).unwrap_or_else(|| json!({}));
+/// The schema of a kind, from what the definition writes, with `apiVersion`, `kind` and `metadata`.
+pub fn schema(open_api: &Value, dialect: Dialect) -> Value {
+    let mut schema = if open_api.is_object() { open_api.clone() } else { json!({}) };
     if dialect == Dialect::V2 {
         simplify(&mut schema);
     }
@@ -149,7 +147,7 @@ mod tests {
 
     #[test]
     fn swagger_says_only_what_it_can() {
-        let props: JSONSchemaProps = serde_json::from_value(json!({
+        let props = json!({
             "type": "object",
             "properties": {"spec": {
                 "type": "object",
@@ -161,8 +159,8 @@ mod tests {
                     "t": {"type": "object", "x-kubernetes-embedded-resource": true, "properties": {"x": {"type": "string"}}},
                 },
             }},
-        })).unwrap();
-        let v2 = schema(Some(&props), Dialect::V2);
+        });
+        let v2 = schema(&props, Dialect::V2);
         let spec = &v2["properties"]["spec"];
         assert_eq!(spec["properties"]["a"], json!({}));
         assert_eq!(spec["properties"]["b"], json!({"x-kubernetes-int-or-string": true}));
@@ -172,7 +170,7 @@ mod tests {
             spec["properties"]["t"]["properties"]["metadata"]["$ref"],
             "#/definitions/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
         );
-        let v3 = schema(Some(&props), Dialect::V3);
+        let v3 = schema(&props, Dialect::V3);
         assert_eq!(v3["properties"]["spec"]["oneOf"], json!([{"required": ["a"]}]));
         assert!(v3["properties"]["metadata"]["allOf"].is_array());
         assert_eq!(name("stable.example.com", "v1", "CronTab"), "com.example.stable.v1.CronTab");

@@ -10,7 +10,12 @@ use crate::{
 
 /// What is wrong with `value` by `schema`. `path` is where the value is; the root for a whole object.
 pub fn validate(value: &Value, schema: &Schema, path: &Path<'_>) -> Vec<Error> {
-    check(value, schema, path).errors
+    check(value, None, schema, path).errors
+}
+
+/// The same for a value that takes the place of `old`: what did not change is not complained about.
+pub fn validate_update(value: &Value, old: Option<&Value>, schema: &Schema, path: &Path<'_>) -> Vec<Error> {
+    check(value, old, schema, path).errors
 }
 
 /// Errors, and how much was found to be right: of several alternatives that fail, the closest is told.
@@ -42,8 +47,11 @@ impl Outcome {
     }
 }
 
-fn check(value: &Value, schema: &Schema, path: &Path<'_>) -> Outcome {
+fn check(value: &Value, old: Option<&Value>, schema: &Schema, path: &Path<'_>) -> Outcome {
     let mut out = Outcome::default();
+    if old == Some(value) {
+        return out;
+    }
     if !right_type(value, schema, path, &mut out) {
         // Go on: other rules may have to say something, too.
     } else {
@@ -53,16 +61,16 @@ fn check(value: &Value, schema: &Schema, path: &Path<'_>) -> Outcome {
         enumeration(value, schema, path, &mut out);
         return out;
     }
-    alternatives(value, schema, path, &mut out);
+    alternatives(value, old, schema, path, &mut out);
     match value {
         Value::String(text) => string(text, schema, path, &mut out),
         Value::Number(number) => self::number(number, value, schema, path, &mut out),
-        Value::Array(items) => array(items, schema, path, &mut out),
+        Value::Array(items) => array(items, old, schema, path, &mut out),
         _ => {}
     }
     enumeration(value, schema, path, &mut out);
     if let Value::Object(map) = value {
-        object(map, schema, path, &mut out);
+        object(map, old, schema, path, &mut out);
     }
     out.matches += 1;
     out
@@ -102,7 +110,7 @@ fn whole(value: &Value) -> bool {
     value.as_f64().is_some_and(|number| number.fract() == 0.0)
 }
 
-fn alternatives(value: &Value, schema: &Schema, path: &Path<'_>, out: &mut Outcome) {
+fn alternatives(value: &Value, old: Option<&Value>, schema: &Schema, path: &Path<'_>, out: &mut Outcome) {
     let closest = |failed: Vec<Outcome>| {
         failed.into_iter().fold(None::<Outcome>, |best, next| match best {
             Some(best) if best.matches >= next.matches => Some(best),
@@ -113,7 +121,7 @@ fn alternatives(value: &Value, schema: &Schema, path: &Path<'_>, out: &mut Outco
         let mut failed = Vec::new();
         let mut found = None;
         for part in &schema.any_of {
-            let result = check(value, part, path);
+            let result = check(value, old, part, path);
             if result.errors.is_empty() {
                 found = Some(result);
                 break;
@@ -132,7 +140,7 @@ fn alternatives(value: &Value, schema: &Schema, path: &Path<'_>, out: &mut Outco
     }
     if !schema.one_of.is_empty() {
         let (good, failed): (Vec<_>, Vec<_>) =
-            schema.one_of.iter().map(|part| check(value, part, path)).partition(|result| result.errors.is_empty());
+            schema.one_of.iter().map(|part| check(value, old, part, path)).partition(|result| result.errors.is_empty());
         match good.len() {
             1 => good.into_iter().for_each(|result| out.take(result)),
             0 => {
@@ -150,7 +158,7 @@ fn alternatives(value: &Value, schema: &Schema, path: &Path<'_>, out: &mut Outco
     if !schema.all_of.is_empty() {
         let mut good = 0;
         for part in &schema.all_of {
-            let result = check(value, part, path);
+            let result = check(value, old, part, path);
             good += usize::from(result.errors.is_empty());
             out.take(result);
         }
@@ -160,7 +168,7 @@ fn alternatives(value: &Value, schema: &Schema, path: &Path<'_>, out: &mut Outco
         }
     }
     if let Some(not) = &schema.not
-        && check(value, not, path).errors.is_empty()
+        && check(value, old, not, path).errors.is_empty()
     {
         out.composite(path, "must not validate the schema (not)");
     }
@@ -243,10 +251,10 @@ fn go_float(number: f64) -> String {
     }
 }
 
-fn array(items: &[Value], schema: &Schema, path: &Path<'_>, out: &mut Outcome) {
+fn array(items: &[Value], old: Option<&Value>, schema: &Schema, path: &Path<'_>, out: &mut Outcome) {
     if let Some(item) = &schema.items {
         for (index, value) in items.iter().enumerate() {
-            out.take(check(value, item, &path.index(index)));
+            out.take(check(value, correlated(value, old, schema), item, &path.index(index)));
         }
     }
     let size = i64::try_from(items.len()).unwrap_or(i64::MAX);
@@ -262,12 +270,21 @@ fn array(items: &[Value], schema: &Schema, path: &Path<'_>, out: &mut Outcome) {
     out.matches += 1;
 }
 
+/// The item of the old list that `item` takes the place of, where the list tells: a map has keys.
+pub(crate) fn correlated<'o>(item: &Value, old: Option<&'o Value>, schema: &Schema) -> Option<&'o Value> {
+    if schema.list_type.as_deref() != Some("map") {
+        return None;
+    }
+    let same = |old: &&Value| schema.list_map_keys.iter().all(|key| old.get(key) == item.get(key));
+    old?.as_array()?.iter().find(same)
+}
+
 fn too_many(path: &Path<'_>, size: i64, most: i64, out: &mut Outcome) {
     let plural = if most == 1 { "" } else { "s" };
     out.fail(ErrorType::TooMany, path, Some(size.into()), format!("must have at most {most} item{plural}"));
 }
 
-fn object(map: &Map<String, Value>, schema: &Schema, path: &Path<'_>, out: &mut Outcome) {
+fn object(map: &Map<String, Value>, old: Option<&Value>, schema: &Schema, path: &Path<'_>, out: &mut Outcome) {
     let size = i64::try_from(map.len()).unwrap_or(i64::MAX);
     if let Some(least) = schema.min_properties.filter(|least| size < *least) {
         out.invalid(path, size.into(), format_args!("should have at least {least} properties"));
@@ -278,9 +295,10 @@ fn object(map: &Map<String, Value>, schema: &Schema, path: &Path<'_>, out: &mut 
         return;
     }
     for (name, value) in map {
+        let old = old.and_then(|old| old.get(name));
         match (schema.properties.get(name), &schema.additional) {
-            (Some(property), _) => out.take(check(value, property, &path.child(name))),
-            (None, Some(Additional::Schema(additional))) => out.take(check(value, additional, &path.child(name))),
+            (Some(property), _) => out.take(check(value, old, property, &path.child(name))),
+            (None, Some(Additional::Schema(additional))) => out.take(check(value, old, additional, &path.child(name))),
             (None, Some(Additional::Allowed(false))) => {
                 let detail = format!("{}.{name} in body is a forbidden property", path);
                 out.fail(ErrorType::Invalid, path, Some("".into()), detail);
@@ -441,6 +459,20 @@ mod tests {
         ] {
             assert_eq!(texts(of_spec(definition.clone()), json!({"spec": value})), [""; 0], "{definition}");
         }
+    }
+
+    #[test]
+    fn what_an_update_leaves_as_it_was_is_not_complained_about() {
+        let schema = schema(json!({"type": "object", "properties": {
+            "a": {"type": "integer", "minimum": 5}, "b": {"type": "integer"},
+            "list": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["k"],
+                     "items": {"type": "object", "properties": {"k": {"type": "string"}, "v": {"type": "string"}}}},
+        }}));
+        let old = json!({"a": 1, "b": 1, "list": [{"k": "x", "v": 1}]});
+        let new = json!({"a": 1, "b": "no", "list": [{"k": "y", "v": 2}, {"k": "x", "v": 1}]});
+        let errors = validate_update(&new, Some(&old), &schema, &Path::ROOT);
+        let fields: Vec<&str> = errors.iter().map(|error| error.field.as_str()).collect();
+        assert_eq!(fields, ["b", "list[0].v"]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Everything is made on demand and nothing is kept: a document is large, asked for once by a client that then keeps it, and
 //! its hash is known without making it (it changes with the data, the code and the resources, and with nothing else).
 
+mod custom;
 mod operations;
 mod parameters;
 mod protobuf;
@@ -12,7 +13,7 @@ mod tests;
 mod v2;
 mod v3;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -20,8 +21,10 @@ use skep_api::resource::ResourceInfo;
 
 use crate::{
     Error,
-    types::{DIGEST, Descriptions, Shape, Type},
+    types::{DIGEST, Descriptions, Shape},
 };
+pub use custom::Definition;
+use custom::{Of, Served};
 use operations::PathItem;
 use schemas::Dialect;
 
@@ -29,18 +32,27 @@ use schemas::Dialect;
 #[derive(Clone, Debug)]
 pub struct Documents {
     /// By path below `/openapi/v3/`, such as `api/v1` or `apis/apps/v1`.
-    groups: BTreeMap<String, Vec<ResourceInfo>>,
+    groups: BTreeMap<String, Vec<Served>>,
     version: String,
 }
 
 impl Documents {
     /// Documents of `resources`; `version` is what the server calls its own, such as `v1.35.0`.
     pub fn new<'a>(resources: impl IntoIterator<Item = &'a ResourceInfo>, version: &str) -> Self {
-        let mut groups: BTreeMap<String, Vec<ResourceInfo>> = BTreeMap::new();
+        let mut groups: BTreeMap<String, Vec<Served>> = BTreeMap::new();
         for resource in resources {
-            groups.entry(operations::group_path(resource)).or_default().push(resource.clone());
+            groups.entry(operations::group_path(resource)).or_default().push(Served::new(resource.clone(), None));
         }
         Self { groups, version: version.to_owned() }
+    }
+
+    /// The same and custom resources: each with the definition of its kind and that of its list.
+    pub fn with_custom(mut self, resources: impl IntoIterator<Item = (ResourceInfo, Definition, Definition)>) -> Self {
+        for (resource, object, list) in resources {
+            let group = self.groups.entry(operations::group_path(&resource)).or_default();
+            group.push(Served::new(resource, Some((object, list))));
+        }
+        self
     }
 
     /// The document at `/openapi/v3`: where the others are.
@@ -49,7 +61,7 @@ impl Documents {
             .groups
             .iter()
             .map(|(path, resources)| {
-                let url = format!("/openapi/v3/{path}?hash={}", self.hash_of(&resources.iter().collect::<Vec<_>>()));
+                let url = format!("/openapi/v3/{path}?hash={}", self.hash_of(resources.iter()));
                 (path.clone(), json!({"serverRelativeURL": url}))
             })
             .collect();
@@ -58,20 +70,24 @@ impl Documents {
 
     /// The hash of the document at `/openapi/v3/<path>`, upper-case hexadecimal; none if there is no such document.
     pub fn hash(&self, path: &str) -> Option<String> {
-        self.groups.get(path).map(|resources| self.hash_of(&resources.iter().collect::<Vec<_>>()))
+        self.groups.get(path).map(|resources| self.hash_of(resources.iter()))
     }
 
     /// The hash of the document at `/openapi/v2`.
     pub fn v2_hash(&self) -> String {
-        let all: Vec<&ResourceInfo> = self.groups.values().flatten().collect();
-        self.hash_of(&all)
+        self.hash_of(self.groups.values().flatten())
     }
 
-    fn hash_of(&self, resources: &[&ResourceInfo]) -> String {
+    fn hash_of<'s>(&self, resources: impl Iterator<Item = &'s Served>) -> String {
         let mut digest = Sha256::new();
         digest.update(DIGEST);
         digest.update(&self.version);
-        digest.update(format!("{resources:?}"));
+        for resource in resources {
+            digest.update(format!("{:?}", resource.info));
+            if let Some((object, _)) = &resource.custom {
+                digest.update(object.v3.to_string());
+            }
+        }
         digest.finalize().iter().map(|byte| format!("{byte:02X}")).collect()
     }
 
@@ -105,24 +121,32 @@ impl Documents {
 }
 
 /// The types `items` speak of, and those that these are made of, by name.
-fn reachable(items: &[PathItem]) -> BTreeMap<&'static str, Type> {
-    let mut found = BTreeSet::new();
-    let mut next: Vec<Type> = items.iter().flat_map(PathItem::types).collect();
+fn reachable(items: &[PathItem]) -> BTreeMap<String, Of> {
+    let mut found = BTreeMap::new();
+    let mut next: Vec<Of> = items.iter().flat_map(PathItem::types).cloned().collect();
     while let Some(of) = next.pop() {
-        if !found.insert(of) {
+        let name = of.name().to_owned();
+        if found.contains_key(&name) {
             continue;
         }
-        for field in of.fields() {
-            let mut shape = field.shape();
-            while let Shape::List(element) | Shape::Map(element) = shape {
-                shape = element.shape();
-            }
-            if let Shape::Ref(inner) = shape {
-                next.push(inner);
+        match &of {
+            // What else they are made of they hold themselves.
+            Of::Custom(_) => next.extend(custom::metadata().map(Of::Known)),
+            Of::Known(known) => {
+                for field in known.fields() {
+                    let mut shape = field.shape();
+                    while let Shape::List(element) | Shape::Map(element) = shape {
+                        shape = element.shape();
+                    }
+                    if let Shape::Ref(inner) = shape {
+                        next.push(Of::Known(inner));
+                    }
+                }
             }
         }
+        found.insert(name, of);
     }
-    found.into_iter().map(|of| (of.name(), of)).collect()
+    found
 }
 
 /// `"name":value` for each, in one object.
@@ -148,7 +172,12 @@ fn object<T>(
 }
 
 /// The schema of one type, group, version and kind included.
-fn definition(dialect: Dialect, of: Type, groups: &[(&str, &str)], docs: &mut Descriptions) -> Result<Value, Error> {
+fn definition(dialect: Dialect, of: &Of, groups: &[(&str, &str)], docs: &mut Descriptions) -> Result<Value, Error> {
+    let of = match of {
+        Of::Custom(custom) if dialect == Dialect::V2 => return Ok(custom.v2.clone()),
+        Of::Custom(custom) => return Ok(custom.v3.clone()),
+        Of::Known(of) => *of,
+    };
     let mut schema = schemas::of(dialect, of, docs)?;
     let gvk = |group: &str, version: &str, kind: &str| json!({"group": group, "version": version, "kind": kind});
     let mut kinds: Vec<Value> =

@@ -86,6 +86,7 @@ pub(super) const fn resource(row: Row) -> ResourceInfo {
         group: Cow::Borrowed(row.group),
         version: Cow::Borrowed(row.version),
         kind: Cow::Borrowed(row.kind),
+        list_kind: Cow::Borrowed(""),
         plural: Cow::Borrowed(row.plural),
         singular: Cow::Borrowed(row.singular),
         short_names: Cow::Borrowed(row.short_names),

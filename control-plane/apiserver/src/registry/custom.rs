@@ -1,8 +1,19 @@
 //! Custom resources: what CustomResourceDefinitions define.
 
+mod build;
+mod conversion;
+mod definition;
+pub(crate) mod definitions;
+mod object;
+mod strategy;
+pub(crate) mod webhook;
+
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use skep_api::status::StatusError;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use definition::CustomResourceDefinitions;
 
 /// How objects of a custom resource are stored in another form than served: in another version, with fields the schema
 /// no longer knows, without defaults it has now.
@@ -24,4 +35,13 @@ pub(crate) trait Conversion: Send + Sync {
 
     /// The JSON of an object of this version as it is to be stored.
     fn store(&self, served: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, StatusError>>;
+
+    /// Whether nothing new may be created: the definition is being deleted.
+    fn is_closed(&self) -> bool;
+
+    /// What clients of this version are warned of.
+    fn deprecation(&self) -> Option<&str>;
+
+    /// Cancelled when this version is served another way; ends watches.
+    fn ended(&self) -> &CancellationToken;
 }

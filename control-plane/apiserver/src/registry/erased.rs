@@ -106,6 +106,11 @@ pub(crate) trait AnyStrategy: Send + Sync {
     /// `columnDefinitions` of a table.
     fn column_definitions(&self) -> Value;
     fn row(&self, object: &dyn Object, now: Timestamp) -> Vec<Value>;
+
+    /// The schema of a custom resource, as its definition writes it.
+    fn open_api(&self) -> Option<&Value> {
+        None
+    }
 }
 
 /// A typed strategy seen through [`AnyStrategy`].

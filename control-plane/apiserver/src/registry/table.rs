@@ -17,6 +17,7 @@ use super::{
     certificate_signing_request::CertificateSigningRequests,
     config_map::ConfigMaps,
     controller_revision::ControllerRevisions,
+    custom::CustomResourceDefinitions,
     daemon_set::DaemonSets,
     deployment::Deployments,
     dynamic_resource::{DeviceClasses, ResourceClaimTemplates, ResourceClaims, ResourceSlices},
@@ -127,6 +128,7 @@ pub(crate) fn strategies(allocators: Option<&Allocators>) -> Vec<Box<dyn AnyStra
     table.add(StorageClasses);
     table.add(VolumeAttachments);
     table.add(VolumeAttributesClasses);
+    table.add(CustomResourceDefinitions);
     table.0
 }
 

@@ -7,6 +7,7 @@ mod backend;
 mod bad_input;
 mod crud;
 mod fairness;
+mod custom;
 mod faults;
 mod groups;
 mod kubectl;

@@ -8,7 +8,7 @@ use skep_api::field::{Error, Errors, Path};
 
 use super::structural;
 use crate::{
-    prune,
+    Rules, prune,
     schema::{META_FIELDS, Schema},
 };
 
@@ -55,6 +55,13 @@ pub(super) fn validate(props: &JSONSchemaProps, has_status: bool, path: &Path<'_
         defaults(&schema, &at, errors);
     }
     walk(props, &at, Walk { root: true, inside_meta: false, no_defaults: None }, errors);
+    // Rules are looked at once the schema is one that gives them types.
+    if errors.len() == before
+        && let Ok(json) = serde_json::to_value(props)
+        && let Some(rules) = Rules::new(&schema, &json)
+    {
+        rules.check(&schema, &at, errors);
+    }
 }
 
 fn root(props: &JSONSchemaProps, at: &Path<'_>, errors: &mut Errors) {

@@ -1,8 +1,13 @@
 //! From a row of the resource table to paths and operations.
 
+use std::sync::Arc;
+
 use skep_api::resource::{ResourceInfo, SubresourceInfo};
 
-use super::parameters::{self as p, Parameter};
+use super::{
+    custom::{Of, Served},
+    parameters::{self as p, Parameter},
+};
 use crate::{Error, Type};
 
 /// Package of the types all groups share, with its dot.
@@ -28,7 +33,7 @@ pub(super) struct Operation {
     pub(super) body: Option<Body>,
     /// Codes and what they come with; a plain string for none.
     pub(super) responses: Vec<(&'static str, &'static str)>,
-    pub(super) answer: Option<Type>,
+    pub(super) answer: Option<Of>,
     /// Whether the answer may be a stream of watch events.
     pub(super) streams: bool,
     pub(super) deprecated: bool,
@@ -36,24 +41,27 @@ pub(super) struct Operation {
 }
 
 /// What a request carries.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) enum Body {
-    Object(Type),
-    DeleteOptions(Type),
-    Patch(Type),
+    Object(Of),
+    DeleteOptions(Of),
+    /// Whether a strategic merge is among what is taken.
+    Patch(Of, bool),
 }
 
 impl Body {
-    pub(super) fn of(self) -> Type {
-        let (Self::Object(of) | Self::DeleteOptions(of) | Self::Patch(of)) = self;
+    pub(super) fn of(&self) -> &Of {
+        let (Self::Object(of) | Self::DeleteOptions(of) | Self::Patch(of, _)) = self;
         of
     }
 }
 
 impl PathItem {
     /// The types it speaks of.
-    pub(super) fn types(&self) -> impl Iterator<Item = Type> {
-        self.operations.iter().flat_map(|operation| operation.answer.into_iter().chain(operation.body.map(Body::of)))
+    pub(super) fn types(&self) -> impl Iterator<Item = &Of> {
+        self.operations
+            .iter()
+            .flat_map(|operation| operation.answer.iter().chain(operation.body.as_ref().map(Body::of)))
     }
 }
 
@@ -66,7 +74,7 @@ pub(super) fn group_path(resource: &ResourceInfo) -> String {
 }
 
 /// The paths of one group and version, sorted.
-pub(super) fn of_group(path: &str, resources: &[ResourceInfo]) -> Result<Vec<PathItem>, Error> {
+pub(super) fn of_group(path: &str, resources: &[Served]) -> Result<Vec<PathItem>, Error> {
     let mut items = vec![discovery(path, resources)?];
     for resource in resources {
         Builder::new(path, resource)?.all(&mut items)?;
@@ -75,13 +83,13 @@ pub(super) fn of_group(path: &str, resources: &[ResourceInfo]) -> Result<Vec<Pat
     Ok(items)
 }
 
-fn meta(kind: &str) -> Result<Type, Error> {
+fn meta(kind: &str) -> Result<Of, Error> {
     let name = format!("{META}{kind}");
-    Type::named(&name).ok_or(Error::UnknownKind(name))
+    Type::named(&name).map(Of::Known).ok_or(Error::UnknownKind(name))
 }
 
 /// `/apis/apps/v1/`: the list of resources.
-fn discovery(path: &str, resources: &[ResourceInfo]) -> Result<PathItem, Error> {
+fn discovery(path: &str, resources: &[Served]) -> Result<PathItem, Error> {
     let (group, version) = resources.first().map_or(("", ""), |r| (&*r.group, &*r.version));
     Ok(PathItem {
         path: format!("/{path}/"),
@@ -106,13 +114,16 @@ fn discovery(path: &str, resources: &[ResourceInfo]) -> Result<PathItem, Error> 
 struct Builder<'a> {
     /// Path of the group.
     root: &'a str,
-    resource: &'a ResourceInfo,
-    of: Type,
+    resource: &'a Served,
+    of: Of,
 }
 
 impl<'a> Builder<'a> {
-    fn new(root: &'a str, resource: &'a ResourceInfo) -> Result<Self, Error> {
-        let of = type_of(&resource.group, &resource.version, &resource.kind)?;
+    fn new(root: &'a str, resource: &'a Served) -> Result<Self, Error> {
+        let of = match &resource.custom {
+            Some((object, _)) => Of::Custom(Arc::clone(object)),
+            None => type_of(&resource.group, &resource.version, &resource.kind)?,
+        };
         Ok(Self { root, resource, of })
     }
 
@@ -176,7 +187,7 @@ impl<'a> Builder<'a> {
         }
         if self.resource.has_verb("create") {
             operations.push(Operation {
-                body: Some(Body::Object(self.of)),
+                body: Some(Body::Object(self.of.clone())),
                 parameters: vec![&p::DRY_RUN, &p::FIELD_MANAGER, &p::FIELD_VALIDATION],
                 responses: vec![("200", "OK"), ("201", "Created"), ("202", "Accepted"), ("401", "Unauthorized")],
                 ..self.operation("post", "post", self.id("create", "", "", true), format!("create {}", article(kind)))
@@ -201,7 +212,7 @@ impl<'a> Builder<'a> {
         let mut operations = Vec::new();
         for verb in ["get", "update", "patch"] {
             if self.resource.has_verb(verb) {
-                operations.extend(self.on_one(verb, "", self.of)?);
+                operations.extend(self.on_one(verb, "", self.of.clone())?);
             }
         }
         if self.resource.has_verb("delete") {
@@ -218,7 +229,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Read, replace or patch an object or its subresource.
-    fn on_one(&self, verb: &str, subresource: &str, of: Type) -> Result<Option<Operation>, Error> {
+    fn on_one(&self, verb: &str, subresource: &str, of: Of) -> Result<Option<Operation>, Error> {
         let part = if subresource.is_empty() { String::new() } else { format!("{subresource} of ") };
         let text = |verb: &str| format!("{verb} {part}the specified {}", self.resource.kind);
         let suffix = camel(subresource, '-', true);
@@ -227,14 +238,14 @@ impl<'a> Builder<'a> {
         let operation = match verb {
             "get" => Operation { answer: Some(of), ..self.operation("get", "get", id("read"), text("read")) },
             "update" => Operation {
-                body: Some(Body::Object(of)),
+                body: Some(Body::Object(of.clone())),
                 answer: Some(of),
                 parameters: vec![&p::DRY_RUN, &p::FIELD_MANAGER, &p::FIELD_VALIDATION],
                 responses: written,
                 ..self.operation("put", "put", id("replace"), text("replace"))
             },
             "patch" => Operation {
-                body: Some(Body::Patch(meta("Patch")?)),
+                body: Some(Body::Patch(meta("Patch")?, self.resource.custom.is_none())),
                 answer: Some(of),
                 parameters: vec![&p::DRY_RUN, &p::FIELD_MANAGER, &p::FIELD_VALIDATION, &p::FORCE],
                 responses: written,
@@ -266,7 +277,11 @@ impl<'a> Builder<'a> {
                 format!("connect {} requests to {} of {}", name.to_uppercase(), subresource.name, self.resource.kind);
             return Ok(Some(Operation { gvk, answer: None, ..self.operation(method, "connect", id, text) }));
         }
-        let of = type_of(group, version, &subresource.kind)?;
+        let own = self.resource.custom.as_ref().filter(|_| subresource.version.is_empty());
+        let of = match own {
+            Some((object, _)) => Of::Custom(Arc::clone(object)),
+            None => type_of(group, version, &subresource.kind)?,
+        };
         let operation = if subresource.name == "log" {
             let id = self.id("read", "", &suffix, true);
             let text = format!("read log of the specified {}", self.resource.kind);
@@ -274,7 +289,7 @@ impl<'a> Builder<'a> {
         } else if verb == "create" {
             let text = format!("create {} of {}", subresource.name, article(&self.resource.kind));
             Some(Operation {
-                body: Some(Body::Object(of)),
+                body: Some(Body::Object(of.clone())),
                 answer: Some(of),
                 parameters: vec![&p::DRY_RUN, &p::FIELD_MANAGER, &p::FIELD_VALIDATION],
                 responses: vec![("200", "OK"), ("201", "Created"), ("202", "Accepted"), ("401", "Unauthorized")],
@@ -290,7 +305,10 @@ impl<'a> Builder<'a> {
         let resource = self.resource;
         Ok(Operation {
             parameters: p::LIST.to_vec(),
-            answer: Some(type_of(&resource.group, &resource.version, &resource.list_kind())?),
+            answer: Some(match &resource.custom {
+                Some((_, list)) => Of::Custom(Arc::clone(list)),
+                None => type_of(&resource.group, &resource.version, &resource.list_kind())?,
+            }),
             streams: true,
             ..self.operation("get", "list", id, format!("list or watch objects of kind {}", resource.kind))
         })
@@ -317,7 +335,7 @@ impl<'a> Builder<'a> {
             parameters: Vec::new(),
             body: None,
             responses: vec![("200", "OK"), ("401", "Unauthorized")],
-            answer: Some(self.of),
+            answer: Some(self.of.clone()),
             streams: false,
             deprecated: false,
             gvk: Some((group.to_owned(), version.to_owned(), kind.to_owned())),
@@ -333,8 +351,8 @@ impl<'a> Builder<'a> {
     }
 }
 
-fn type_of(group: &str, version: &str, kind: &str) -> Result<Type, Error> {
-    Type::of(group, version, kind).ok_or_else(|| Error::UnknownKind(format!("{group}/{version} {kind}")))
+fn type_of(group: &str, version: &str, kind: &str) -> Result<Of, Error> {
+    Type::of(group, version, kind).map(Of::Known).ok_or_else(|| Error::UnknownKind(format!("{group}/{version} {kind}")))
 }
 
 fn group_name(group: &str) -> String {

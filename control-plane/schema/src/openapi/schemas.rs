@@ -19,7 +19,12 @@ pub(super) enum Dialect {
 impl Dialect {
     /// A reference to a type.
     pub(super) fn reference(self, of: Type) -> Value {
-        json!({"$ref": format!("{}{}", if self == Self::V2 { "#/definitions/" } else { "#/components/schemas/" }, of.name())})
+        self.named(of.name())
+    }
+
+    /// A reference to a type of that name.
+    pub(super) fn named(self, name: &str) -> Value {
+        json!({"$ref": format!("{}{name}", if self == Self::V2 { "#/definitions/" } else { "#/components/schemas/" })})
     }
 }
 

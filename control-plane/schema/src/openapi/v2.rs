@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
-use skep_api::resource::ResourceInfo;
 
 use super::{
+    custom::Served,
     definition, object,
     operations::{self, Body, Operation, PathItem},
     parameters::Parameter,
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{Error, types::Descriptions};
 
-type Groups = BTreeMap<String, Vec<ResourceInfo>>;
+type Groups = BTreeMap<String, Vec<Served>>;
 /// All paths, and the groups and versions they are of.
 type Parts<'a> = (Vec<PathItem>, Vec<(&'a str, &'a str)>);
 
@@ -33,9 +33,7 @@ pub(super) fn json(groups: &Groups, version: &str) -> Result<Vec<u8>, Error> {
     let mut out = format!("{{\"swagger\":\"2.0\",\"info\":{},\"paths\":", info(version)).into_bytes();
     object(&mut out, &items, |item| Ok((item.path.clone(), path_item(item))))?;
     out.extend_from_slice(b",\"definitions\":");
-    object(&mut out, reachable(&items), |(name, of)| {
-        Ok((name.to_owned(), definition(Dialect::V2, of, &own, &mut docs)?))
-    })?;
+    object(&mut out, reachable(&items), |(name, of)| Ok((name, definition(Dialect::V2, &of, &own, &mut docs)?)))?;
     let security = json!({"BearerToken": {
         "type": "apiKey", "in": "header", "name": "authorization", "description": "Bearer Token authentication",
     }});
@@ -53,7 +51,7 @@ pub(super) fn protobuf(groups: &Groups, version: &str) -> Result<Vec<u8>, Error>
     }
     document.end_paths();
     for (name, of) in reachable(&items) {
-        document.definition(name, &definition(Dialect::V2, of, &own, &mut docs)?);
+        document.definition(&name, &definition(Dialect::V2, &of, &own, &mut docs)?);
     }
     Ok(document.finish())
 }
@@ -103,21 +101,24 @@ fn operation(operation: &Operation) -> Value {
     for (code, text) in &operation.responses {
         let mut response = json!({"description": text});
         if *code != "401" {
-            response["schema"] =
-                operation.answer.map_or_else(|| json!({"type": "string"}), |of| Dialect::V2.reference(of));
+            response["schema"] = match &operation.answer {
+                Some(of) => Dialect::V2.named(of.name()),
+                None => json!({"type": "string"}),
+            };
         }
         responses.insert((*code).to_owned(), response);
     }
     let mut parameters: Vec<Value> = operation.parameters.iter().map(|p| parameter(p)).collect();
     let mut consumes = vec!["*/*"];
-    if let Some(body) = operation.body {
-        let mut parameter = json!({"name": "body", "in": "body", "schema": Dialect::V2.reference(body.of())});
+    if let Some(body) = &operation.body {
+        let mut parameter = json!({"name": "body", "in": "body", "schema": Dialect::V2.named(body.of().name())});
         match body {
             Body::DeleteOptions(_) => {}
             Body::Object(_) => parameter["required"] = true.into(),
-            Body::Patch(_) => {
+            Body::Patch(_, strategic) => {
                 parameter["required"] = true.into();
                 consumes = PATCHES.to_vec();
+                consumes.retain(|kind| *strategic || !kind.contains("strategic"));
             }
         }
         parameters.insert(0, parameter);

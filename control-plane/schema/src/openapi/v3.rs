@@ -1,9 +1,9 @@
 //! OpenAPI 3.0: one document a group and version.
 
 use serde_json::{Map, Value, json};
-use skep_api::resource::ResourceInfo;
 
 use super::{
+    custom::Served,
     definition, object,
     operations::{self, Body, Operation, PathItem},
     parameters::Parameter,
@@ -21,7 +21,7 @@ const PATCHES: [&str; 4] = [
     "application/strategic-merge-patch+json",
 ];
 
-pub(super) fn document(path: &str, resources: &[ResourceInfo], version: &str) -> Result<Vec<u8>, Error> {
+pub(super) fn document(path: &str, resources: &[Served], version: &str) -> Result<Vec<u8>, Error> {
     let items = operations::of_group(path, resources)?;
     let own: Vec<(&str, &str)> = resources.first().map(|r| (&*r.group, &*r.version)).into_iter().collect();
     let mut docs = Descriptions::default();
@@ -31,9 +31,7 @@ pub(super) fn document(path: &str, resources: &[ResourceInfo], version: &str) ->
     out.extend_from_slice(b",\"paths\":");
     object(&mut out, &items, |item| Ok((item.path.clone(), path_item(item))))?;
     out.extend_from_slice(b",\"components\":{\"schemas\":");
-    object(&mut out, reachable(&items), |(name, of)| {
-        Ok((name.to_owned(), definition(Dialect::V3, of, &own, &mut docs)?))
-    })?;
+    object(&mut out, reachable(&items), |(name, of)| Ok((name, definition(Dialect::V3, &of, &own, &mut docs)?)))?;
     let security = json!({"BearerToken": {
         "type": "apiKey", "in": "header", "name": "authorization", "description": "Bearer Token authentication",
     }});
@@ -77,13 +75,13 @@ fn operation(operation: &Operation) -> Value {
     for (code, text) in &operation.responses {
         let mut response = json!({"description": text});
         if *code != "401" {
-            response["content"] = match operation.answer {
+            response["content"] = match &operation.answer {
                 Some(of) => {
                     let mut types = MEDIA_TYPES.to_vec();
                     if operation.streams {
                         types.extend(STREAMS);
                     }
-                    content(&types, Dialect::V3.reference(of))
+                    content(&types, Dialect::V3.named(of.name()))
                 }
                 None => content(&["text/plain", "*/*"], json!({"type": "string"})),
             };
@@ -99,10 +97,14 @@ fn operation(operation: &Operation) -> Value {
     if !operation.parameters.is_empty() {
         value["parameters"] = operation.parameters.iter().map(|p| parameter(p)).collect();
     }
-    if let Some(body) = operation.body {
-        let schema = Dialect::V3.reference(body.of());
+    if let Some(body) = &operation.body {
+        let schema = Dialect::V3.named(body.of().name());
         value["requestBody"] = match body {
-            Body::Patch(_) => json!({"required": true, "content": content(&PATCHES, schema)}),
+            Body::Patch(_, strategic) => {
+                let mut types = PATCHES.to_vec();
+                types.retain(|kind| *strategic || !kind.contains("strategic"));
+                json!({"required": true, "content": content(&types, schema)})
+            }
             Body::Object(_) => json!({"required": true, "content": content(&["*/*"], schema)}),
             Body::DeleteOptions(_) => json!({"content": content(&["*/*"], schema)}),
         };

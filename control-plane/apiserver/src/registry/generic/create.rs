@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::StatusCode;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use skep_api::{meta, status::StatusError};
+use skep_api::{meta, resource::ResourceInfo, status::StatusError};
 use skep_storage::response_bytes;
 
 use super::{
@@ -33,12 +33,23 @@ fn name_base(meta: &ObjectMeta) -> Option<String> {
     meta.generate_name.clone().filter(|base| !named && !base.is_empty())
 }
 
+/// 405 for a resource that goes with its definition.
+fn closed(info: &ResourceInfo) -> StatusError {
+    let message = "create not allowed while custom resource definition is terminating";
+    let mut status = StatusError::method_not_supported(info, "create").into_status();
+    status.message = Some(message.to_owned());
+    status.into()
+}
+
 impl Registry {
     /// Creates `object`, which came from [`Registry::decode_body`].
     pub(crate) async fn create(&self, scope: &Scope<'_>, mut object: Box<dyn Object>) -> Result<Written, StatusError> {
         let meta = object.meta_mut();
         if meta.resource_version.as_deref().is_some_and(|version| !version.is_empty()) {
             return Err(StatusError::new(500, "", "resourceVersion should not be set on objects to be created"));
+        }
+        if self.conversion.as_ref().is_some_and(|conversion| conversion.is_closed()) {
+            return Err(closed(self.info()));
         }
         self.own_created(scope, &mut *object)?;
         self.create_owned(scope, object).await

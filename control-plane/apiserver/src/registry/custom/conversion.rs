@@ -1,0 +1,136 @@
+//! Between the version stored and the version served.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{FutureExt, future::BoxFuture};
+use serde_json::Value;
+use skep_api::status::StatusError;
+use tokio_util::sync::CancellationToken;
+
+use super::{Conversion, strategy::Coercion};
+use crate::{registry::erased::UnknownFields, scan};
+
+/// Converts between versions by asking someone.
+pub(super) trait Converter: Send + Sync {
+    /// These objects, in any version of the definition, in the version `to` (`group/version`), in the same order.
+    fn convert<'a>(&'a self, objects: Vec<Value>, to: &'a str) -> BoxFuture<'a, Result<Vec<Value>, StatusError>>;
+}
+
+/// One version as it is served.
+pub(super) struct Version {
+    /// `group/version`.
+    pub(super) served: String,
+    pub(super) stored: String,
+    pub(super) coercion: Arc<Coercion>,
+    /// That of the version stored.
+    pub(super) storage: Arc<Coercion>,
+    pub(super) identity: bool,
+    pub(super) converter: Option<Arc<dyn Converter>>,
+    pub(super) selectable: Vec<String>,
+    pub(super) closed: bool,
+    pub(super) deprecation: Option<String>,
+    pub(super) ended: CancellationToken,
+}
+
+impl Version {
+    async fn convert(&self, mut objects: Vec<Value>, to: &str) -> Result<Vec<Value>, StatusError> {
+        let other = |object: &Value| object.get("apiVersion").and_then(Value::as_str) != Some(to);
+        let Some(converter) = &self.converter else {
+            // Strategy None: only the name of the version changes.
+            for object in objects.iter_mut().filter(|object| other(object)) {
+                object["apiVersion"] = to.into();
+            }
+            return Ok(objects);
+        };
+        let (places, asked): (Vec<usize>, Vec<Value>) = objects
+            .iter()
+            .enumerate()
+            .filter(|(_, object)| other(object))
+            .map(|(at, object)| (at, object.clone()))
+            .unzip();
+        if asked.is_empty() {
+            return Ok(objects);
+        }
+        let answered = converter.convert(asked, to).await?;
+        if answered.len() != places.len() {
+            return Err(StatusError::internal_error(
+                "a conversion returned another number of objects than it was given",
+            ));
+        }
+        for (at, object) in places.into_iter().zip(answered) {
+            objects[at] = object;
+        }
+        Ok(objects)
+    }
+
+    fn finish(&self, mut object: Value) -> Result<Bytes, StatusError> {
+        self.coercion.coerce(&mut object, &mut UnknownFields::new());
+        let json = serde_json::to_vec(&object).map_err(StatusError::internal_error)?;
+        Ok(scan::metadata_first(json).into())
+    }
+}
+
+fn parse(stored: &[u8]) -> Result<Value, StatusError> {
+    let object: Value = serde_json::from_slice(stored).map_err(StatusError::internal_error)?;
+    if object.is_object() { Ok(object) } else { Err(StatusError::internal_error("a stored value is no object")) }
+}
+
+impl Conversion for Version {
+    fn selectable(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        Box::new(self.selectable.iter().map(String::as_str))
+    }
+
+    fn is_identity(&self) -> bool {
+        self.identity
+    }
+
+    fn is_remote(&self) -> bool {
+        self.converter.is_some()
+    }
+
+    fn show<'a>(&'a self, stored: &'a [Bytes]) -> BoxFuture<'a, Result<Vec<Bytes>, StatusError>> {
+        async move {
+            let objects = stored.iter().map(|json| parse(json)).collect::<Result<_, _>>()?;
+            let objects = self.convert(objects, &self.served).await?;
+            objects.into_iter().map(|object| self.finish(object)).collect()
+        }
+        .boxed()
+    }
+
+    fn present(&self, stored: &Bytes) -> Result<Bytes, StatusError> {
+        let mut object = parse(stored)?;
+        if object.get("apiVersion").and_then(Value::as_str) != Some(&self.served) {
+            if self.converter.is_some() {
+                return Err(StatusError::internal_error("an object was not converted before it is shown"));
+            }
+            object["apiVersion"] = self.served.as_str().into();
+        }
+        self.finish(object)
+    }
+
+    fn store(&self, served: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, StatusError>> {
+        async move {
+            if self.served == self.stored {
+                return Ok(served);
+            }
+            let mut objects = self.convert(vec![parse(&served)?], &self.stored).await?;
+            let mut object = objects.pop().unwrap_or_default();
+            self.storage.coerce(&mut object, &mut UnknownFields::new());
+            serde_json::to_vec(&object).map_err(StatusError::internal_error)
+        }
+        .boxed()
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    fn deprecation(&self) -> Option<&str> {
+        self.deprecation.as_deref()
+    }
+
+    fn ended(&self) -> &CancellationToken {
+        &self.ended
+    }
+}

@@ -1,0 +1,78 @@
+//! Conversion by a webhook.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::{FutureExt, future::BoxFuture};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, WebhookClientConfig,
+};
+use serde_json::Value;
+use skep_api::status::StatusError;
+use skep_crd::review;
+use uuid::Uuid;
+
+use super::conversion::Converter;
+
+/// How long a webhook may take (upstream: 30 s).
+const WAIT: Duration = Duration::from_secs(30);
+
+/// What can call webhooks.
+pub(crate) trait Caller: Send + Sync {
+    /// POSTs a JSON document; the body of the answer, or why there is none.
+    fn post<'a>(
+        &'a self,
+        target: &'a WebhookClientConfig,
+        body: Bytes,
+        wait: Duration,
+    ) -> BoxFuture<'a, Result<Bytes, String>>;
+}
+
+/// The webhook of a definition.
+struct Webhook {
+    target: WebhookClientConfig,
+    /// The version of reviews it understands.
+    review: String,
+    caller: Arc<dyn Caller>,
+}
+
+/// How a definition's versions are converted; none where only the name of the version changes.
+pub(super) fn converter(crd: &CustomResourceDefinition, caller: &Arc<dyn Caller>) -> Option<Arc<dyn Converter>> {
+    let conversion = crd.spec.conversion.as_ref().filter(|conversion| conversion.strategy == "Webhook")?;
+    let webhook = conversion.webhook.clone().unwrap_or_default();
+    let review = review::version(&webhook.conversion_review_versions).unwrap_or("v1").to_owned();
+    let target = webhook.client_config.unwrap_or_default();
+    Some(Arc::new(Webhook { target, review, caller: Arc::clone(caller) }))
+}
+
+impl Webhook {
+    async fn ask(&self, objects: &[Value], to: &str) -> Result<Vec<Value>, String> {
+        let uid = Uuid::new_v4().to_string();
+        let asked = review::request(&self.review, &uid, to, objects);
+        let answer = self.caller.post(&self.target, Bytes::from(asked.to_string()), WAIT).await?;
+        let answer = serde_json::from_slice(&answer).map_err(|error| error.to_string())?;
+        review::objects(answer, &self.review, &uid, to, objects)
+    }
+}
+
+impl Converter for Webhook {
+    fn convert<'a>(&'a self, objects: Vec<Value>, to: &'a str) -> BoxFuture<'a, Result<Vec<Value>, StatusError>> {
+        async move {
+            self.ask(&objects, to).await.map_err(|why| {
+                let of = |name: &str| objects.first().and_then(|object| object.get(name)?.as_str()).unwrap_or_default();
+                let (version, kind) = (of("apiVersion"), of("kind"));
+                StatusError::new(500, "", format!("conversion webhook for {version}, Kind={kind} failed: {why}"))
+            })
+        }
+        .boxed()
+    }
+}
+
+/// Calls no one: every conversion that needs a webhook fails.
+pub(crate) struct NoCaller;
+
+impl Caller for NoCaller {
+    fn post<'a>(&'a self, _: &'a WebhookClientConfig, _: Bytes, _: Duration) -> BoxFuture<'a, Result<Bytes, String>> {
+        futures::future::ready(Err("this server calls no webhooks".to_owned())).boxed()
+    }
+}
