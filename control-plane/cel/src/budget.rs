@@ -16,7 +16,7 @@ pub struct Budget {
 }
 
 /// That many visits of elements inside of a structure cost 1.
-const VISITS: u64 = 10;
+const VISITS: u64 = 4;
 
 impl Budget {
     /// What one evaluation may cost (upstream's `PerCallLimit`).
@@ -41,8 +41,14 @@ impl Budget {
         self.total == 0
     }
 
-    pub(crate) fn start(&mut self) {
-        self.expression = Self::PER_EXPRESSION;
+    /// An expression begins, possibly within another (a variable that is asked for): what that one had left.
+    pub(crate) fn start(&mut self) -> u64 {
+        std::mem::replace(&mut self.expression, Self::PER_EXPRESSION)
+    }
+
+    /// The expression is done, and the one around it goes on.
+    pub(crate) fn resume(&mut self, left: u64) {
+        self.expression = left;
     }
 
     pub(crate) fn charge(&mut self, cost: u64) -> Result<(), Error> {

@@ -67,9 +67,11 @@ impl<'a> Inputs<'a> {
 type Outcome<'a> = Result<Value<'a>, Error>;
 
 pub(crate) fn run<'a>(program: &'a Program, inputs: &Inputs<'a>, budget: &mut Budget) -> Outcome<'a> {
-    budget.start();
+    let around = budget.start();
     let mut frame = Frame { program, inputs, budget, locals: Vec::new() };
-    frame.value(&program.root)
+    let value = frame.value(&program.root);
+    budget.resume(around);
+    value
 }
 
 struct Frame<'f, 'a> {
