@@ -17,7 +17,10 @@ use skep_api::status::StatusError;
 use skep_storage::{Compare, Op, Resource, Storage};
 
 pub(crate) use attributes::{Attributes, Codec, External, Operation, Phase, Plain};
+pub(crate) use matching::World;
+pub(crate) use policies::Policies;
 pub(crate) use warnings::WarningSink;
+pub(crate) use webhooks::Webhooks;
 
 use self::{
     classes::Classes,
@@ -32,18 +35,25 @@ mod attributes;
 mod certificates;
 mod claim_resize;
 mod classes;
+pub(crate) mod conditions;
 mod default_class;
 mod default_toleration_seconds;
+mod follow;
 mod in_use_protection;
+mod judge;
 mod limit_ranger;
+mod matching;
 mod namespace_lifecycle;
 mod pod_security;
+pub(crate) mod policies;
 mod priority;
 mod quota;
+mod review;
 mod runtime_class;
 mod service_account;
 mod taint_nodes_by_condition;
 mod warnings;
+mod webhooks;
 
 /// The admission checks.
 pub(crate) struct Admission {
@@ -109,7 +119,6 @@ impl Admission {
     }
 
     /// Lets checks from outside take part, after those there are.
-    #[expect(dead_code, reason = "webhooks and policies come with their own change")]
     pub(crate) fn with(mut self, external: Arc<dyn External>) -> Self {
         self.external.push(external);
         self

@@ -31,6 +31,7 @@ mod subresource;
 mod upgrade;
 pub mod user;
 pub mod version;
+mod webhook;
 
 pub use config::{Config, FrontProxy, ServiceAccountKeys};
 pub use error::{Error, Result};

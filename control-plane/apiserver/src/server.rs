@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Config, Error,
-    admission::Admission,
+    admission::{Admission, Policies, Webhooks, World},
     aggregation::{self, Aggregator},
     authn::Authenticator,
     authz::Authorizer,
@@ -33,16 +33,14 @@ use crate::{
     metrics::Metrics,
     published::Published,
     registry::{
-        custom::{
-            definitions::Definitions,
-            webhook::{Caller, NoCaller},
-        },
+        custom::definitions::Definitions,
         generic::Registry,
         table,
     },
     service::{ApiService, Shared},
     subresource::proxy::Reach,
     user::UserInfo,
+    webhook::WebhookClient,
 };
 
 /// A client must have shaken hands by then.
@@ -112,7 +110,12 @@ impl ApiServer {
             opened.push((strategy, Some(version), cache));
         }
         let authorizer = Arc::new(Authorizer::new(storage));
-        let admission = Arc::new(Admission::new(storage, Arc::clone(&authorizer)));
+        let world = Arc::new(World::new(storage));
+        let webhooks = Arc::new(WebhookClient::new(storage));
+        let admission = Admission::new(storage, Arc::clone(&authorizer))
+            .with(Arc::new(Policies::new(storage, Arc::clone(&world))))
+            .with(Arc::new(Webhooks::new(storage, Arc::clone(&world), Arc::clone(&webhooks))));
+        let admission = Arc::new(admission);
         let registries: Vec<_> = opened
             .into_iter()
             .map(|(strategy, version, cache)| Registry {
@@ -146,6 +149,7 @@ impl ApiServer {
             draining,
         });
         bootstrap::adopt::run(storage).await?;
+        world.attach(Arc::downgrade(&shared));
         bootstrap::run(&shared.registries, &config).await?;
         bootstrap::rbac::run(&shared.registries, &UserInfo::master("system:apiserver")).await?;
         // Who comes first must find the roles.
@@ -154,8 +158,7 @@ impl ApiServer {
         let stop_bootstrap = CancellationToken::new();
         flowcontrol::keep(&shared, stop_bootstrap.clone());
         aggregation::keep(&shared, stop_bootstrap.clone());
-        let caller: Arc<dyn Caller> = Arc::new(NoCaller);
-        if let Some(mut definitions) = Definitions::new(&shared.registries, caller, shared.shutdown.clone()) {
+        if let Some(mut definitions) = Definitions::new(&shared.registries, webhooks, shared.shutdown.clone()) {
             let weak = Arc::downgrade(&shared);
             definitions.reconcile(&shared, &weak).await;
             definitions.keep(weak, stop_bootstrap.clone());

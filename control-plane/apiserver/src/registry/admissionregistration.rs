@@ -1,4 +1,4 @@
-//! `admissionregistration.k8s.io`: which webhooks and policies judge requests. They are stored, not yet asked.
+//! `admissionregistration.k8s.io`: which webhooks and policies judge requests. Who asks them is [`crate::admission`].
 
 mod mutating_webhook_configuration;
 mod policy;

@@ -6,9 +6,11 @@ use serde_json::{Value, json};
 use skep_api::field::{Error, Errors, Path};
 use skep_api::name;
 use skep_api::resource::ResourceInfo;
+use skep_cel::{Type, Want};
 
-use super::webhook::{validate_conditions, validate_policies};
+use super::webhook::{compiles, validate_conditions, validate_policies};
 use super::{GROUP, policy};
+use crate::admission::policies::policy::{VariableTypes, environment};
 use crate::registry::cell;
 use crate::registry::checks::{self, text};
 use crate::registry::strategy::{Column, Context, Strategy};
@@ -75,13 +77,35 @@ impl Strategy for ValidatingAdmissionPolicies {
                 }
             }
         }
-        validate_conditions(&spec.match_conditions, &path.child("matchConditions"), &mut errors);
+        let has_params = spec.param_kind.is_some();
+        validate_conditions(
+            &spec.match_conditions,
+            &environment(has_params),
+            &path.child("matchConditions"),
+            &mut errors,
+        );
         let list = path.child("variables");
+        let mut variables = VariableTypes::new();
         for (i, variable) in spec.variables.iter().flatten().enumerate() {
             let path = list.index(i);
-            checks::required(&mut errors, &path.child("name"), &variable.name);
-            checks::required(&mut errors, &path.child("expression"), variable.expression.trim());
+            let at = path.child("name");
+            if variable.name.is_empty() {
+                errors.push(Error::required(&at, "name is not specified"));
+            } else if !is_identifier(&variable.name) {
+                errors.push(Error::invalid(&at, &variable.name, "name is not a valid CEL identifier"));
+            }
+            let at = path.child("expression");
+            let mut ty = Type::Dyn;
+            if variable.expression.trim().is_empty() {
+                errors.push(Error::required(&at, "expression is not specified"));
+            } else if let Some(program) =
+                compiles(&variables.environment(has_params), &variable.expression, Want::Any, &at, &mut errors)
+            {
+                ty = program.result_type().clone();
+            }
+            variables.add(&variable.name, ty);
         }
+        let known = variables.environment(has_params);
         let empty = |length: Option<usize>| length.unwrap_or(0) == 0;
         let list = path.child("validations");
         if empty(spec.validations.as_ref().map(Vec::len)) && empty(spec.audit_annotations.as_ref().map(Vec::len)) {
@@ -94,6 +118,16 @@ impl Strategy for ValidatingAdmissionPolicies {
             let path = list.index(i);
             if validation.expression.trim().is_empty() {
                 errors.push(Error::required(&path.child("expression"), "expression is not specified"));
+            } else {
+                compiles(&known, &validation.expression, Want::Bool, &path.child("expression"), &mut errors);
+            }
+            if let Some(made) = validation.message_expression.as_deref() {
+                let at = path.child("messageExpression");
+                if made.trim().is_empty() {
+                    errors.push(Error::invalid(&at, made, "must be non-empty if specified"));
+                } else {
+                    compiles(&known, made, Want::String, &at, &mut errors);
+                }
             }
             let message = validation.message.as_deref();
             if message.is_some_and(|m| m.trim().is_empty()) {
@@ -108,7 +142,14 @@ impl Strategy for ValidatingAdmissionPolicies {
         for (i, note) in spec.audit_annotations.iter().flatten().enumerate() {
             let path = list.index(i);
             checks::name(&mut errors, &path.child("key"), &note.key, name::qualified_name);
-            checks::required(&mut errors, &path.child("valueExpression"), note.value_expression.trim());
+            let at = path.child("valueExpression");
+            if note.value_expression.trim().is_empty() {
+                errors.push(Error::required(&at, "valueExpression is not specified"));
+            } else if let Some(program) = compiles(&known, &note.value_expression, Want::Any, &at, &mut errors)
+                && !matches!(program.result_type(), Type::String(_) | Type::Null | Type::Dyn)
+            {
+                errors.push(Error::invalid(&at, &note.value_expression, "must evaluate to string or null_type"));
+            }
         }
         errors
     }
@@ -146,4 +187,12 @@ impl Strategy for ValidatingAdmissionPolicies {
             cell::age(&object.metadata, now),
         ]
     }
+}
+
+/// What the language takes for a name.
+fn is_identifier(name: &str) -> bool {
+    let mut bytes = name.bytes();
+    bytes.next().is_some_and(|first| first.is_ascii_alphabetic() || first == b'_')
+        && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
+        && skep_cel::escape(name).as_deref() == Some(name)
 }

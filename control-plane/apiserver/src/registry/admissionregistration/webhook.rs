@@ -4,8 +4,12 @@ use k8s_openapi::api::admissionregistration::v1::{MatchCondition, RuleWithOperat
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use skep_api::field::{Error, Errors, Path};
 use skep_api::name;
+use skep_cel::{Environment, Program, Want};
 
-use crate::registry::checks::{self, text};
+use crate::{
+    admission::conditions,
+    registry::checks::{self, text},
+};
 
 const DEFAULT_TIMEOUT: i32 = 10;
 const OPERATIONS: [&str; 5] = ["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
@@ -88,7 +92,7 @@ pub(super) fn validate(webhook: &Webhook<'_>, path: &Path<'_>, errors: &mut Erro
         }
     }
     validate_client(webhook.client_config, &path.child("clientConfig"), errors);
-    validate_conditions(webhook.match_conditions, &path.child("matchConditions"), errors);
+    validate_conditions(webhook.match_conditions, &conditions::environment(), &path.child("matchConditions"), errors);
 }
 
 pub(super) fn validate_policies(
@@ -223,8 +227,13 @@ fn validate_client(config: &WebhookClientConfig, path: &Path<'_>, errors: &mut E
     }
 }
 
-/// Conditions have names; that their expressions compile is not checked.
-pub(super) fn validate_conditions(conditions: &Option<Vec<MatchCondition>>, list: &Path<'_>, errors: &mut Errors) {
+/// Conditions have names, and expressions that say yes or no about what `environment` has.
+pub(super) fn validate_conditions(
+    conditions: &Option<Vec<MatchCondition>>,
+    environment: &Environment,
+    list: &Path<'_>,
+    errors: &mut Errors,
+) {
     let conditions = conditions.as_deref().unwrap_or_default();
     if conditions.len() > MAX_CONDITIONS {
         errors.push(Error::too_many(list, conditions.len(), MAX_CONDITIONS));
@@ -233,6 +242,8 @@ pub(super) fn validate_conditions(conditions: &Option<Vec<MatchCondition>>, list
         let path = list.index(i);
         if condition.expression.trim().is_empty() {
             errors.push(Error::required(&path.child("expression"), ""));
+        } else {
+            compiles(environment, &condition.expression, Want::Bool, &path.child("expression"), errors);
         }
         if condition.name.is_empty() {
             errors.push(Error::required(&path.child("name"), ""));
@@ -241,6 +252,25 @@ pub(super) fn validate_conditions(conditions: &Option<Vec<MatchCondition>>, list
         }
         if conditions[..i].iter().any(|earlier| earlier.name == condition.name) {
             errors.push(Error::duplicate(&path.child("name"), &condition.name));
+        }
+    }
+}
+
+/// The expression compiles, and is of the type that is wanted.
+pub(super) fn compiles(
+    environment: &Environment,
+    expression: &str,
+    want: Want,
+    path: &Path<'_>,
+    errors: &mut Errors,
+) -> Option<Program> {
+    match environment.compile(expression, want) {
+        Ok(program) => Some(program),
+        Err(error) => {
+            let text = error.to_string();
+            let why = if text.starts_with("must ") { text } else { format!("compilation failed: {text}") };
+            errors.push(Error::invalid(path, expression, why));
+            None
         }
     }
 }

@@ -21,7 +21,7 @@ use super::{
     build,
     build::Built,
     definition::PREFIX,
-    webhook::{self, Caller},
+    webhook,
 };
 use crate::{
     dispatch::{Registries, Table},
@@ -32,6 +32,7 @@ use crate::{
     },
     service::Shared,
     user::UserInfo,
+    webhook::WebhookClient,
 };
 
 /// Between attempts at what failed.
@@ -47,7 +48,7 @@ pub(crate) struct Definitions {
     cache: Resource,
     known: BTreeMap<String, Known>,
     shutdown: CancellationToken,
-    caller: Arc<dyn Caller>,
+    caller: Arc<WebhookClient>,
 }
 
 struct Known {
@@ -69,7 +70,7 @@ struct Serving {
 
 impl Definitions {
     /// Of this registry of definitions. Watches of custom resources end with `shutdown`.
-    pub(crate) fn new(registries: &Registries, caller: Arc<dyn Caller>, shutdown: CancellationToken) -> Option<Self> {
+    pub(crate) fn new(registries: &Registries, caller: Arc<WebhookClient>, shutdown: CancellationToken) -> Option<Self> {
         let cache = crds(registries)?.cache.clone();
         Some(Self { cache, known: BTreeMap::new(), shutdown, caller })
     }

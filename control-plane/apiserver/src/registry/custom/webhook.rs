@@ -13,43 +13,43 @@ use skep_crd::review;
 use uuid::Uuid;
 
 use super::conversion::Converter;
+use crate::webhook::{Target, WebhookClient};
 
 /// How long a webhook may take (upstream: 30 s).
 const WAIT: Duration = Duration::from_secs(30);
 
-/// What can call webhooks.
-pub(crate) trait Caller: Send + Sync {
-    /// POSTs a JSON document; the body of the answer, or why there is none.
-    fn post<'a>(
-        &'a self,
-        target: &'a WebhookClientConfig,
-        body: Bytes,
-        wait: Duration,
-    ) -> BoxFuture<'a, Result<Bytes, String>>;
-}
-
 /// The webhook of a definition.
 struct Webhook {
-    target: WebhookClientConfig,
+    target: Target,
     /// The version of reviews it understands.
     review: String,
-    caller: Arc<dyn Caller>,
+    caller: Arc<WebhookClient>,
 }
 
 /// How a definition's versions are converted; none where only the name of the version changes.
-pub(super) fn converter(crd: &CustomResourceDefinition, caller: &Arc<dyn Caller>) -> Option<Arc<dyn Converter>> {
+pub(super) fn converter(crd: &CustomResourceDefinition, caller: &Arc<WebhookClient>) -> Option<Arc<dyn Converter>> {
     let conversion = crd.spec.conversion.as_ref().filter(|conversion| conversion.strategy == "Webhook")?;
     let webhook = conversion.webhook.clone().unwrap_or_default();
     let review = review::version(&webhook.conversion_review_versions).unwrap_or("v1").to_owned();
-    let target = webhook.client_config.unwrap_or_default();
+    let target = target(&webhook.client_config.unwrap_or_default());
     Some(Arc::new(Webhook { target, review, caller: Arc::clone(caller) }))
+}
+
+fn target(config: &WebhookClientConfig) -> Target {
+    let ca = config.ca_bundle.as_ref().map_or(&[][..], |ca| &ca.0);
+    match &config.service {
+        Some(service) => Target::service(&service.namespace, &service.name, service.port, service.path.as_deref(), ca),
+        None => Target::url(config.url.clone().unwrap_or_default(), ca),
+    }
 }
 
 impl Webhook {
     async fn ask(&self, objects: &[Value], to: &str) -> Result<Vec<Value>, String> {
         let uid = Uuid::new_v4().to_string();
         let asked = review::request(&self.review, &uid, to, objects);
-        let answer = self.caller.post(&self.target, Bytes::from(asked.to_string()), WAIT).await?;
+        let answer = self.caller.post(&self.target, Bytes::from(asked.to_string()), WAIT).await;
+        // That it could not be called is said by whoever needed the conversion.
+        let answer = answer.map_err(|why| why.replacen("failed to call webhook: ", "", 1))?;
         let answer = serde_json::from_slice(&answer).map_err(|error| error.to_string())?;
         review::objects(answer, &self.review, &uid, to, objects)
     }
@@ -65,14 +65,5 @@ impl Converter for Webhook {
             })
         }
         .boxed()
-    }
-}
-
-/// Calls no one: every conversion that needs a webhook fails.
-pub(crate) struct NoCaller;
-
-impl Caller for NoCaller {
-    fn post<'a>(&'a self, _: &'a WebhookClientConfig, _: Bytes, _: Duration) -> BoxFuture<'a, Result<Bytes, String>> {
-        futures::future::ready(Err("this server calls no webhooks".to_owned())).boxed()
     }
 }
