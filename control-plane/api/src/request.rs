@@ -124,6 +124,11 @@ impl Query {
         self.iter().find(|(k, _)| *k == key).map(|(_, v)| v)
     }
 
+    /// Whether `key` is there and true, in upstream's reading of booleans.
+    pub fn is_set(&self, key: &str) -> bool {
+        self.get(key).is_some_and(query_bool)
+    }
+
     /// Every value of `key`.
     pub fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> + 'a {
         self.0.iter().filter(move |(k, _)| k == key).map(|(_, v)| v.as_str())

@@ -1,6 +1,7 @@
 //! JSON patch, RFC 6902.
 
-use json_patch::Patch;
+use json_patch::{Patch, PatchErrorKind, PatchOperation, TestOperation};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::StatusCause;
 use serde_json::Value;
 
 use super::unprocessable;
@@ -19,15 +20,29 @@ pub fn apply(mut document: Value, patch: &Value) -> Result<Value, StatusError> {
         let why = format!("The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {found}");
         return Err(StatusError::request_entity_too_large(why));
     }
-    json_patch::patch(&mut document, &patch).map_err(|e| {
-        let mut error = unprocessable();
-        error = error.with_cause(k8s_openapi::apimachinery::pkg::apis::meta::v1::StatusCause {
-            message: Some(format!("{} at {}", e.kind, quote(e.path.as_str()))),
-            ..Default::default()
-        });
-        error
-    })?;
+    // One by one: the document is dropped upon failure, so nothing need be undone.
+    for operation in patch.iter() {
+        if !expects_absence(operation, &document) {
+            json_patch::patch_unsafe(&mut document, std::slice::from_ref(operation)).map_err(does_not_fit)?;
+        }
+    }
     Ok(document)
+}
+
+/// Whether this tests for null what is absent from an object that is there: upstream lets that pass, and clients rely on
+/// it to add a list only where there is none.
+fn expects_absence(operation: &PatchOperation, document: &Value) -> bool {
+    let PatchOperation::Test(TestOperation { path, value: Value::Null }) = operation else { return false };
+    let Some((parent, _)) = path.split_back() else { return false };
+    path.resolve(document).is_err() && parent.resolve(document).is_ok_and(Value::is_object)
+}
+
+fn does_not_fit(error: json_patch::PatchError) -> StatusError {
+    let message = match error.kind {
+        PatchErrorKind::TestFailed => format!("testing value {} failed: test failed", error.path),
+        kind => format!("{kind} at {}", quote(error.path.as_str())),
+    };
+    unprocessable().with_cause(StatusCause { message: Some(message), ..Default::default() })
 }
 
 #[cfg(test)]
@@ -45,6 +60,20 @@ mod tests {
             {"op": "remove", "path": "/b"},
         ]);
         assert_eq!(apply(json!({"a": 1, "b": 1, "l": []}), &patch).unwrap(), json!({"a": 2, "l": ["x"]}));
+    }
+
+    #[test]
+    fn what_is_absent_is_null_to_a_test() {
+        let add = json!([
+            {"op": "test", "path": "/metadata/finalizers", "value": null},
+            {"op": "add", "path": "/metadata/finalizers", "value": ["a"]},
+        ]);
+        let added = json!({"metadata": {"finalizers": ["a"]}});
+        assert_eq!(apply(json!({"metadata": {}}), &add).unwrap(), added);
+        assert_eq!(apply(json!({"metadata": {"finalizers": null}}), &add).unwrap(), added);
+        assert!(apply(added, &add).is_err());
+        assert!(apply(json!({}), &add).is_err());
+        assert!(apply(json!({"a": [1]}), &json!([{"op": "test", "path": "/a/7", "value": null}])).is_err());
     }
 
     #[test]

@@ -49,12 +49,8 @@ fn parameters(query: &Query, name: &str) -> Result<String, StatusError> {
         let _ = write!(out, "{separator}{key}={value}");
     };
     for key in ["follow", "previous", "timestamps"] {
-        match query.get(key) {
-            Some("" | "true" | "1") => push(key, "true"),
-            Some("false" | "0") | None => {}
-            Some(other) => {
-                return Err(StatusError::bad_request(format!("strconv.ParseBool: parsing {other:?}: invalid syntax")));
-            }
+        if query.is_set(key) {
+            push(key, "true");
         }
     }
     for (key, least) in [("sinceSeconds", 1), ("tailLines", 0), ("limitBytes", 1)] {

@@ -195,8 +195,12 @@ async fn error_text(body: Incoming) -> String {
 }
 
 fn streams(query: &Query) -> Streams {
-    let is_set = |key| query.get(key).is_some_and(|value| !(value.eq_ignore_ascii_case("false") || value == "0"));
-    Streams { stdin: is_set("stdin"), stdout: is_set("stdout"), stderr: is_set("stderr"), tty: is_set("tty") }
+    Streams {
+        stdin: query.is_set("stdin"),
+        stdout: query.is_set("stdout"),
+        stderr: query.is_set("stderr"),
+        tty: query.is_set("tty"),
+    }
 }
 
 /// What the kubelet is asked for, in upstream's order.

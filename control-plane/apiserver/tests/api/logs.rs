@@ -64,7 +64,7 @@ async fn a_log_is_passed_through() {
     let answer = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n6\r\nline1\n\r\n6\r\nline2\n\r\n0\r\n\r\n";
     let (port, asked) = kubelet(&server, answer).await;
     place(&server, port).await;
-    let request = http::Request::get(format!("{PODS}/a/log?follow=true&tailLines=2&timestamps=false"))
+    let request = http::Request::get(format!("{PODS}/a/log?follow=True&tailLines=2&timestamps=false"))
         .body(http_body_util::Full::default())
         .unwrap();
     let response = server.send(request).await;
