@@ -71,6 +71,21 @@ const SCOPES: &[&str] = &[
     "VolumeAttributesClass",
 ];
 
+/// Whether a scope says something about `resource`. Names that are not standard are left alone.
+fn goes_with(scope: &str, resource: &str) -> bool {
+    if !STANDARD.contains(&resource) {
+        return true;
+    }
+    match scope {
+        "BestEffort" => resource == "pods",
+        "VolumeAttributesClass" => matches!(resource, "persistentvolumeclaims" | "requests.storage"),
+        _ => {
+            let compute = resource.strip_prefix("requests.").or(resource.strip_prefix("limits.")).unwrap_or(resource);
+            matches!(compute, "pods" | "cpu" | "memory")
+        }
+    }
+}
+
 impl Strategy for ResourceQuotas {
     type Object = ResourceQuota;
 
@@ -106,6 +121,9 @@ impl Strategy for ResourceQuotas {
         for scope in &scopes {
             if !SCOPES.contains(scope) {
                 errors.push(Error::invalid(&path, &spec.scopes, "unsupported scope"));
+            }
+            for _ in spec.hard.iter().flatten().filter(|(resource, _)| !goes_with(scope, resource)) {
+                errors.push(Error::invalid(&path, &spec.scopes, "unsupported scope applied to resource"));
             }
         }
         for (one, other) in [("BestEffort", "NotBestEffort"), ("Terminating", "NotTerminating")] {
@@ -226,6 +244,25 @@ mod tests {
                 "spec.hard[pods]: Invalid value: \"1500m\": must be an integer"
             ]
         );
+    }
+
+    #[test]
+    fn a_scope_goes_with_what_it_selects() {
+        let wrong = |scope: &str, resource: &str| {
+            let spec = json!({"spec": {"hard": {resource: "1"}, "scopes": [scope]}});
+            !ResourceQuotas.validate(&quota(spec)).is_empty()
+        };
+        for (scope, resource) in [
+            ("Terminating", "pods"),
+            ("NotBestEffort", "requests.cpu"),
+            ("PriorityClass", "limits.memory"),
+            ("BestEffort", "count/jobs.batch"),
+        ] {
+            assert!(!wrong(scope, resource), "{scope} {resource}");
+        }
+        for (scope, resource) in [("NotTerminating", "configmaps"), ("BestEffort", "cpu"), ("Terminating", "secrets")] {
+            assert!(wrong(scope, resource), "{scope} {resource}");
+        }
     }
 
     #[test]

@@ -37,6 +37,7 @@ impl Registry {
 
     /// Sets what the server sets on every new object.
     pub(super) fn stamp(&self, scope: &Scope<'_>, meta: &mut ObjectMeta) {
+        omit_empty(meta);
         meta.uid = Some(Uuid::new_v4().to_string());
         meta.creation_timestamp = Some(Time(scope.now));
         meta.deletion_timestamp = None;
@@ -47,10 +48,19 @@ impl Registry {
     }
 }
 
+/// Leaves out what holds nothing, as upstream's encoding does: a patch may have removed the last label or owner.
+fn omit_empty(meta: &mut ObjectMeta) {
+    meta.labels.take_if(|labels| labels.is_empty());
+    meta.annotations.take_if(|annotations| annotations.is_empty());
+    meta.finalizers.take_if(|finalizers| finalizers.is_empty());
+    meta.owner_references.take_if(|owners| owners.is_empty());
+}
+
 /// Carries over what an update may not change but a client may leave out, and what it cannot set at all. What it tries
 /// to change beyond that is left for validation to refuse.
 pub(super) fn carry_over(object: &mut dyn Object, old: &ObjectMeta) {
     let meta = object.meta_mut();
+    omit_empty(meta);
     if meta.uid.as_deref().unwrap_or_default().is_empty() {
         meta.uid.clone_from(&old.uid);
     }
