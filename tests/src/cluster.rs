@@ -25,7 +25,7 @@ const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 111, 0, 1);
 pub struct TestCluster {
     cluster: Cluster,
     // In this order: the machine leaves the network before the network goes.
-    _machine: Netns,
+    machine: Netns,
     _lan: Lan,
 }
 
@@ -60,7 +60,7 @@ impl TestCluster {
         let machine = Netns::create(&name)?;
         lan.join(&machine, ADDRESS)?;
         let cluster = Cluster::new(Spec::for_test(owner, number, &machine, ADDRESS.into(), programs));
-        let created = Self { cluster, _machine: machine, _lan: lan };
+        let created = Self { cluster, machine, _lan: lan };
         created.cluster.prepare()?;
         Ok(created)
     }
@@ -68,6 +68,21 @@ impl TestCluster {
     /// The processes and their controls.
     pub fn parts(&self) -> &Cluster {
         &self.cluster
+    }
+
+    /// A runtime whose threads are on the machine: what runs on it, and in `block_on` of this thread, reaches the
+    /// cluster's addresses. The calling thread stays there.
+    pub fn runtime(&self) -> Result<tokio::runtime::Runtime> {
+        let path = self.machine.path();
+        let join = move || -> Result<()> {
+            let netns = std::fs::File::open(&path).with_context(|| path.display().to_string())?;
+            Ok(nix::sched::setns(netns, nix::sched::CloneFlags::CLONE_NEWNET)?)
+        };
+        join()?;
+        // A thread that cannot join would reach nothing, and the test would say so.
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().enable_all().on_thread_start(move || drop(join())).build()?;
+        Ok(runtime)
     }
 
     /// Runs kubectl and returns what it printed.

@@ -3,5 +3,9 @@
 #![allow(clippy::disallowed_methods, reason = "the harness waits on threads of its own")]
 
 pub mod bench;
+pub mod clients;
 pub mod cluster;
 pub mod hammer;
+pub mod history;
+pub mod kubectl;
+pub mod masters;

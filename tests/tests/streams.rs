@@ -2,13 +2,13 @@
 #![allow(clippy::disallowed_methods, reason = "these tests have no runtime: they may sleep")]
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use skep_tests::cluster::{LIMIT, TestCluster};
-use xtask::command::{find, output};
+use skep_tests::kubectl;
+use xtask::command::output;
 use xtask::wait;
 
 /// The last that speaks SPDY only, the first that could do otherwise, and those that try WebSocket first.
@@ -55,23 +55,13 @@ fn ready_shell() -> Result<TestCluster> {
     Ok(cluster)
 }
 
-/// The name for the one kubectl of a machine that has no others beside it.
-const ON_PATH: &str = "on PATH";
-
-/// Those of `VERSIONS` that lie beside the kubectl on PATH as `kubectl.<version>`; otherwise that kubectl alone.
 fn versions() -> Vec<&'static str> {
-    let newest = find("kubectl").and_then(|path| path.canonicalize().ok()).unwrap_or_default();
-    let beside = |version: &&str| newest.with_file_name(format!("kubectl.{version}")).exists();
-    let found: Vec<_> = VERSIONS.into_iter().filter(beside).collect();
-    if found.is_empty() { vec![ON_PATH] } else { found }
+    kubectl::versions(&VERSIONS)
 }
 
 /// kubectl of a version, on the cluster's machine.
 fn kubectl(cluster: &TestCluster, version: &str, args: &[&str]) -> Result<Command> {
-    let newest = find("kubectl").context("no kubectl")?.canonicalize()?;
-    let program: PathBuf =
-        if version == ON_PATH { newest } else { newest.with_file_name(format!("kubectl.{version}")) };
-    let mut command = cluster.parts().on_machine(program);
+    let mut command = cluster.parts().on_machine(kubectl::program(version)?);
     command.arg("--kubeconfig").arg(cluster.parts().kubeconfig()).args(args);
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::null());
     Ok(command)

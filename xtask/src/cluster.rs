@@ -19,6 +19,9 @@ use crate::{cgroup, command, mounts, netns, wait, workspace};
 /// Where the clusters of tests keep their sockets, a folder each, named `<owner's pid>-<number>`.
 const TEST_RUN: &str = "/run/skep-test";
 
+/// In a folder of [`TEST_RUN`] whose daemons are no whole cluster: where their data is.
+const DATA_FILE: &str = "data-folder";
+
 /// How long a part of the cluster may take to come up.
 const START_LIMIT: Duration = Duration::from_secs(90);
 
@@ -87,7 +90,34 @@ pub fn sweep() {
     }
 }
 
+/// Makes a folder for the pid files and logs of a test's daemons that are no whole cluster. They and their `data` are
+/// removed by [`remove_daemons`]; by [`sweep`] once this process is gone.
+pub fn claim_daemons(data: &Path) -> Result<PathBuf> {
+    let name = data.file_name().context("a folder without a name")?;
+    let folder = Path::new(TEST_RUN).join(format!("{}-{}", std::process::id(), name.to_string_lossy()));
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    fs::write(folder.join(DATA_FILE), data.as_os_str().as_encoded_bytes())?;
+    Ok(folder)
+}
+
+/// Kills the daemons of a folder of [`claim_daemons`] and removes what they kept.
+pub fn remove_daemons(folder: &Path) -> Result<()> {
+    let data = fs::read_to_string(folder.join(DATA_FILE))?;
+    for file in fs::read_dir(folder)?.filter_map(|entry| Some(entry.ok()?.path())) {
+        if let (Some("pid"), Some(name)) =
+            (file.extension().and_then(OsStr::to_str), file.file_stem().and_then(OsStr::to_str))
+        {
+            Daemon::new(name, folder).kill()?;
+        }
+    }
+    remove(Path::new(&data))?;
+    remove(folder)
+}
+
 fn sweep_one(folder: &Path) -> Result<()> {
+    if folder.join(DATA_FILE).exists() {
+        return remove_daemons(folder);
+    }
     let spec = fs::read(folder.join("spec.json"))?;
     let spec: Spec = serde_json::from_slice(&spec).with_context(|| format!("{}/spec.json", folder.display()))?;
     let name = spec.name.clone();

@@ -19,6 +19,11 @@ pub fn tools() -> PathBuf {
     target().join("tools")
 }
 
+/// The Python that has PyPI's Kubernetes client, once the set-up step has installed it.
+pub fn python() -> PathBuf {
+    tools().join("python/bin/python")
+}
+
 /// The folder with the built programs of `profile` (`debug` or `release`).
 pub fn programs(profile: Profile) -> PathBuf {
     target().join(profile.folder())

@@ -1,7 +1,7 @@
 //! Installing what is missing: each thing is named with its reason, and nothing is asked when no one is there to answer.
 
 use std::io::{IsTerminal as _, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, bail};
@@ -45,6 +45,12 @@ const NEEDS: &[Need] = &[
         packages: &["busybox-static"],
         why: "is the shell in the demo's image",
     },
+    Need {
+        // Debian parts what `venv` needs from Python itself.
+        present: || command::output(Command::new("python3").args(["-c", "import venv, ensurepip"])).is_ok(),
+        packages: &["python3", "python3-venv"],
+        why: "runs the tests of Python's Kubernetes client",
+    },
     Need { present: || find("kubectl").is_some(), packages: &["kubernetes-client"], why: "speaks to the cluster" },
 ];
 
@@ -53,6 +59,9 @@ const DEBIAN_BPF: &[&str] = &["rustc-web", "cargo-web", "rust-web-src", "llvm-22
 
 /// The version of bpf-linker that goes with LLVM 22.
 const BPF_LINKER: &str = "0.13.0";
+
+/// PyPI's client library of the API level we serve; the end-to-end tests run a workload with it.
+const PYTHON_CLIENT: &str = "kubernetes==35.0.0";
 
 pub(crate) fn run_all(options: &Options) -> Result<()> {
     let missing: Vec<&Need> = NEEDS.iter().filter(|need| !(need.present)()).collect();
@@ -85,6 +94,10 @@ pub(crate) fn run_all(options: &Options) -> Result<()> {
         eprintln!("missing: cargo-nextest (runs the tests)");
         // Unoptimised: it builds in a third of the time, and it only waits for tests.
         step("install cargo-nextest", || cargo_install(&["cargo-nextest", "--locked", "--debug"], &[]))?;
+    }
+    if !python_folder().join(PYTHON_CLIENT).exists() {
+        eprintln!("missing: {PYTHON_CLIENT} (is tested against the cluster)");
+        step("install PyPI's Kubernetes client", install_python_client)?;
     }
     Ok(())
 }
@@ -163,6 +176,21 @@ fn install_bpf_linker() -> Result<()> {
         return cargo_install(&[&["bpf-linker", "--version", BPF_LINKER], &features[..]].concat(), &llvm);
     }
     cargo_install(&["bpf-linker"], &[])
+}
+
+fn python_folder() -> PathBuf {
+    workspace::tools().join("python")
+}
+
+/// Makes a virtual environment for this checkout only. A file named after the version says that it is complete.
+fn install_python_client() -> Result<()> {
+    let (folder, log) = (python_folder(), workspace::target().join("setup.log"));
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder)?;
+    }
+    run_logged(Command::new("python3").args(["-m", "venv"]).arg(&folder), &log)?;
+    run_logged(Command::new(workspace::python()).args(["-m", "pip", "install", "--quiet", PYTHON_CLIENT]), &log)?;
+    Ok(std::fs::write(folder.join(PYTHON_CLIENT), "")?)
 }
 
 /// Installs a tool for this checkout only.
