@@ -298,3 +298,27 @@ async fn duplicates_and_unknown_fields_are_told_in_order() {
         assert!(text.contains("strict decoding error: duplicate field \"data.x\", unknown field \"foo\""), "{text}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn owners_that_are_there_twice_are_told_and_dropped() {
+    let server = TestServer::start().await;
+    let owner = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "o", "uid": "u"});
+    let mut object = config_map("a", "1");
+    object["metadata"]["ownerReferences"] = json!([owner, owner]);
+    let request = http::Request::builder()
+        .method(Method::POST)
+        .uri(MAPS)
+        .header("content-type", "application/json")
+        .body(http_body_util::Full::new(bytes::Bytes::from(object.to_string())))
+        .unwrap();
+    let response = server.send(request).await;
+    assert_eq!(response.status(), 201);
+    let warning = response.headers()["warning"].to_str().unwrap().to_owned();
+    assert!(
+        warning.starts_with("299 - \".metadata.ownerReferences contains duplicate entries; ")
+            && warning.ends_with("duplicate UID(s) observed: u\""),
+        "{warning}"
+    );
+    let (_, made) = server.get(&format!("{MAPS}/a")).await;
+    assert_eq!(made["metadata"]["ownerReferences"], json!([owner]));
+}

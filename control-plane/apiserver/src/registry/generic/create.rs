@@ -9,6 +9,7 @@ use skep_storage::response_bytes;
 use super::{
     Registry, Scope,
     commit::{Outcome, Write, storage_error},
+    metadata::{Stage, drop_twin_owners},
 };
 use crate::{
     admission::{Admitted, Attributes, Operation},
@@ -51,6 +52,7 @@ impl Registry {
         if self.conversion.as_ref().is_some_and(|conversion| conversion.is_closed()) {
             return Err(closed(self.info()));
         }
+        drop_twin_owners(scope, Stage::Sent, meta);
         self.own_created(scope, &mut *object)?;
         self.create_owned(scope, object).await
     }
@@ -65,6 +67,7 @@ impl Registry {
         let attributes = self.attributes(Operation::Create, scope, "", "");
         let mut admitted = self.admission.mutate(&attributes, &mut object).await?;
         let meta = object.meta_mut();
+        drop_twin_owners(scope, Stage::Admitted, meta);
         let Some(base) = name_base(meta) else {
             let name = meta.name.clone().unwrap_or_default();
             return self

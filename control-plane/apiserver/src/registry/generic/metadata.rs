@@ -1,6 +1,6 @@
 //! The registry's own part of an object: metadata that only the server sets.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use skep_api::{field, meta, status::StatusError};
 use uuid::Uuid;
 
@@ -70,6 +70,37 @@ pub(super) fn carry_over(object: &mut dyn Object, old: &ObjectMeta) {
     meta.generate_name.clone_from(&old.generate_name);
     meta.generation = old.generation;
     meta.self_link = None;
+}
+
+/// When owners are looked at: what admission adds twice is told in other words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    Sent,
+    Admitted,
+}
+
+/// Drops owners that are there twice, with a warning.
+pub(super) fn drop_twin_owners(scope: &Scope<'_>, stage: Stage, meta: &mut ObjectMeta) {
+    let Some(owners) = meta.owner_references.as_mut().filter(|owners| owners.len() > 1) else { return };
+    let mut seen: Vec<OwnerReference> = Vec::with_capacity(owners.len());
+    let mut twins = Vec::new();
+    owners.retain(|owner| {
+        let twin = seen.contains(owner);
+        if twin {
+            twins.push(owner.uid.clone());
+        } else {
+            seen.push(owner.clone());
+        }
+        !twin
+    });
+    if !twins.is_empty() {
+        let when = if stage == Stage::Admitted { " after mutating admission happens" } else { "" };
+        scope.warn(format!(
+            ".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in 1.20+, and \
+             may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+            twins.join(", ")
+        ));
+    }
 }
 
 /// A resource version an object carries: none when it is empty or zero.

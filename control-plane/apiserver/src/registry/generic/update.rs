@@ -11,7 +11,7 @@ use super::{
     Registry, Scope,
     commit::{Outcome, Write, storage_error},
     create::Written,
-    metadata::{carry_over, has_finalizers, resource_version},
+    metadata::{Stage, carry_over, drop_twin_owners, has_finalizers, resource_version},
     ownership::{Ownership, with_times_of},
 };
 use crate::{
@@ -223,11 +223,13 @@ impl Registry {
             self.check_names(scope, name, &*object)?;
         }
         if source.ownership() == Ownership::Tracked {
+            drop_twin_owners(scope, Stage::Sent, object.meta_mut());
             self.own_updated(scope, kind, &shown, &*old, &mut *object)?;
         }
 
         let mut admitted = self.admit_update(scope, kind, &mut object, &*old).await?;
         let meta = object.meta_mut();
+        drop_twin_owners(scope, Stage::Admitted, meta);
         meta.resource_version = Some(cached.mod_revision().to_string());
         if meta.namespace.as_deref().unwrap_or_default().is_empty() {
             meta.namespace.clone_from(&old.meta().namespace);
