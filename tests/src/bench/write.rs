@@ -106,7 +106,7 @@ where
 {
     let stored = client.expect(Method::GET, &pod_path("p0"), Bytes::new()).await?.len();
     let etcd = server.etcd().await?;
-    raw_writes(&etcd, stored, Raw::Create(usize::MAX)).await?;
+    raw_writes(&etcd, stored, Raw::Seed).await?;
     let ours = async |round| {
         let (client, update) = (Arc::clone(client), update.clone());
         load(CONCURRENCY, WRITES, move |number| update(Arc::clone(&client), round, number)).await
@@ -119,7 +119,9 @@ where
 enum Raw {
     /// New keys, by the number of the round.
     Create(usize),
-    /// The keys of round `usize::MAX`.
+    /// Makes the keys that are replaced, or makes them anew.
+    Seed,
+    /// The keys that were seeded.
     Replace,
 }
 
@@ -129,16 +131,13 @@ async fn raw_writes(etcd: &etcd_client::Client, size: usize, raw: Raw) -> Result
     load(CONCURRENCY, WRITES, move |number| {
         let (mut etcd, value) = (etcd.kv_client(), value.clone());
         async move {
-            let (round, compare) = match raw {
-                Raw::Create(round) => (round, CompareOp::Equal),
-                Raw::Replace => (usize::MAX, CompareOp::Greater),
+            let (key, compare, revision) = match raw {
+                Raw::Create(round) => (format!("/bench/{round}/{number}"), CompareOp::Equal, 0),
+                Raw::Seed => (format!("/bench/{number}"), CompareOp::Greater, -1),
+                Raw::Replace => (format!("/bench/{number}"), CompareOp::Greater, 0),
             };
-            let key = format!("/bench/{round}/{number}");
-            let txn = Txn::new().when([Compare::mod_revision(key.as_str(), compare, 0)]).and_then([TxnOp::put(
-                key.as_str(),
-                value,
-                None,
-            )]);
+            let put = TxnOp::put(key.as_str(), value, None);
+            let txn = Txn::new().when([Compare::mod_revision(key.as_str(), compare, revision)]).and_then([put]);
             ensure!(etcd.txn(txn).await?.succeeded(), "{key} is not as it should be");
             Ok(())
         }

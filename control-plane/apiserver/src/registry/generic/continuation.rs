@@ -16,11 +16,14 @@ pub(crate) struct Token {
     pub(crate) revision: i64,
     /// The first key of the next page, relative to the list's scope.
     pub(crate) start: String,
+    /// How many objects are left from there on, where that was known: then it need not be counted again.
+    #[serde(rename = "rest", default, skip_serializing_if = "Option::is_none")]
+    pub(crate) rest: Option<usize>,
 }
 
 impl Token {
     pub(crate) fn new(revision: i64, start: String) -> Self {
-        Self { version: VERSION.to_owned(), revision, start }
+        Self { version: VERSION.to_owned(), revision, start, rest: None }
     }
 
     pub(crate) fn encode(&self) -> String {

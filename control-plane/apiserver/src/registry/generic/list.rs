@@ -51,19 +51,25 @@ impl Registry {
 
     /// The snapshot and the part of it that a list request asks for.
     pub(crate) async fn page(&self, selection: Selection, options: &ListOptions) -> Result<Page, StatusError> {
-        let (snapshot, start) = self.snapshot_for(&selection, options).await?;
+        let token = options.continue_token.as_deref().map(Token::decode).transpose()?;
+        let known_rest = token.as_ref().and_then(|token| token.rest);
+        let (snapshot, start) = self.snapshot_for(&selection, options, token).await?;
         let mut page = Page { start, end: None, meta: json!({}), snapshot, selection };
-        if options.limit > 0 {
-            page.cut(usize::try_from(options.limit).unwrap_or(usize::MAX));
+        let limit = usize::try_from(options.limit).unwrap_or(usize::MAX);
+        if limit > 0 {
+            page.cut(limit);
         }
         page.meta["resourceVersion"] = page.snapshot.revision().to_string().into();
         if let Some(end) = &page.end {
-            let rest = end.strip_prefix(&page.selection.scope).unwrap_or_default().to_owned();
-            page.meta["continue"] = Token::new(page.snapshot.revision(), rest).encode().into();
+            let start = end.strip_prefix(&page.selection.scope).unwrap_or_default().to_owned();
+            let mut next = Token::new(page.snapshot.revision(), start);
             if page.selection.is_everything() {
-                let rest = page.snapshot.range(&page.selection.scope, end).count() + page.snapshot.beyond();
+                let count = || page.snapshot.range(&page.selection.scope, end).count() + page.snapshot.beyond();
+                let rest = known_rest.and_then(|rest| rest.checked_sub(limit)).unwrap_or_else(count);
                 page.meta["remainingItemCount"] = rest.into();
+                next.rest = Some(rest);
             }
+            page.meta["continue"] = next.encode().into();
         }
         Ok(page)
     }
@@ -73,9 +79,9 @@ impl Registry {
         &self,
         selection: &Selection,
         options: &ListOptions,
+        token: Option<Token>,
     ) -> Result<(Snapshot, String), StatusError> {
-        if let Some(text) = &options.continue_token {
-            let token = Token::decode(text)?;
+        if let Some(token) = token {
             let start = format!("{}{}", selection.scope, token.start);
             if token.revision > 0 {
                 let past = self.past(selection, options, token.revision, &start).await;
