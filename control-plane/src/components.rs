@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use kube::Client;
-use skep_pki::Authority;
 use skep_client::leader_election::default_identity;
+use skep_pki::Authority;
+use skep_pki::jwt::Signer;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +31,17 @@ pub(crate) struct Components {
     shutdown: CancellationToken,
 }
 
+/// What the controllers hand out or sign with; without a key they leave its work to others.
+#[derive(Default)]
+pub(crate) struct Keys {
+    /// What pods are told to trust the API server by (PEM).
+    pub(crate) root_ca: Option<String>,
+    /// Signs certificates of clients and nodes.
+    pub(crate) signing_ca: Option<Arc<Authority>>,
+    /// Signs service accounts' tokens that are kept in Secrets.
+    pub(crate) service_account_signer: Option<Arc<Signer>>,
+}
+
 /// What to do about a component that ended with an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
@@ -44,15 +56,8 @@ impl Components {
         Self { tasks: JoinSet::new(), shutdown: CancellationToken::new() }
     }
 
-    /// Starts what the settings name, each over a client that acts as its own user. `root_ca` (PEM) is what pods are told to
-    /// trust the API server by; `signing_ca` signs clients' and nodes' certificates.
-    pub(crate) fn start(
-        &mut self,
-        settings: &Settings,
-        root_ca: Option<String>,
-        signing_ca: Option<Arc<Authority>>,
-        client: impl Fn(&str) -> Client,
-    ) {
+    /// Starts what the settings name, each over a client that acts as its own user.
+    pub(crate) fn start(&mut self, settings: &Settings, keys: Keys, client: impl Fn(&str) -> Client) {
         if settings.runs(Component::Scheduler) {
             let (client, shutdown) = (client(SCHEDULER), self.shutdown.clone());
             let config = skep_scheduler::Config::with_identity(identity(settings));
@@ -61,7 +66,7 @@ impl Components {
         }
         if settings.runs(Component::Controllers) {
             let (client, shutdown) = (client(CONTROLLERS), self.shutdown.clone());
-            let config = controllers_config(settings, root_ca, signing_ca);
+            let config = controllers_config(settings, keys);
             let run = move || skep_controllers::run(client.clone(), config.clone(), shutdown.clone());
             self.tasks.spawn(keep_running("controllers", FIRST_PAUSE, self.shutdown.clone(), run, controllers_verdict));
         }
@@ -134,17 +139,14 @@ fn identity(settings: &Settings) -> String {
     default_identity(&settings.hostname)
 }
 
-fn controllers_config(
-    settings: &Settings,
-    root_ca: Option<String>,
-    signing_ca: Option<Arc<Authority>>,
-) -> skep_controllers::Config {
+fn controllers_config(settings: &Settings, keys: Keys) -> skep_controllers::Config {
     skep_controllers::Config {
         cluster_cidr: Some(settings.cluster_cidr),
         service_cidr: Some(settings.service_cluster_ip_range),
         allocate_node_cidrs: true,
-        root_ca,
-        signing_ca,
+        root_ca: keys.root_ca,
+        signing_ca: keys.signing_ca,
+        service_account_signer: keys.service_account_signer,
         identity: Some(identity(settings)),
         ..skep_controllers::Config::default()
     }

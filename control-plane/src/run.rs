@@ -11,6 +11,7 @@ use anyhow::{Context as _, anyhow, bail};
 use kube::Client;
 use nix::unistd::{AccessFlags, access};
 use skep_apiserver::{ApiServer, FrontProxy, ServiceAccountKeys, UserInfo};
+use skep_pki::jwt::Signer;
 use skep_pki::{Pki, ReloadableIdentity};
 use skep_storage::supervisor::{Supervisor, SupervisorConfig};
 use skep_storage::{EtcdConfig, Storage};
@@ -18,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::components::Components;
+use crate::components::{Components, Keys};
 use crate::settings::{Component, Settings};
 use crate::signals::Signals;
 use crate::{clients, credentials};
@@ -83,7 +84,8 @@ impl Server {
             // Settings::resolve has seen to it that there is one.
             let kubeconfig = settings.kubeconfig.as_deref().context("--kubeconfig is missing")?;
             let remote = clients::remote(kubeconfig).await?;
-            components.start(&settings, remote.ca, None, |_| remote.client.clone());
+            let keys = Keys { root_ca: remote.ca, ..Keys::default() };
+            components.start(&settings, keys, |_| remote.client.clone());
             tracing::info!(kubeconfig = %kubeconfig.display(), "skep-server runs without an API server");
             return Ok(Self { components, api: None });
         }
@@ -105,9 +107,12 @@ impl Server {
             async move { server.serve(listener, tls, shutdown).await.context("API server") }
         });
         // No socket, no TLS, no serialised identity between these and the API server.
-        let root_ca = Some(pki.ca().certificate().to_owned());
-        components
-            .start(&settings, root_ca, Some(Arc::clone(pki.ca())), |user| Client::new(service.with_user(UserInfo::component(user)), "default"));
+        let keys = Keys {
+            root_ca: Some(pki.ca().certificate().to_owned()),
+            signing_ca: Some(Arc::clone(pki.ca())),
+            service_account_signer: Some(Arc::new(Signer::from_pem("sa.key", pki.service_account_key())?)),
+        };
+        components.start(&settings, keys, |user| Client::new(service.with_user(UserInfo::component(user)), "default"));
         let address = SocketAddr::new(settings.bind_address, settings.secure_port);
         let admin = settings.data_dir.join("admin.conf");
         tracing::info!(%address, kubeconfig = %admin.display(), "skep-server is serving");
@@ -221,7 +226,8 @@ fn api_config(settings: &Settings, pki: &Pki, storage: Storage) -> anyhow::Resul
         name: "front-proxy-client".to_owned(),
     });
     config.node_port_range = settings.service_node_port_range.clone();
-    config.service_accounts = Some(ServiceAccountKeys::new(pki.service_account_key(), pki.service_account_public_key()));
+    config.service_accounts =
+        Some(ServiceAccountKeys::new(pki.service_account_key(), pki.service_account_public_key()));
     Ok(config)
 }
 

@@ -38,8 +38,6 @@ use crate::{
     user::UserInfo,
 };
 
-const AUTHORIZATION: &str = "authorization.k8s.io";
-
 /// The review a request is for, if it is for one.
 pub(crate) fn find(request: &RequestInfo) -> Option<&'static ResourceInfo> {
     if !request.group.starts_with("auth") {
@@ -47,9 +45,8 @@ pub(crate) fn find(request: &RequestInfo) -> Option<&'static ResourceInfo> {
     }
     let resource = request.resource.as_deref()?;
     let all = skep_api::resource::reviews().iter();
-    all.into_iter().find(|info| {
-        info.group == request.group && info.version == request.version && info.plural == resource
-    })
+    all.into_iter()
+        .find(|info| info.group == request.group && info.version == request.version && info.plural == resource)
 }
 
 /// Answers a review.
@@ -307,8 +304,8 @@ mod tests {
             let request = RequestInfo::parse(&Method::POST, &path.parse().unwrap()).unwrap();
             super::find(&request).map(|info| info.kind.to_string())
         };
-        let path = format!("/apis/{AUTHORIZATION}/v1/selfsubjectaccessreviews");
-        assert_eq!(find(&path).as_deref(), Some("SelfSubjectAccessReview"));
+        let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+        assert_eq!(find(path).as_deref(), Some("SelfSubjectAccessReview"));
         assert_eq!(find("/apis/authentication.k8s.io/v1/tokenreviews").as_deref(), Some("TokenReview"));
         for other in ["/apis/authentication.k8s.io/v1beta1/tokenreviews", "/api/v1/tokenreviews", "/apis/apps/v1/x"] {
             assert_eq!(find(other), None, "{other}");

@@ -76,7 +76,10 @@ impl Reconciler for CertificateController {
                 self.took(&written.context(|| format!("approving certificate signing request {key}"))?);
                 return Ok(None);
             }
-        } else if is(&request, "Approved") && !is(&request, "Denied") && !is(&request, "Failed") && !has_certificate(&request)
+        } else if is(&request, "Approved")
+            && !is(&request, "Denied")
+            && !is(&request, "Failed")
+            && !has_certificate(&request)
             && let Some(authority) = &self.context.config.signing_ca
             && let Some(signed) = signer::sign(authority, &request)
         {
@@ -145,7 +148,9 @@ fn kubelet_client_fault(request: &CertificateSigningRequest, asked: &SigningRequ
         return Some("subject common name does not begin with system:node:");
     }
     if !has_usages(request, ["client auth", "digital signature"]) {
-        return Some("usages did not match [client auth digital signature] or [client auth digital signature key encipherment]");
+        return Some(
+            "usages did not match [client auth digital signature] or [client auth digital signature key encipherment]",
+        );
     }
     None
 }
@@ -165,7 +170,9 @@ fn kubelet_serving_fault(request: &CertificateSigningRequest, asked: &SigningReq
         return Some("subject common name does not begin with system:node:");
     }
     if !has_usages(request, ["server auth", "digital signature"]) {
-        return Some("usages did not match [digital signature server auth] or [digital signature key encipherment server auth]");
+        return Some(
+            "usages did not match [digital signature server auth] or [digital signature key encipherment server auth]",
+        );
     }
     None
 }

@@ -65,12 +65,15 @@ impl Reconciler for ClusterRoleAggregation {
 fn aggregate(role: &ClusterRole, all: &[Arc<ClusterRole>]) -> Result<Vec<PolicyRule>, Error> {
     let selectors = role.aggregation_rule.as_ref().and_then(|rule| rule.cluster_role_selectors.as_deref());
     let selectors = selectors.unwrap_or_default().iter();
-    let selectors = selectors.map(|selector| meta::selector(selector, &role.metadata)).collect::<Result<Vec<_>, _>>()?;
+    let selectors =
+        selectors.map(|selector| meta::selector(selector, &role.metadata)).collect::<Result<Vec<_>, _>>()?;
     let mut rules: Vec<PolicyRule> = Vec::new();
     for selector in selectors {
         let mut parts: Vec<_> = all
             .iter()
-            .filter(|other| other.metadata.name != role.metadata.name && selector.matches(meta::labels(&other.metadata)))
+            .filter(|other| {
+                other.metadata.name != role.metadata.name && selector.matches(meta::labels(&other.metadata))
+            })
             .collect();
         parts.sort_by_key(|part| meta::name(&part.metadata).to_owned());
         for rule in parts.into_iter().flat_map(|part| part.rules.iter().flatten()) {

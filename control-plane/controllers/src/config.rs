@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use skep_pki::Authority;
+use skep_pki::jwt::Signer;
 
 use crate::error::Error;
 use crate::metrics::Metrics;
@@ -28,6 +29,8 @@ pub struct Config {
     pub root_ca: Option<String>,
     /// The authority that signs certificate signing requests of the built-in signers; None signs nothing.
     pub signing_ca: Option<Arc<Authority>>,
+    /// Signs the tokens that are kept in Secrets; None fills no such Secret.
+    pub service_account_signer: Option<Arc<Signer>>,
     /// Run only while holding the Lease kube-system/kube-controller-manager.
     pub leader_elect: bool,
     /// This candidate's name; made from the host name if None.
@@ -75,6 +78,7 @@ impl Default for Config {
             allocate_node_cidrs: false,
             root_ca: None,
             signing_ca: None,
+            service_account_signer: None,
             leader_elect: true,
             identity: None,
             lease_times: (Duration::from_secs(15), Duration::from_secs(10), Duration::from_secs(2)),

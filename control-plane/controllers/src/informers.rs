@@ -1,11 +1,11 @@
 //! The informers all controllers share: one watch per type.
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ResourceQuota, Service,
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ResourceQuota, Secret, Service,
     ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -54,6 +54,8 @@ pub struct Informers {
     pub deployments: Informer<Deployment>,
     /// ClusterRoles.
     pub cluster_roles: Informer<ClusterRole>,
+    /// Secrets with service accounts' tokens.
+    pub token_secrets: Informer<Secret>,
     /// CertificateSigningRequests.
     pub signing_requests: Informer<CertificateSigningRequest>,
     /// PodDisruptionBudgets.
@@ -97,6 +99,12 @@ impl Informers {
             ),
             deployments: Informer::new(Api::all(client.clone())),
             cluster_roles: Informer::new(Api::all(client.clone())),
+            token_secrets: Informer::filtered(
+                Api::all(client.clone()),
+                Vec::new(),
+                |_| {},
+                Some(crate::token_secrets::FIELD_SELECTOR),
+            ),
             signing_requests: Informer::new(Api::all(client.clone())),
             budgets: Informer::new(Api::all(client.clone())),
             quotas: Informer::new(Api::all(client.clone())),
@@ -123,6 +131,7 @@ impl Informers {
         start(&self.replica_sets, tasks, shutdown);
         start(&self.deployments, tasks, shutdown);
         start(&self.cluster_roles, tasks, shutdown);
+        start(&self.token_secrets, tasks, shutdown);
         start(&self.signing_requests, tasks, shutdown);
         start(&self.budgets, tasks, shutdown);
         start(&self.quotas, tasks, shutdown);
@@ -144,6 +153,7 @@ impl Informers {
             && self.replica_sets.synced(shutdown).await
             && self.deployments.synced(shutdown).await
             && self.cluster_roles.synced(shutdown).await
+            && self.token_secrets.synced(shutdown).await
             && self.signing_requests.synced(shutdown).await
             && self.budgets.synced(shutdown).await
             && self.quotas.synced(shutdown).await

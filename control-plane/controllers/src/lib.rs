@@ -37,6 +37,7 @@ mod root_ca;
 mod service_account;
 mod service_membership;
 mod taint_eviction;
+mod token_secrets;
 pub mod work_queue;
 
 pub use config::Config;

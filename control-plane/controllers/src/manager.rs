@@ -29,6 +29,7 @@ use crate::resource_quota::ResourceQuotaController;
 use crate::root_ca::RootCaPublisher;
 use crate::service_account::ServiceAccountController;
 use crate::taint_eviction::TaintEvictionController;
+use crate::token_secrets::TokenSecrets;
 use crate::work_queue::WorkQueue;
 use crate::{garbage_collector, pod_gc};
 
@@ -114,6 +115,7 @@ async fn lead(client: Client, recorder: Recorder, config: Config, stop: Cancella
     starter.start("taint_eviction", TaintEvictionController::new);
     starter.start("cluster_role_aggregator", ClusterRoleAggregation::new);
     starter.start("certificate", CertificateController::new);
+    starter.start("serviceaccount_tokens", TokenSecrets::new);
     if context.config.root_ca.is_some() {
         starter.start("root_ca_cert_publisher", RootCaPublisher::new);
     }

@@ -215,11 +215,11 @@ impl Verifier {
         }
         let header: Header = decode(header)?;
         let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| TokenError::Malformed)?;
-        let fits = |key: &&PublicKey| {
-            key.kind.algorithm() == header.alg && (header.kid.is_empty() || header.kid == key.id)
-        };
+        let fits =
+            |key: &&PublicKey| key.kind.algorithm() == header.alg && (header.kid.is_empty() || header.kid == key.id);
         let verifies = |key: &PublicKey| {
-            let public: UnparsedPublicKey<&[u8]> = signature::UnparsedPublicKey::new(key.kind.verification(), &key.bytes);
+            let public: UnparsedPublicKey<&[u8]> =
+                signature::UnparsedPublicKey::new(key.kind.verification(), &key.bytes);
             public.verify(signed.as_bytes(), &signature).is_ok()
         };
         if !self.keys.iter().filter(fits).any(verifies) {
@@ -304,7 +304,9 @@ mod tests {
         let parts: Vec<_> = token.split('.').collect();
         let other = URL_SAFE_NO_PAD.encode(json!({"sub": "b"}).to_string());
         assert_eq!(verifier.verify::<Value>(&format!("{}.{other}.{}", parts[0], parts[2])), Err(TokenError::Signature));
-        for garbage in ["", ".", "..", "a.b", "a.b.c", "a.b.c.d", &token[1..], &format!("{token}."), &"x".repeat(20_000)] {
+        for garbage in
+            ["", ".", "..", "a.b", "a.b.c", "a.b.c.d", &token[1..], &format!("{token}."), &"x".repeat(20_000)]
+        {
             assert!(verifier.verify::<Value>(garbage).is_err(), "{garbage:.20}");
         }
         for end in 0..token.len() {

@@ -23,8 +23,8 @@ pub use certificate::{CertificateInfo, is_issued_by};
 pub use dir::{Entry, Pki, apiserver_sans, list, renew};
 pub use error::{Error, Result};
 pub use files::{write_private, write_public};
-pub use request::SigningRequest;
 pub use kubeconfig::{Credentials, Kubeconfig};
+pub use request::SigningRequest;
 pub use tls::{
     ReloadableIdentity, certificates_from_pem, client_config, private_key_from_pem, server_config,
     unverified_client_config,

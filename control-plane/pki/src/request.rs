@@ -3,9 +3,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
-use rcgen::{
-    CertificateSigningRequestParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType,
-};
+use rcgen::{CertificateSigningRequestParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType};
 use rustls_pki_types::CertificateSigningRequestDer;
 use rustls_pki_types::pem::PemObject as _;
 use x509_parser::certification_request::X509CertificationRequest;
@@ -120,7 +118,8 @@ mod tests {
     use crate::{CA_VALIDITY, CertificateInfo};
 
     fn request(common_name: &str, organization: &str, names: &[&str]) -> String {
-        let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
+        let mut params =
+            CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
         params.distinguished_name.push(DnType::CommonName, common_name);
         params.distinguished_name.push(DnType::OrganizationName, organization);
         params.serialize_request(&KeyPair::generate().unwrap()).unwrap().pem().unwrap()
@@ -131,7 +130,10 @@ mod tests {
         let authority = Authority::create("ca", CA_VALIDITY).unwrap();
         let pem = request("system:node:n1", "system:nodes", &["n1.example", "192.0.2.7"]);
         let request = SigningRequest::from_pem("r", pem.as_bytes()).unwrap();
-        assert_eq!((request.common_name.as_str(), &*request.organizations), ("system:node:n1", &["system:nodes".to_owned()][..]));
+        assert_eq!(
+            (request.common_name.as_str(), &*request.organizations),
+            ("system:node:n1", &["system:nodes".to_owned()][..])
+        );
         assert_eq!(request.dns_names, ["n1.example"]);
         assert_eq!(request.addresses, ["192.0.2.7".parse::<IpAddr>().unwrap()]);
         let usages = ["digital signature".to_owned(), "client auth".to_owned()];

@@ -17,7 +17,11 @@ const KUBE_APISERVER_CLIENT: &str = "kubernetes.io/kube-apiserver-client";
 
 impl Admission {
     /// Judges a write of a request for a certificate.
-    pub(super) fn certificate_request(&self, attributes: &Attributes<'_>, object: &dyn Object) -> Result<(), StatusError> {
+    pub(super) fn certificate_request(
+        &self,
+        attributes: &Attributes<'_>,
+        object: &dyn Object,
+    ) -> Result<(), StatusError> {
         let Some(request) = object.as_any().downcast_ref::<CertificateSigningRequest>() else { return Ok(()) };
         let user = attributes.scope.user;
         match (attributes.operation, attributes.subresource) {
@@ -56,9 +60,8 @@ impl Admission {
 
     /// Whether the user has a right to the signer, or to all of its domain.
     fn may(&self, user: &UserInfo, verb: &str, signer: &str) -> bool {
-        let allowed = |name: &str| {
-            self.authorizer.allows(&authz::Attributes::resource(user, verb, GROUP, "signers").named(name))
-        };
+        let allowed =
+            |name: &str| self.authorizer.allows(&authz::Attributes::resource(user, verb, GROUP, "signers").named(name));
         allowed(signer) || signer.split_once('/').is_some_and(|(domain, _)| allowed(&format!("{domain}/*")))
     }
 }

@@ -1,6 +1,5 @@
 //! Bootstrap tokens: Secrets in kube-system that let a new node ask for its certificate.
 
-
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use ring::constant_time::verify_slices_are_equal;
@@ -53,7 +52,8 @@ fn user(stored: &Secret, id: &str, secret: &str, now: Timestamp) -> Result<UserI
         return refuse("it is not for authentication");
     }
     let mut groups = vec![GROUP.to_owned(), AUTHENTICATED.to_owned()];
-    for group in text("auth-extra-groups").unwrap_or_default().split(',').map(str::trim).filter(|text| !text.is_empty()) {
+    for group in text("auth-extra-groups").unwrap_or_default().split(',').map(str::trim).filter(|text| !text.is_empty())
+    {
         if !is_group(group) {
             return refuse("it has groups that are none of bootstrappers");
         }
@@ -66,7 +66,9 @@ fn user(stored: &Secret, id: &str, secret: &str, now: Timestamp) -> Result<UserI
 fn is_group(group: &str) -> bool {
     group.strip_prefix("system:bootstrappers:").is_some_and(|name| {
         !name.is_empty()
-            && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b':' | b'-'))
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b':' | b'-'))
             && name.ends_with(|last: char| last.is_ascii_alphanumeric())
     })
 }
@@ -89,7 +91,8 @@ mod tests {
         for (key, value) in usual.iter().chain(changes) {
             data.insert((*key).to_owned(), STANDARD.encode(value).into());
         }
-        serde_json::from_value(json!({"metadata": {"name": "bootstrap-token-abcdef"}, "type": TYPE, "data": data})).unwrap()
+        serde_json::from_value(json!({"metadata": {"name": "bootstrap-token-abcdef"}, "type": TYPE, "data": data}))
+            .unwrap()
     }
 
     #[test]

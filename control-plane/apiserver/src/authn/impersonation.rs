@@ -45,9 +45,7 @@ pub(crate) fn impersonated(
         let why = "requested user impersonation information without impersonating a user";
         return Err(StatusError::internal_error(why));
     }
-    let demand = |wanted: Attributes<'_>| {
-        authorizer.authorize(&wanted).map_err(|reason| forbidden(&wanted, &reason))
-    };
+    let demand = |wanted: Attributes<'_>| authorizer.authorize(&wanted).map_err(|reason| forbidden(&wanted, &reason));
     let account = service_account(&name);
     match account {
         Some((namespace, name)) => {
@@ -114,7 +112,8 @@ mod tests {
 
     #[test]
     fn keys_are_unescaped_as_far_as_they_are_escaped() {
-        for (escaped, plain) in [("scopes", "scopes"), ("a%2fb", "a/b"), ("a%2", "a%2"), ("%zz", "%zz"), ("%ff", "%ff")] {
+        for (escaped, plain) in [("scopes", "scopes"), ("a%2fb", "a/b"), ("a%2", "a%2"), ("%zz", "%zz"), ("%ff", "%ff")]
+        {
             assert_eq!(unescape(escaped), plain);
         }
     }

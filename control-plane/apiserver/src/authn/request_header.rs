@@ -58,9 +58,16 @@ mod tests {
     #[test]
     fn only_named_proxies_speak_for_others() {
         let headers = || -> HeaderMap {
-            let pairs =
-                [("x-remote-user", "jane"), ("x-remote-group", "a"), ("x-remote-group", "b"), ("x-remote-extra-k%2fl", "v")];
-            pairs.into_iter().map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap())).collect()
+            let pairs = [
+                ("x-remote-user", "jane"),
+                ("x-remote-group", "a"),
+                ("x-remote-group", "b"),
+                ("x-remote-extra-k%2fl", "v"),
+            ];
+            pairs
+                .into_iter()
+                .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap()))
+                .collect()
         };
         let proxy = FrontProxy { ca: String::new(), name: "front".to_owned() };
         let presented = |name: &str| Presented { common_name: name.to_owned(), ..Presented::default() };

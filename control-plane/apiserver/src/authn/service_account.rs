@@ -192,11 +192,13 @@ impl ServiceAccounts {
             Verified::Bound(claims) => self.bound(claims, audiences, now),
             Verified::Legacy(claims) => self.legacy(claims, token, audiences),
         };
-        Some(match look() {
-            Err(Refusal::Missing(_)) if refresh(&self.storage).await.is_ok() => look(),
-            answer => answer,
-        }
-        .map_err(|(Refusal::Missing(why) | Refusal::Final(why))| why))
+        Some(
+            match look() {
+                Err(Refusal::Missing(_)) if refresh(&self.storage).await.is_ok() => look(),
+                answer => answer,
+            }
+            .map_err(|(Refusal::Missing(why) | Refusal::Final(why))| why),
+        )
     }
 
     fn bound(&self, claims: &Claims, audiences: &[String], now: i64) -> Result<Identified, Refusal> {
@@ -254,7 +256,8 @@ impl ServiceAccounts {
     fn legacy(&self, claims: &LegacyClaims, token: &str, audiences: &[String]) -> Result<Identified, Refusal> {
         let own = self.own_audiences();
         // Such a token names no audience: it is for this server.
-        let meant: Vec<String> = own.iter().filter(|own| audiences.is_empty() || audiences.contains(own)).cloned().collect();
+        let meant: Vec<String> =
+            own.iter().filter(|own| audiences.is_empty() || audiences.contains(own)).cloned().collect();
         if meant.is_empty() {
             return refuse("the token is meant for this server only");
         }
@@ -266,9 +269,11 @@ impl ServiceAccounts {
         let stored = find(&self.secrets, &format!("/registry/secrets/{}/{}", claims.namespace, claims.secret))?;
         let secret: Secret = parse(&stored)?;
         let kept = secret.data.as_ref().and_then(|data| data.get("token")).map(|data| data.0.as_slice());
-        let invalid = secret.metadata.labels.as_ref().is_some_and(|labels| {
-            labels.contains_key("kubernetes.io/legacy-token-invalid-since")
-        });
+        let invalid = secret
+            .metadata
+            .labels
+            .as_ref()
+            .is_some_and(|labels| labels.contains_key("kubernetes.io/legacy-token-invalid-since"));
         if secret.metadata.deletion_timestamp.is_some()
             || secret.type_.as_deref() != Some(LEGACY_TYPE)
             || kept != Some(token.as_bytes())

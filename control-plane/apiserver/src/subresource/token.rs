@@ -62,10 +62,7 @@ pub(crate) async fn answer(call: Call<'_>, registry: &Arc<Registry>) -> Result<R
     check_names(&request, name, namespace)?;
     let object = registry.get_object(Some(namespace), name).await?;
     let account = object.as_any().downcast_ref::<ServiceAccount>().ok_or_else(StatusError::generic_not_found)?;
-    let account = Reference {
-        name: name.to_owned(),
-        uid: account.metadata.uid.clone().unwrap_or_default(),
-    };
+    let account = Reference { name: name.to_owned(), uid: account.metadata.uid.clone().unwrap_or_default() };
     let seconds = *request.spec.expiration_seconds.get_or_insert(DEFAULT_SECONDS);
     check_expiration(seconds)?;
     if request.spec.audiences.is_empty() {

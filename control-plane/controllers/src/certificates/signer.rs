@@ -22,14 +22,16 @@ pub(super) fn sign(authority: &Authority, request: &CertificateSigningRequest) -
         return None;
     }
     let mut answer = request.clone();
-    let made = SigningRequest::from_pem("request", &spec.request.0).map_err(|error| error.to_string()).and_then(|asked| {
-        if let Some(fault) = fault(request, &asked) {
-            return Err(fault.to_owned());
-        }
-        let wanted = spec.expiration_seconds.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
-        let validity = wanted.unwrap_or(LONGEST).clamp(SHORTEST, LONGEST);
-        authority.sign(&asked, usages(request), validity).map_err(|error| error.to_string())
-    });
+    let made =
+        SigningRequest::from_pem("request", &spec.request.0).map_err(|error| error.to_string()).and_then(|asked| {
+            if let Some(fault) = fault(request, &asked) {
+                return Err(fault.to_owned());
+            }
+            let wanted =
+                spec.expiration_seconds.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
+            let validity = wanted.unwrap_or(LONGEST).clamp(SHORTEST, LONGEST);
+            authority.sign(&asked, usages(request), validity).map_err(|error| error.to_string())
+        });
     match made {
         Ok(certificate) => {
             answer.status.get_or_insert_default().certificate = Some(ByteString(certificate.into_bytes()));
