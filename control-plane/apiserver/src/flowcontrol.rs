@@ -36,7 +36,7 @@ pub(crate) use keeper::keep;
 pub(crate) use level::Load;
 use level::{Kind, Level, Queuing, Rejection, Ticket};
 use schema::{Distinguisher, Matcher};
-pub(crate) use work::{Watchers, Watching};
+pub(crate) use work::Watchers;
 
 /// Upstream's `--max-requests-inflight`.
 pub const MAX_READS: usize = 400;

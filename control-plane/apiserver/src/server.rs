@@ -32,11 +32,7 @@ use crate::{
     kubelet_proxy::KubeletProxy,
     metrics::Metrics,
     published::Published,
-    registry::{
-        custom::definitions::Definitions,
-        generic::Registry,
-        table,
-    },
+    registry::{custom::definitions::Definitions, generic::Registry, table},
     service::{ApiService, Shared},
     subresource::proxy::Reach,
     user::UserInfo,

@@ -29,7 +29,7 @@ use crate::{
     authn::{Authenticator, Presented, impersonation::impersonated},
     authz::Authorizer,
     dispatch::{Call, Registries},
-    flowcontrol::{Flow, FlowControl, Watching},
+    flowcontrol::{Flow, FlowControl},
     health::Health,
     http::{
         body::{Body, BodyError},
@@ -267,7 +267,7 @@ impl Shared {
         if let Some(remote) = remote {
             let answer = self.delegate(asked, remote, body, upgrade);
             if watch {
-                return Ok(self.count_stream(answer.await?, None));
+                return Ok(self.count_stream(answer.await?));
             }
             return tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| Err(timed_out()));
         }
@@ -304,10 +304,13 @@ impl Shared {
         }
         if let Some(registry) = registry.filter(|_| watch) {
             let counted = self.flow.watchers.enter(&registry.info().group, &registry.info().plural);
-            return Ok(self.count_stream(call.answer().await?, Some(counted)));
+            // A definition that changes ends the watches of what it served.
+            let ended = registry.conversion.as_ref().map_or(&self.shutdown, |conversion| conversion.ended()).clone();
+            let running = (Running::new(&self.metrics.long_running), counted);
+            return Ok(call.answer().await?.map(|body| body.guarded(running, ended)));
         }
         if stream {
-            return Ok(self.count_stream(call.answer().await?, None));
+            return Ok(self.count_stream(call.answer().await?));
         }
         // Includes the time a client takes to send its body.
         tokio::time::timeout(limit, call.answer()).await.unwrap_or_else(|_| Err(timed_out()))
@@ -349,8 +352,8 @@ impl Shared {
     }
 
     /// Counts a watch or log until its body ends, and ends it with the server.
-    fn count_stream(&self, response: Response<Body>, watching: Option<Watching>) -> Response<Body> {
-        let running = (Running::new(&self.metrics.long_running), watching);
+    fn count_stream(&self, response: Response<Body>) -> Response<Body> {
+        let running = Running::new(&self.metrics.long_running);
         response.map(|body| body.guarded(running, self.shutdown.clone()))
     }
 

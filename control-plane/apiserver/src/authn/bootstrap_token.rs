@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
-use ring::constant_time::verify_slices_are_equal;
 use skep_storage::Resource;
+use subtle::ConstantTimeEq as _;
 
 use crate::user::{AUTHENTICATED, UserInfo};
 
@@ -36,7 +36,7 @@ fn user(stored: &Secret, id: &str, secret: &str, now: Timestamp) -> Result<UserI
     }
     let known = data("token-secret").unwrap_or_default();
     #[expect(deprecated, reason = "ring's own replacement is not public yet")]
-    let differs = verify_slices_are_equal(known, secret.as_bytes()).is_err();
+    let differs = !bool::from(known.ct_eq(secret.as_bytes()));
     if differs {
         return refuse("wrong secret");
     }

@@ -12,6 +12,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use skep_pki::jwt::{Signer, Verifier, unverified_claims};
 use skep_storage::{Object, Resource, Storage};
 
@@ -166,7 +167,7 @@ impl ServiceAccounts {
         struct Issuer {
             iss: String,
         }
-        let hash: [u8; 32] = ring::digest::digest(&ring::digest::SHA256, token.as_bytes()).as_ref().try_into().ok()?;
+        let hash: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         let known = self.verified.lock().get(&hash).cloned();
         let verified = match known {
             Some(verified) => verified,

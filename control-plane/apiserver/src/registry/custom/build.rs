@@ -85,6 +85,7 @@ pub(super) async fn build(
             info: info(crd, version),
             prefix: prefix.clone(),
             coercion: Arc::clone(coercion),
+            fields: skep_apply::Custom::of_resource(open_api.is_object().then_some(&open_api)),
             open_api,
             has_status: version.subresources.as_ref().is_some_and(|parts| parts.status.is_some()),
             scale: version.subresources.as_ref().and_then(|parts| parts.scale.clone()),

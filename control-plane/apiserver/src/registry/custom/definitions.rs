@@ -17,12 +17,7 @@ use skep_storage::Resource;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    build,
-    build::Built,
-    definition::PREFIX,
-    webhook,
-};
+use super::{build, build::Built, definition::PREFIX, webhook};
 use crate::{
     dispatch::{Registries, Table},
     registry::{
@@ -70,7 +65,11 @@ struct Serving {
 
 impl Definitions {
     /// Of this registry of definitions. Watches of custom resources end with `shutdown`.
-    pub(crate) fn new(registries: &Registries, caller: Arc<WebhookClient>, shutdown: CancellationToken) -> Option<Self> {
+    pub(crate) fn new(
+        registries: &Registries,
+        caller: Arc<WebhookClient>,
+        shutdown: CancellationToken,
+    ) -> Option<Self> {
         let cache = crds(registries)?.cache.clone();
         Some(Self { cache, known: BTreeMap::new(), shutdown, caller })
     }

@@ -54,6 +54,8 @@ pub(super) struct CustomStrategy {
     /// The schema as the definition writes it.
     pub(super) open_api: Value,
     pub(super) rules: Option<Rules>,
+    /// How fields of objects are owned.
+    pub(super) fields: skep_apply::Custom,
     pub(super) has_status: bool,
     pub(super) scale: Option<CustomResourceSubresourceScale>,
     pub(super) columns: Columns,
@@ -178,6 +180,15 @@ impl AnyStrategy for CustomStrategy {
 
     fn decode_stored(&self, json: &[u8]) -> serde_json::Result<Box<dyn Object>> {
         Ok(Box::new(CustomObject::read(serde_json::from_slice(json)?, &mut UnknownFields::new())?))
+    }
+
+    fn field_type(&self, _: &ResourceInfo) -> skep_apply::Type<'_> {
+        self.fields.view()
+    }
+
+    fn replicas_path(&self) -> skep_apply::Path {
+        let path = self.scale.as_ref().map_or(".spec.replicas", |scale| &scale.spec_replicas_path);
+        skep_apply::Path::of_fields(&path.trim_start_matches('.').split('.').collect::<Vec<_>>())
     }
 
     fn default(&self, _: &mut dyn Object) {

@@ -35,10 +35,6 @@ const PATCH_TYPES: &[&str] = &[
 const CUSTOM_PATCH_TYPES: &[&str] =
     &["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
 
-/// The same for custom resources.
-const CUSTOM_PATCH_TYPES: &[&str] =
-    &["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
-
 /// A patch that was read from a request.
 #[derive(Debug)]
 pub(crate) struct Patch {
@@ -68,16 +64,6 @@ impl PatchKind {
             Some("application/apply-patch+yaml") => Ok(Self::Apply),
             _ => Err(StatusError::unsupported_media_type(if is_custom { CUSTOM_PATCH_TYPES } else { PATCH_TYPES })),
         }
-    }
-}
-
-impl PatchKind {
-    /// The same kind; 415 if objects of this resource cannot be patched so: of custom ones no one knows how to merge.
-    pub(crate) fn for_registry(self, registry: &Registry) -> Result<Self, StatusError> {
-        if matches!(self, Self::Strategic) && registry.conversion.is_some() {
-            return Err(StatusError::unsupported_media_type(CUSTOM_PATCH_TYPES));
-        }
-        Ok(self)
     }
 }
 
