@@ -209,6 +209,12 @@ fn api_config(settings: &Settings, pki: &Pki, storage: Storage) -> anyhow::Resul
         settings.secure_port,
         Arc::new(kubelet_client),
     );
+    config.client_ca = Some(pki.ca().certificate().to_owned());
+    config.front_proxy = Some(skep_apiserver::FrontProxy {
+        client: pki.front_proxy_client().clone(),
+        ca: pki.front_proxy_ca().certificate().to_owned(),
+        name: "front-proxy-client".to_owned(),
+    });
     config.node_port_range = settings.service_node_port_range.clone();
     Ok(config)
 }

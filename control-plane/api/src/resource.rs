@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::LazyLock;
 
 mod admissionregistration;
+mod apiregistration;
 mod apps;
 mod autoscaling;
 mod batch;
@@ -113,6 +114,7 @@ fn qualified(name: &Str, group: &str) -> Str {
 static GROUPS: &[&[ResourceInfo]] = &[
     core::ROWS,
     admissionregistration::ROWS,
+    apiregistration::ROWS,
     apps::ROWS,
     autoscaling::ROWS,
     batch::ROWS,

@@ -69,6 +69,7 @@ pub(crate) async fn run(registries: &Registries, config: &Config) -> Result<()> 
     for (name, value) in flowcontrol::bootstrap::flow_schemas() {
         bootstrap.ensure((flowcontrol::GROUP, "flowschemas"), None, name, value, false).await?;
     }
+    authentication(&bootstrap, config).await?;
     service_cidr(&bootstrap, config).await?;
     // No pod reaches this server by a loopback address, and validation refuses one.
     if config.advertise_address.is_loopback() {
@@ -108,6 +109,42 @@ async fn leave(registries: &Registries, config: &Config) -> Result<()> {
     }
     let user = UserInfo::master("system:apiserver");
     Bootstrap { registries, user: &user }.lead_to(&others, config).await
+}
+
+/// What aggregated API servers know this server and its clients by.
+async fn authentication(bootstrap: &Bootstrap<'_>, config: &Config) -> Result<()> {
+    let mut data = serde_json::Map::new();
+    if let Some(ca) = &config.client_ca {
+        data.insert("client-ca-file".to_owned(), ca.clone().into());
+    }
+    if let Some(proxy) = &config.front_proxy {
+        let list = |value: &str| Value::from(json!([value]).to_string());
+        data.insert("requestheader-allowed-names".to_owned(), list(&proxy.name));
+        data.insert("requestheader-client-ca-file".to_owned(), proxy.ca.clone().into());
+        data.insert("requestheader-extra-headers-prefix".to_owned(), list("X-Remote-Extra-"));
+        data.insert("requestheader-group-headers".to_owned(), list("X-Remote-Group"));
+        data.insert("requestheader-uid-headers".to_owned(), list("X-Remote-Uid"));
+        data.insert("requestheader-username-headers".to_owned(), list("X-Remote-User"));
+    }
+    if data.is_empty() {
+        return Ok(());
+    }
+    const NAME: &str = "extension-apiserver-authentication";
+    const NAMESPACE: &str = "kube-system";
+    let map = json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": NAME, "namespace": NAMESPACE},
+        "data": data,
+    });
+    // Written only where it says something else: this is done every few seconds.
+    let registry = bootstrap.registries.get("", "v1", "configmaps");
+    let stored = registry.and_then(|registry| registry.cache.get(&registry.key(Some(NAMESPACE), NAME)?));
+    let stored: Option<Value> = stored.and_then(|stored| serde_json::from_slice(stored.json()).ok());
+    if stored.is_some_and(|stored| stored["data"] == map["data"]) {
+        return Ok(());
+    }
+    bootstrap.ensure(("", "configmaps"), Some(NAMESPACE), NAME, map, true).await
 }
 
 /// The range Services get their addresses from, as an object.

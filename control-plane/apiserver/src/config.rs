@@ -22,6 +22,10 @@ pub struct Config {
     pub secure_port: u16,
     /// How kubelets are spoken to: whom to trust, and the client certificate to show.
     pub kubelet_client: Arc<rustls::ClientConfig>,
+    /// What this server shows aggregated API servers, and what they know it by.
+    pub front_proxy: Option<FrontProxy>,
+    /// The authority of client certificates (PEM), for aggregated API servers that trust the same.
+    pub client_ca: Option<String>,
     /// Which addresses `proxy` subresources may lead to. Upstream's answer, and the default, is [`crate::is_proxyable`].
     pub proxyable: fn(IpAddr) -> bool,
     /// How long the server says that it is not ready before it stops to accept connections (upstream's
@@ -33,6 +37,17 @@ pub struct Config {
     pub max_writes_in_flight: usize,
     /// Connections open at once; more wait to be accepted.
     pub max_connections: usize,
+}
+
+/// The identity of a front proxy, which may say for whom it asks.
+#[derive(Clone, Debug)]
+pub struct FrontProxy {
+    /// The client certificate and its key.
+    pub client: skep_pki::Identity,
+    /// The authority that signed it (PEM).
+    pub ca: String,
+    /// The common name in it.
+    pub name: String,
 }
 
 impl Config {
@@ -51,6 +66,8 @@ impl Config {
             advertise_address,
             secure_port,
             kubelet_client,
+            front_proxy: None,
+            client_ca: None,
             proxyable: crate::is_proxyable,
             shutdown_delay: Duration::ZERO,
             max_reads_in_flight: MAX_READS,

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha512};
 use skep_api::{resource::ResourceInfo, status::StatusError};
 
+use crate::aggregation::{Remote, Remotes, priority, translate};
 use crate::http::{
     body::Body,
     negotiate::{accept_plain, alternatives},
@@ -38,15 +39,38 @@ impl Tagged {
     }
 }
 
+/// Who tells of the resources of a version.
+enum Source<'a> {
+    Own(Vec<&'a ResourceInfo>),
+    Other(&'a Remote),
+}
+
+/// The versions of a group.
+type Versions<'a> = BTreeMap<&'a str, Source<'a>>;
+
 const AGGREGATED_VERSIONS: [&str; 2] = ["v2", "v2beta1"];
 
 impl Discovery {
-    /// Documents for `resources`; `address` is where clients reach this server (`host:port`).
-    pub(crate) fn new(resources: &[&ResourceInfo], address: &str) -> Self {
-        let mut groups: BTreeMap<&str, BTreeMap<&str, Vec<&ResourceInfo>>> = BTreeMap::new();
+    /// Documents for `resources` and for what other servers answer; `address` is where clients reach this server
+    /// (`host:port`).
+    pub(crate) fn new(resources: &[&ResourceInfo], remotes: &Remotes, address: &str) -> Self {
+        let mut groups: BTreeMap<&str, Versions<'_>> = BTreeMap::new();
         for resource in resources {
-            groups.entry(&resource.group).or_default().entry(&resource.version).or_default().push(resource);
+            let versions = groups.entry(&resource.group).or_default();
+            let source = versions.entry(&resource.version).or_insert_with(|| Source::Own(Vec::new()));
+            if let Source::Own(own) = source {
+                own.push(resource);
+            }
         }
+        for remote in remotes.iter() {
+            groups.entry(&remote.group).or_default().insert(&remote.version, Source::Other(remote));
+        }
+        // Clients that may choose take the first.
+        let mut groups: Vec<(&str, Versions<'_>)> = groups.into_iter().collect();
+        groups.sort_by_cached_key(|(group, versions)| {
+            let priority = versions.iter().map(|(version, source)| priorities(group, version, source).0).max();
+            (std::cmp::Reverse(priority), *group)
+        });
         let mut plain = BTreeMap::new();
         let mut put = |path: String, document: Value| {
             plain.insert(path, Bytes::from(document.to_string()));
@@ -61,7 +85,9 @@ impl Discovery {
         );
         let mut named = Vec::new();
         for (group, versions) in &groups {
-            for (version, resources) in versions {
+            for (version, source) in versions {
+                // What another server tells of its version it tells itself.
+                let Source::Own(resources) = source else { continue };
                 let (path, group_version) = match *group {
                     "" => (format!("/api/{version}"), (*version).to_owned()),
                     group => (format!("/apis/{group}/{version}"), format!("{group}/{version}")),
@@ -69,7 +95,7 @@ impl Discovery {
                 put(path, resource_list(&group_version, resources));
             }
             if !group.is_empty() {
-                let document = group_document(group, newest_first(versions).map(|(version, _)| version));
+                let document = group_document(group, preferred_first(group, versions).map(|(version, _)| version));
                 let mut standalone = document.clone();
                 standalone["kind"] = "APIGroup".into();
                 standalone["apiVersion"] = "v1".into();
@@ -148,14 +174,24 @@ impl Discovery {
     }
 }
 
-/// Newer versions come first: clients take the first they know.
-fn newest_first<'a, T>(versions: &'a BTreeMap<&str, T>) -> impl Iterator<Item = (&'a str, &'a T)> {
+/// The priorities of a group and a version.
+fn priorities(group: &str, version: &str, source: &Source<'_>) -> (i32, i32) {
+    match source {
+        Source::Own(_) => priority::of(group, version),
+        Source::Other(remote) => (remote.group_priority, remote.version_priority),
+    }
+}
+
+/// Versions in the order of their priority, newer ones of the same first: clients take the first they know.
+fn preferred_first<'a>(group: &str, versions: &'a Versions<'_>) -> impl Iterator<Item = (&'a str, &'a Source<'a>)> {
     let number = |version: &str| {
         let (number, stage) = version[1..].split_at(version[1..].bytes().take_while(u8::is_ascii_digit).count());
         (stage.is_empty(), stage.to_owned(), number.parse::<u32>().unwrap_or(0))
     };
-    let mut all: Vec<_> = versions.iter().map(|(version, value)| (*version, value)).collect();
-    all.sort_by_key(|(version, _)| std::cmp::Reverse(number(version)));
+    let mut all: Vec<(&str, &Source<'_>)> = versions.iter().map(|(version, source)| (*version, source)).collect();
+    all.sort_by_cached_key(|(version, source)| {
+        std::cmp::Reverse((priorities(group, version, source).1, number(version)))
+    });
     all.into_iter()
 }
 
@@ -200,11 +236,19 @@ fn resource_list(group_version: &str, resources: &[&ResourceInfo]) -> Value {
     json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": entries})
 }
 
-fn aggregated_group(group: &str, versions: &BTreeMap<&str, Vec<&ResourceInfo>>) -> Value {
-    let versions: Vec<Value> = newest_first(versions)
-        .map(|(version, resources)| {
-            let resources: Vec<Value> = resources.iter().map(|resource| aggregated_resource(resource)).collect();
-            json!({"version": version, "resources": resources, "freshness": "Current"})
+fn aggregated_group(group: &str, versions: &Versions<'_>) -> Value {
+    let versions: Vec<Value> = preferred_first(group, versions)
+        .map(|(version, source)| match source {
+            Source::Own(resources) => {
+                let resources: Vec<Value> = resources.iter().map(|resource| aggregated_resource(resource)).collect();
+                json!({"version": version, "resources": resources, "freshness": "Current"})
+            }
+            Source::Other(remote) => {
+                let told = remote.told.as_ref();
+                let resources = told.map(|told| translate::resources(group, version, &told.resources));
+                let fresh = if remote.is_available() && told.is_some() { "Current" } else { "Stale" };
+                json!({"version": version, "resources": resources.unwrap_or_default(), "freshness": fresh})
+            }
         })
         .collect();
     let metadata = if group.is_empty() {

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+mod aggregation;
 mod authn;
 mod authz;
 mod bootstrap;
@@ -30,7 +31,7 @@ mod upgrade;
 pub mod user;
 pub mod version;
 
-pub use config::Config;
+pub use config::{Config, FrontProxy};
 pub use error::{Error, Result};
 pub use server::{ApiServer, resource_schemas};
 pub use service::ApiService;

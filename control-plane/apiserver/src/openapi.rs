@@ -5,11 +5,18 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use skep_api::{request::Query, resource::ResourceInfo, status::StatusError};
+use http_body_util::BodyExt as _;
+use serde_json::{Value, json};
+use skep_api::{
+    request::{Query, RequestInfo},
+    resource::ResourceInfo,
+    status::StatusError,
+};
 use skep_schema::openapi::Documents;
 use tokio::sync::Semaphore;
 
 use crate::{
+    aggregation::Remotes,
     http::{body::Body, negotiate::alternatives, response},
     version,
 };
@@ -110,4 +117,36 @@ impl OpenApi {
         let made = made.await.map_err(StatusError::internal_error)?.map_err(StatusError::internal_error)?;
         Ok(made.ok_or_else(StatusError::generic_not_found)?.into())
     }
+}
+
+/// The index of `/openapi/v3`, with the documents of other servers.
+pub(crate) async fn openapi_index(
+    own: &OpenApi,
+    remotes: &Remotes,
+    request: &RequestInfo,
+    headers: &HeaderMap,
+) -> Result<Response<Body>, StatusError> {
+    let others: Vec<(String, String)> = remotes
+        .iter()
+        .filter_map(|remote| {
+            let url = remote.told.as_ref()?.openapi.clone()?;
+            Some((remote.path().trim_start_matches('/').to_owned(), url))
+        })
+        .collect();
+    let path = request.path.trim_end_matches('/');
+    if others.is_empty() {
+        return own.respond(path, &request.query, headers).await;
+    }
+    // The tag of our own documents says nothing of the others'.
+    let mut headers = headers.clone();
+    headers.remove(header::IF_NONE_MATCH);
+    let mut response = own.respond(path, &request.query, &headers).await?;
+    response.headers_mut().remove(header::ETAG);
+    let (parts, body) = response.into_parts();
+    let bytes = body.collect().await.map_err(StatusError::internal_error)?.to_bytes();
+    let mut index: Value = serde_json::from_slice(&bytes).map_err(StatusError::internal_error)?;
+    for (path, url) in others {
+        index["paths"][path] = json!({"serverRelativeURL": url});
+    }
+    Ok(Response::from_parts(parts, index.to_string().into()))
 }

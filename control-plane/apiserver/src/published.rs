@@ -5,6 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::{
+    aggregation::Remotes,
     discovery::Discovery,
     dispatch::{Registries, Table},
     openapi::OpenApi,
@@ -14,8 +15,11 @@ use crate::{
 pub(crate) struct Published {
     /// Where clients reach this server (`host:port`).
     address: String,
-    made: Mutex<Option<(Arc<Table>, Arc<Documents>)>>,
+    made: Mutex<Option<Made>>,
 }
+
+/// What documents were made of, and the documents.
+type Made = (Arc<Table>, Arc<Remotes>, Arc<Documents>);
 
 /// The documents of one set of resources.
 pub(crate) struct Documents {
@@ -29,11 +33,13 @@ impl Published {
     }
 
     /// The documents of what is served now.
-    pub(crate) fn now(&self, registries: &Registries) -> Arc<Documents> {
+    pub(crate) fn now(&self, registries: &Registries, remotes: Arc<Remotes>) -> Arc<Documents> {
         let custom = registries.custom();
         let mut made = self.made.lock();
         match &*made {
-            Some((of, documents)) if Arc::ptr_eq(of, &custom) => Arc::clone(documents),
+            Some((of, others, documents)) if Arc::ptr_eq(of, &custom) && Arc::ptr_eq(others, &remotes) => {
+                Arc::clone(documents)
+            }
             _ => {
                 let mut all: Vec<_> = registries.built_in().iter().chain(custom.iter()).collect();
                 all.sort_by(|a, b| {
@@ -42,10 +48,10 @@ impl Published {
                 });
                 let infos: Vec<_> = all.iter().map(|registry| registry.info()).collect();
                 let documents = Arc::new(Documents {
-                    discovery: Discovery::new(&infos, &self.address),
+                    discovery: Discovery::new(&infos, &remotes, &self.address),
                     openapi: OpenApi::new(&infos),
                 });
-                *made = Some((custom, Arc::clone(&documents)));
+                *made = Some((custom, remotes, Arc::clone(&documents)));
                 documents
             }
         }

@@ -1,6 +1,7 @@
 //! Registries: where requests become objects in etcd.
 
 pub(crate) mod admissionregistration;
+pub(crate) mod api_service;
 pub(crate) mod autoscaling;
 pub(crate) mod batch;
 pub(crate) mod cell;

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Config, Error,
     admission::Admission,
+    aggregation::{self, Aggregator},
     authn,
     authz::Authorizer,
     bootstrap,
@@ -118,12 +119,14 @@ impl ApiServer {
             .collect();
         let (shutdown, draining) = (CancellationToken::new(), CancellationToken::new());
         let metrics = Metrics::new(storage);
+        let front_proxy = config.front_proxy.as_ref().map(|proxy| proxy.client.clone());
         let seats = config.max_reads_in_flight.saturating_add(config.max_writes_in_flight);
         let shared = Arc::new(Shared {
             registries: Registries::new(registries),
             authorizer,
             published: Published::new(authority(&config)),
             health: Health::new(storage.clone(), draining.clone()),
+            aggregator: Aggregator::new(front_proxy)?,
             flow: FlowControl::new(seats, metrics.flow.clone()),
             metrics,
             reach: Reach {
@@ -142,6 +145,7 @@ impl ApiServer {
         storage.wait_for(revision).await?;
         let stop_bootstrap = CancellationToken::new();
         flowcontrol::keep(&shared, stop_bootstrap.clone());
+        aggregation::keep(&shared, stop_bootstrap.clone());
         let bootstrap = bootstrap::keep(Arc::downgrade(&shared), config.clone(), stop_bootstrap.clone());
         Ok(Self {
             shared,

@@ -25,6 +25,7 @@ use tower::Service;
 
 use crate::{
     admission::WarningSink,
+    aggregation::{Aggregator, Remote},
     authz::Authorizer,
     dispatch::{Call, Registries},
     flowcontrol::{Flow, FlowControl, Watching},
@@ -37,6 +38,8 @@ use crate::{
         response, timeout,
     },
     metrics::{Counted, Metrics},
+    openapi::openapi_index,
+    proxy::Outgoing,
     published::Published,
     registry::generic::{Registry, patch::add_warnings},
     subresource::{
@@ -57,6 +60,7 @@ pub(crate) struct Shared {
     pub(crate) published: Published,
     pub(crate) health: Health,
     pub(crate) flow: FlowControl,
+    pub(crate) aggregator: Aggregator,
     pub(crate) metrics: Metrics,
     pub(crate) reach: Reach,
     /// Ends watches, logs and streams.
@@ -141,13 +145,16 @@ impl Shared {
         let mut flow = None;
         let mut response = match RequestInfo::parse(&parts.method, &parts.uri) {
             Ok(info) => {
-                let registry = self.registries.find(&info);
+                let remote = self.aggregator.find(&info.path);
+                let registry = self.registries.find(&info).filter(|_| remote.is_none());
                 counted = Some(Counted::new(&info, registry.as_deref().map(Registry::info)));
-                let switches = stream::is_stream(&info) || proxy::is_proxy(&info);
+                let switches = remote.is_some() || stream::is_stream(&info) || proxy::is_proxy(&info);
                 let client = switches.then(|| parts.extensions.remove::<OnUpgrade>()).flatten();
                 let peer = connection.as_ref().map(|connection| connection.peer);
                 let upgrade = client.map(|client| self.upgrade(client, connection));
-                let asked = Asked { info: &info, parts: &parts, user: &user, peer, registry: registry.as_deref() };
+                let registry = registry.as_deref();
+                let asked =
+                    Asked { info: &info, parts: &parts, user: &user, peer, registry, remote: remote.as_deref() };
                 let answer = self.answer(&asked, body, upgrade, &warnings, &mut flow);
                 let answer = AssertUnwindSafe(answer).catch_unwind().await;
                 match answer {
@@ -190,7 +197,7 @@ impl Shared {
         warnings: &WarningSink,
         flow: &mut Option<Arc<Flow>>,
     ) -> Result<Response<Body>, StatusError> {
-        let Asked { info, parts, user, peer, registry } = *asked;
+        let Asked { info, parts, user, peer, registry, remote } = *asked;
         let watch = info.verb == Verb::Watch;
         let stream = info.subresource.as_deref() == Some("log") || stream::is_stream(info) || proxy::is_proxy(info);
         let headers = &parts.headers;
@@ -210,8 +217,15 @@ impl Shared {
         if let Some(create) = stream::as_create(info) {
             self.authorizer.check(user, &create)?;
         }
+        if let Some(remote) = remote {
+            let answer = self.delegate(asked, remote, body, upgrade);
+            if watch {
+                return Ok(self.count_stream(answer.await?, None));
+            }
+            return tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| Err(timed_out()));
+        }
         if !info.is_resource_request {
-            return self.path(info, headers).await;
+            return self.path(asked, body).await;
         }
         let Some(registry) = registry else {
             return match self.registries.serves(info) {
@@ -244,13 +258,12 @@ impl Shared {
             return Ok(self.count_stream(call.answer().await?, None));
         }
         // Includes the time a client takes to send its body.
-        tokio::time::timeout(limit, call.answer())
-            .await
-            .unwrap_or_else(|_| Err(StatusError::timeout("request did not complete within the allotted timeout", 0)))
+        tokio::time::timeout(limit, call.answer()).await.unwrap_or_else(|_| Err(timed_out()))
     }
 
     /// What is not a resource.
-    async fn path(&self, info: &RequestInfo, headers: &http::HeaderMap) -> Result<Response<Body>, StatusError> {
+    async fn path(&self, asked: &Asked<'_>, body: RequestBody) -> Result<Response<Body>, StatusError> {
+        let (info, headers) = (asked.info, &asked.parts.headers);
         if let Some(response) = self.health.respond(&info.path, &info.query) {
             return Ok(response);
         }
@@ -260,13 +273,22 @@ impl Shared {
             "/version" if reads => Ok(response::object(StatusCode::OK, &accept_plain(headers)?, &version::info())),
             "/metrics" if reads => Ok(self.metrics.respond(&self.flow)),
             _ if reads && path.starts_with("/openapi/") => {
-                self.published.now(&self.registries).openapi.respond(path, &info.query, headers).await
+                if let Some(remote) = path.strip_prefix("/openapi/v3").and_then(|path| self.aggregator.find(path)) {
+                    return self.delegate(asked, &remote, body, None).await;
+                }
+                let documents = self.published.now(&self.registries, self.aggregator.remotes());
+                if path == "/openapi/v3" {
+                    return openapi_index(&documents.openapi, &self.aggregator.remotes(), info, headers).await;
+                }
+                documents.openapi.respond(path, &info.query, headers).await
             }
             "" | "/index.html" if reads => Ok(self.index()),
-            _ if reads => match self.published.now(&self.registries).discovery.respond(path, headers) {
-                Some(answer) => answer,
-                None => Ok(response::no_page()),
-            },
+            _ if reads => {
+                match self.published.now(&self.registries, self.aggregator.remotes()).discovery.respond(path, headers) {
+                    Some(answer) => answer,
+                    None => Ok(response::no_page()),
+                }
+            }
             _ => Ok(response::no_page()),
         }
     }
@@ -277,9 +299,30 @@ impl Shared {
         response.map(|body| body.guarded(running, self.shutdown.clone()))
     }
 
+    /// Passes a request on to the server that answers it.
+    async fn delegate(
+        &self,
+        asked: &Asked<'_>,
+        remote: &Remote,
+        body: RequestBody,
+        upgrade: Option<Upgrade>,
+    ) -> Result<Response<Body>, StatusError> {
+        let outgoing = Outgoing {
+            method: &asked.parts.method,
+            headers: &asked.parts.headers,
+            uri: &asked.parts.uri,
+            path: asked.parts.uri.path().to_owned(),
+            peer: asked.peer,
+            rewrite: None,
+            identity: http::HeaderMap::new(),
+            host: None,
+        };
+        self.aggregator.forward(remote, &self.registries, asked.user, outgoing, body, upgrade).boxed().await
+    }
+
     /// `/`: the paths there are.
     fn index(&self) -> Response<Body> {
-        let documents = self.published.now(&self.registries);
+        let documents = self.published.now(&self.registries, self.aggregator.remotes());
         let mut paths: Vec<String> = documents.discovery.paths().map(str::to_owned).collect();
         paths.extend(
             ["/apis/", "/metrics", "/openapi/v2", "/openapi/v3", "/openapi/v3/", "/version"].map(str::to_owned),
@@ -306,6 +349,12 @@ struct Asked<'a> {
     peer: Option<SocketAddr>,
     /// The registry of its resource, if that is served.
     registry: Option<&'a Registry>,
+    /// Who answers it, if it is another server.
+    remote: Option<&'a Remote>,
+}
+
+fn timed_out() -> StatusError {
+    StatusError::timeout("request did not complete within the allotted timeout", 0)
 }
 
 /// What to warn of who uses a built-in resource that is on its way out.

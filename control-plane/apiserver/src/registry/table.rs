@@ -11,6 +11,7 @@ use super::{
         MutatingWebhookConfigurations, ValidatingAdmissionPolicies, ValidatingAdmissionPolicyBindings,
         ValidatingWebhookConfigurations,
     },
+    api_service::ApiServices,
     autoscaling::{HorizontalPodAutoscalers, HorizontalPodAutoscalersV1},
     batch::{CronJobs, Jobs},
     certificate_signing_request::CertificateSigningRequests,
@@ -96,6 +97,7 @@ pub(crate) fn strategies(allocators: Option<&Allocators>) -> Vec<Box<dyn AnyStra
     table.add(StatefulSets);
     table.add(CronJobs);
     table.add(Jobs);
+    table.add(ApiServices);
     table.add(ClusterRoleBindings);
     table.add(ClusterRoles);
     table.add(RoleBindings);

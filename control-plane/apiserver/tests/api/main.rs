@@ -1,5 +1,6 @@
 //! The API server against a real etcd: in-process through kube::Client and raw requests, and over TLS.
 
+mod aggregation;
 mod apply;
 mod backend;
 mod bad_input;

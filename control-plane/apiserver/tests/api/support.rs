@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use serde_json::Value;
-use skep_apiserver::{ApiServer, ApiService, Config, UserInfo, resource_schemas};
+use skep_apiserver::{ApiServer, ApiService, Config, FrontProxy, UserInfo, resource_schemas};
 use skep_pki::Pki;
 use skep_storage::{
     EtcdConfig, Storage, Tuning,
@@ -50,6 +50,12 @@ impl TestServer {
             6443,
             Arc::new(kubelet),
         );
+        config.client_ca = Some(pki.ca().certificate().to_owned());
+        config.front_proxy = Some(FrontProxy {
+            client: pki.front_proxy_client().clone(),
+            ca: pki.front_proxy_ca().certificate().to_owned(),
+            name: "front-proxy-client".to_owned(),
+        });
         change(&mut config);
         let server = ApiServer::new(config).await.unwrap();
         Self { server, storage, pki, etcd, _dir: dir }
