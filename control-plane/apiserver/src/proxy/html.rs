@@ -52,6 +52,9 @@ const LINKS: &[(&str, &[&str])] = &[
     ("video", &["poster", "src"]),
 ];
 
+/// Takes what the rewriter writes.
+type Sink = Box<dyn FnMut(&[u8]) + Send>;
+
 /// What the rewriter has written and nobody has taken.
 type Written = Arc<Mutex<Vec<u8>>>;
 
@@ -98,7 +101,7 @@ impl Html {
 /// Unpacks, rewrites and packs again, a chunk at a time.
 struct Pipe {
     unpack: Unpack,
-    rewriter: HtmlRewriter<'static, Box<dyn FnMut(&[u8]) + Send>>,
+    rewriter: HtmlRewriter<'static, Sink>,
     written: Written,
     pack: Pack,
 }
@@ -142,7 +145,7 @@ impl Pipe {
         });
         let settings = Settings::new_send().append_element_content_handler(handle).with_strict(false);
         let sink = Arc::clone(written);
-        let sink: Box<dyn FnMut(&[u8]) + Send> = Box::new(move |out: &[u8]| sink.lock().extend_from_slice(out));
+        let sink: Sink = Box::new(move |out: &[u8]| sink.lock().extend_from_slice(out));
         Self { unpack, rewriter: HtmlRewriter::new(settings, sink), written: Arc::clone(written), pack }
     }
 
