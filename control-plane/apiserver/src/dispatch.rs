@@ -138,7 +138,9 @@ impl Registries {
             return Ok(None);
         }
         let Some(crds) = definitions::crds(self) else { return Ok(None) };
-        let revision = crds.refresh().await?;
+        crds.refresh().await?;
+        let newest = crds.cache.snapshot().iter().map(|crd| crd.mod_revision()).max();
+        let revision = newest.unwrap_or(0);
         let mut followed = self.followed.subscribe();
         // Whether it came or not, what is known then is the answer.
         let _ = timeout(DEFINITION_WAIT, followed.wait_for(|known| *known >= revision)).await;

@@ -407,7 +407,8 @@ async fn a_deleted_definition_takes_its_objects_along_and_ends_their_watches() {
         server.patch("merge-patch", &format!("{TABS}/held"), json!({"metadata": {"finalizers": null}})).await;
     assert_eq!(code, 200);
     server.until(&uri, |crd| crd["code"] == 404).await;
-    server.until(TABS, |list| list["code"] == 404).await;
+    server.until(TABS, |list| list.get("items").is_none()).await;
+    assert_eq!(server.get(TABS).await.0, 404);
     assert_eq!(server.get("/apis/stable.example.com").await.0, 404);
 
     let frames =
