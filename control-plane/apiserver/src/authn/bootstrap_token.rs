@@ -35,7 +35,6 @@ fn user(stored: &Secret, id: &str, secret: &str, now: Timestamp) -> Result<UserI
         return refuse("its Secret has another type");
     }
     let known = data("token-secret").unwrap_or_default();
-    #[expect(deprecated, reason = "ring's own replacement is not public yet")]
     let differs = !bool::from(known.ct_eq(secret.as_bytes()));
     if differs {
         return refuse("wrong secret");
