@@ -46,6 +46,7 @@ pub(crate) fn plan(pod: &Pod, view: &PodView, knowledge: &Knowledge<'_>) -> Vec<
         return vec![Action::CreateSandbox { attempt }];
     };
     let mut actions = Vec::new();
+    plan_ephemeral(pod, view, &mut actions);
     let initialized = plan_init(pod, view, &sandbox.id, knowledge, &mut actions);
     if initialized {
         for container in &pod.pod_spec().containers {
@@ -53,6 +54,18 @@ pub(crate) fn plan(pod: &Pod, view: &PodView, knowledge: &Knowledge<'_>) -> Vec<
         }
     }
     actions
+}
+
+/// Containers put into the running pod start at once, whatever the others do, and only once.
+fn plan_ephemeral(pod: &Pod, view: &PodView, actions: &mut Vec<Action>) {
+    for container in pod.pod_spec().ephemeral_containers.iter().flatten() {
+        let attempt = match view.latest(&container.name) {
+            None => 0,
+            Some(record) if record.state == State::Created => record.attempt,
+            Some(_) => continue,
+        };
+        actions.push(Action::Start { name: container.name.clone(), attempt, after: None });
+    }
 }
 
 /// Init containers in order; true once the main ones may run.
@@ -291,6 +304,18 @@ mod tests {
         main.hash = "other".into();
         let view = view(vec![main, record(&pod, "proxy", State::Running, 0)]);
         assert!(matches!(decide(&pod, &view, &["proxy-id"]).as_slice(), [Action::Stop { name, .. }] if name == "main"));
+    }
+
+    #[test]
+    fn an_ephemeral_container_starts_once_whatever_the_others_do() {
+        let mut pod = pod("Always");
+        let debug = serde_json::from_value(json!([{"name": "debug", "image": "i"}])).unwrap();
+        pod.spec.as_mut().unwrap().ephemeral_containers = Some(debug);
+        assert_eq!(decide(&pod, &view(vec![]), &[]), [begin("debug"), begin("prepare")]);
+        let mut ended = record(&pod, "debug", State::Exited, 1);
+        assert_eq!(decide(&pod, &view(vec![ended.clone()]), &[]), [begin("prepare")]);
+        ended.state = State::Running;
+        assert_eq!(decide(&pod, &view(vec![ended]), &[]), [begin("prepare")]);
     }
 
     #[test]

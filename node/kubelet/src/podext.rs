@@ -35,6 +35,10 @@ pub(crate) trait PodExt {
     fn restart_policy(&self) -> &str;
     fn all_containers(&self) -> impl Iterator<Item = (Role, &Container)>;
     fn container(&self, name: &str) -> Option<(Role, &Container)>;
+    /// A container that was put into the running pod, as the container it otherwise is.
+    fn ephemeral(&self, name: &str) -> Option<Container>;
+    /// A container of any kind.
+    fn any_container(&self, name: &str) -> Option<Container>;
     fn reference(&self) -> ObjectReference;
     fn container_reference(&self, name: &str) -> ObjectReference;
     fn qos(&self) -> Qos;
@@ -98,12 +102,23 @@ impl PodExt for Pod {
         self.all_containers().find(|(_, container)| container.name == name)
     }
 
+    fn ephemeral(&self, name: &str) -> Option<Container> {
+        let found = self.pod_spec().ephemeral_containers.iter().flatten().find(|container| container.name == name)?;
+        // The two types differ in nothing but the target.
+        serde_json::from_value(serde_json::to_value(found).ok()?).ok()
+    }
+
+    fn any_container(&self, name: &str) -> Option<Container> {
+        self.container(name).map(|(_, container)| container.clone()).or_else(|| self.ephemeral(name))
+    }
+
     fn reference(&self) -> ObjectReference {
         self.object_ref(&())
     }
 
     fn container_reference(&self, name: &str) -> ObjectReference {
         let list = match self.container(name) {
+            None if self.ephemeral(name).is_some() => "ephemeralContainers",
             Some((Role::Main, _)) | None => "containers",
             Some(_) => "initContainers",
         };

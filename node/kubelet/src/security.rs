@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{Container, Pod, SeccompProfile};
 use skep_cri::api::{
-    Capability, Image, Int64Value, LinuxContainerSecurityContext, LinuxSandboxSecurityContext, NamespaceMode,
+    Capability, ContainerConfig, Image, Int64Value, LinuxContainerSecurityContext, LinuxSandboxSecurityContext, NamespaceMode,
     NamespaceOption, SecurityProfile, SupplementalGroupsPolicy, security_profile::ProfileType,
 };
 
@@ -145,6 +145,16 @@ pub(crate) fn namespaces(pod: &Pod) -> NamespaceOption {
         ipc: node_or(spec.host_ipc, NamespaceMode::Pod),
         pid: node_or(spec.host_pid, shared),
         ..Default::default()
+    }
+}
+
+/// Lets a container see the processes of a running one, whatever the pod shares.
+pub(crate) fn share_processes(config: &mut ContainerConfig, target: &str) {
+    let security = config.linux.get_or_insert_default().security_context.get_or_insert_default();
+    let namespaces = security.namespace_options.get_or_insert_default();
+    if namespaces.pid == NamespaceMode::Container as i32 {
+        namespaces.pid = NamespaceMode::Target as i32;
+        target.clone_into(&mut namespaces.target_id);
     }
 }
 

@@ -73,6 +73,8 @@ pub(crate) fn compute(inputs: &Inputs<'_>) -> PodStatus {
     status.conditions = Some(conditions(inputs, phase, &init, &main));
     status.container_statuses = Some(main);
     status.init_container_statuses = (!init.is_empty()).then_some(init);
+    let ephemeral: Vec<_> = ephemeral_statuses(inputs).collect();
+    status.ephemeral_container_statuses = (!ephemeral.is_empty()).then_some(ephemeral);
     status
 }
 
@@ -144,6 +146,16 @@ fn container_status(inputs: &Inputs<'_>, role: Role, container: &Container) -> C
     }
 }
 
+/// Ephemeral containers are never ready: nobody relies on them.
+fn ephemeral_statuses(inputs: &Inputs<'_>) -> impl Iterator<Item = ContainerStatus> {
+    let containers = inputs.pod.pod_spec().ephemeral_containers.iter().flatten();
+    containers.filter_map(|container| {
+        let container = inputs.pod.ephemeral(&container.name)?;
+        let status = container_status(inputs, Role::Main, &container);
+        Some(ContainerStatus { ready: false, started: None, ..status })
+    })
+}
+
 /// The id with the runtime's name, as the API shows it.
 pub(crate) fn container_id(id: &str) -> String {
     format!("containerd://{id}")
@@ -152,7 +164,8 @@ pub(crate) fn container_id(id: &str) -> String {
 /// The status of a container within a pod status.
 pub(crate) fn previous_of<'a>(status: &'a PodStatus, name: &str) -> Option<&'a ContainerStatus> {
     let main = status.container_statuses.iter().flatten();
-    main.chain(status.init_container_statuses.iter().flatten()).find(|status| status.name == name)
+    let init = status.init_container_statuses.iter().flatten();
+    main.chain(init).chain(status.ephemeral_container_statuses.iter().flatten()).find(|status| status.name == name)
 }
 
 fn terminated_of(status: &ContainerStatus) -> Option<ContainerState> {

@@ -26,7 +26,7 @@ use crate::podext::{PodExt, container_hash, now_nanos};
 use crate::probes::{Probes, Verdict};
 use crate::status::{self, Inputs};
 use crate::status_sender::StatusSender;
-use crate::view::PodView;
+use crate::view::{PodView, State};
 use crate::volumes::{self, Mounted};
 
 /// How often changed ConfigMaps and Secrets reach volumes (upstream's sync frequency).
@@ -335,10 +335,10 @@ impl Worker {
             return Some(until);
         }
         let pod = self.pod.clone();
-        let (_, container) = pod.container(name)?;
+        let container = pod.any_container(name)?;
         let sandbox = self.view.sandbox()?.clone();
         if let Some(ended) = after {
-            let key = format!("{name}/{}", container_hash(container));
+            let key = format!("{name}/{}", container_hash(&container));
             let now = now_nanos();
             if let Some(left) = self.crashes.remaining(&key, ended, now) {
                 return Some(self.hold_crashed(name, &key, left));
@@ -349,7 +349,8 @@ impl Worker {
         let start = operations::Start {
             context: self.context.clone(),
             pod: self.pod.clone(),
-            container: container.clone(),
+            target: self.target_of(name),
+            container,
             attempt,
             sandbox,
             volumes: self.volumes.clone(),
@@ -358,6 +359,13 @@ impl Worker {
         let name = name.to_owned();
         self.spawn(&name.clone(), async move { Done::Start { name, result: start.run().await } });
         None
+    }
+
+    /// The running container whose processes an ephemeral one is to see.
+    fn target_of(&self, name: &str) -> Option<String> {
+        let mut ephemeral = self.pod.pod_spec().ephemeral_containers.iter().flatten();
+        let target = ephemeral.find(|container| container.name == name)?.target_container_name.as_deref()?;
+        self.view.latest(target).filter(|record| record.state == State::Running).map(|record| record.id.clone())
     }
 
     /// Until when `name` is held back; shows why meanwhile.
@@ -372,7 +380,7 @@ impl Worker {
         if let Some((at, waiting)) = hold.later.take() {
             if at <= now {
                 hold.waiting = waiting;
-                let image = self.pod.container(name).and_then(|(_, container)| container.image.clone());
+                let image = self.pod.any_container(name).and_then(|container| container.image);
                 let message = format!("Back-off pulling image {:?}", image.unwrap_or_default());
                 let object = self.pod.container_reference(name);
                 self.context.recorder.normal(object.clone(), "BackOff", message);
@@ -412,9 +420,10 @@ impl Worker {
         let now = now_nanos();
         let hold = if waiting.reason == "ErrImagePull" {
             let pod = self.pod.clone();
-            let key = pod.container(name).map(|(_, container)| images::backoff_key(container)).unwrap_or_default();
+            let container = pod.any_container(name).unwrap_or_default();
+            let key = images::backoff_key(&container);
             self.pulls.next(&key, now, now);
-            let image = pod.container(name).and_then(|(_, container)| container.image.clone()).unwrap_or_default();
+            let image = container.image.unwrap_or_default();
             let text = format!("Back-off pulling image {image:?}: ErrImagePull: {}", waiting.message);
             let later = Some((Instant::now() + SHOW_ERROR, Waiting::new("ImagePullBackOff", text)));
             Hold { until: Instant::now() + self.pulls.pause(&key), waiting, later }

@@ -39,7 +39,7 @@ pub(super) async fn answer(
     let Some(known) = context.snapshot(namespace, pod) else {
         return text(StatusCode::NOT_FOUND, &format!("pod {pod:?} does not exist\n"));
     };
-    if known.pod.container(container).is_none() {
+    if known.pod.any_container(container).is_none() {
         return text(StatusCode::NOT_FOUND, &format!("container {container:?} not found in pod {pod:?}\n"));
     }
     let record = if options.previous { previous(&known.view, container) } else { known.view.latest(container) };

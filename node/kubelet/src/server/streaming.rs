@@ -66,7 +66,7 @@ pub(super) async fn command(
         }
         Command::Attach => {
             // Whether a process has a terminal was settled when it started, whatever the caller believes.
-            let tty = known.pod.container(container).and_then(|(_, spec)| spec.tty).unwrap_or(false);
+            let tty = known.pod.any_container(container).and_then(|spec| spec.tty).unwrap_or(false);
             context.cri.attach(api::AttachRequest { container_id, tty, stdin, stdout, stderr }).await
         }
     };

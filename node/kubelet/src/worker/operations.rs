@@ -13,7 +13,7 @@ use crate::images::{self, Waiting};
 use crate::podext::PodExt;
 use crate::view::SandboxRecord;
 use crate::volumes::{self, Mounted};
-use crate::{Error, container_config, resources, sandbox_config};
+use crate::{Error, container_config, resources, sandbox_config, security};
 
 /// Upstream sets no limit; the pod's end ends the hook too.
 const POST_START_LIMIT: Duration = Duration::from_secs(24 * 3600);
@@ -74,6 +74,8 @@ pub(super) struct Start {
     pub(super) context: Arc<Context>,
     pub(super) pod: Arc<Pod>,
     pub(super) container: Container,
+    /// The container whose processes this one is to see.
+    pub(super) target: Option<String>,
     pub(super) attempt: u32,
     pub(super) sandbox: SandboxRecord,
     pub(super) volumes: Arc<OnceCell<Mounted>>,
@@ -99,9 +101,12 @@ impl Start {
             .await
             .map_err(|error| failed("CreateContainerConfigError", &error))?;
         let facts = context.facts(pod, ips);
-        let config = container_config::build(context, pod, container, *attempt, &image, &facts, volumes)
+        let mut config = container_config::build(context, pod, container, *attempt, &image, &facts, volumes)
             .await
             .map_err(|error| failed("CreateContainerConfigError", &error))?;
+        if let Some(target) = &self.target {
+            security::share_processes(&mut config, target);
+        }
         let sandbox_config = sandbox_config::build(context, pod, self.sandbox.attempt, &cgroup);
         let id = context
             .cri
