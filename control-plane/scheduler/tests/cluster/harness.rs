@@ -97,6 +97,9 @@ impl Cluster {
         allocatable["pods"] = json!("110");
         let status = json!({ "allocatable": allocatable, "capacity": allocatable });
         self.create(&api, json!({ "metadata": { "name": name }, "spec": spec, "status": status })).await;
+        // A new node is tainted until a controller, which does not run here, has seen it ready.
+        let patch = json!({ "spec": { "taints": spec["taints"] } });
+        api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
         let patch = json!({ "status": status });
         api.patch_status(name, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
     }

@@ -60,6 +60,12 @@ async fn a_failing_liveness_probe_restarts_and_the_count_outlives_the_kubelet() 
     let last = status.last_state.unwrap().terminated.unwrap();
     assert_eq!((last.exit_code, last.reason.as_deref()), (5, Some("Error")));
     assert!(last.started_at.unwrap() <= last.finished_at.unwrap());
+    // A kubelet that is stopped between creating and starting a container leaves one that never ran.
+    let running = || {
+        let pods = pods.clone();
+        async move { main_container(&pods.get("sick").await.ok()?).state?.running }
+    };
+    eventually("the container to run again", running).await;
     machine.stop_kubelet().await;
     machine.start_kubelet();
     let status = eventually("the second restart", restarted(2)).await;

@@ -6,6 +6,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, CustomResourceDefinitionNames, CustomResourceDefinitionVersion, JSONSchemaProps,
 };
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 use skep_api::resource::{ResourceInfo, Str, Strs, SubresourceInfo};
 use skep_crd::{Columns, Rules, Schema, definition};
 use skep_storage::{ResourceSchema, SelectableField, Storage};
@@ -186,12 +187,18 @@ fn info(crd: &CustomResourceDefinition, version: &CustomResourceDefinitionVersio
     }
 }
 
+/// A fingerprint of what a definition asks for. Its generation says less: deletion raises it, too.
+fn specification(crd: &CustomResourceDefinition) -> String {
+    let json = serde_json::to_vec(&crd.spec).unwrap_or_default();
+    Sha256::digest(json).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// What a definition's registries depend on: while this stays, they stay.
 pub(super) fn key(crd: &CustomResourceDefinition) -> Value {
     let status = crd.status.as_ref();
     serde_json::json!([
         crd.metadata.uid,
-        crd.metadata.generation,
+        specification(crd),
         is_closing(crd),
         status.and_then(|status| status.accepted_names.as_ref()),
         status.and_then(|status| status.stored_versions.as_ref()),

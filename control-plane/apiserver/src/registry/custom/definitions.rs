@@ -260,7 +260,7 @@ impl Definitions {
 }
 
 fn same_token(old: &Serving, new: &Option<Serving>) -> bool {
-    // Tokens do not compare; they are kept while uid and generation are.
+    // Tokens do not compare; they are kept while uid and specification are.
     new.as_ref().is_some_and(|new| new.key[0] == old.key[0] && new.key[1] == old.key[1])
 }
 

@@ -49,9 +49,6 @@ impl Registry {
         if meta.resource_version.as_deref().is_some_and(|version| !version.is_empty()) {
             return Err(StatusError::new(500, "", "resourceVersion should not be set on objects to be created"));
         }
-        if self.conversion.as_ref().is_some_and(|conversion| conversion.is_closed()) {
-            return Err(closed(self.info()));
-        }
         drop_twin_owners(scope, Stage::Sent, meta);
         self.own_created(scope, &mut *object)?;
         self.create_owned(scope, object).await
@@ -63,6 +60,9 @@ impl Registry {
         scope: &Scope<'_>,
         mut object: Box<dyn Object>,
     ) -> Result<Written, StatusError> {
+        if self.conversion.as_ref().is_some_and(|conversion| conversion.is_closed()) {
+            return Err(closed(self.info()));
+        }
         self.take_namespace(scope, object.meta_mut())?;
         let attributes = self.attributes(Operation::Create, scope, "", "");
         let mut admitted = self.admission.mutate(&attributes, &mut object).await?;
