@@ -149,8 +149,14 @@ def deployments():
     assert said == "hello\n", said
     shell = stream(core.connect_get_namespaced_pod_exec, name, NAMESPACE, command=["sh"],
                    stdout=True, stderr=True, stdin=True, tty=False, _preload_content=False)
-    shell.write_stdin("echo out; echo err >&2\n")
-    assert shell.readline_stdout(timeout=20) == "out" and shell.readline_stderr(timeout=20) == "err"
+    # One after the other: this client waits for the socket, not for what TLS has read from it already, so of two frames
+    # that arrive together it sees the second only with the third.
+    shell.write_stdin("echo out\n")
+    out = shell.readline_stdout(timeout=20)
+    assert out == "out", out
+    shell.write_stdin("echo err >&2\n")
+    err = shell.readline_stderr(timeout=20)
+    assert err == "err", err
     shell.write_stdin("exit 3\n")
     shell.run_forever(timeout=20)
     assert shell.returncode == 3, shell.returncode
