@@ -2,8 +2,8 @@
 
 use k8s_openapi::api::core::v1::{Container, Pod, SeccompProfile};
 use skep_cri::api::{
-    Capability, ContainerConfig, Image, Int64Value, LinuxContainerSecurityContext, LinuxSandboxSecurityContext, NamespaceMode,
-    NamespaceOption, SecurityProfile, SupplementalGroupsPolicy, security_profile::ProfileType,
+    Capability, ContainerConfig, Image, Int64Value, LinuxContainerSecurityContext, LinuxSandboxSecurityContext,
+    NamespaceMode, NamespaceOption, SecurityProfile, SupplementalGroupsPolicy, security_profile::ProfileType,
 };
 
 use crate::podext::PodExt;

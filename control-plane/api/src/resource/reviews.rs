@@ -1,7 +1,7 @@
 //! `authentication.k8s.io` and `authorization.k8s.io`: questions that are answered and not stored.
 
-use super::row::{CREATE, ROW, Row, resource};
 use super::ResourceInfo;
+use super::row::{CREATE, ROW, Row, resource};
 
 const AUTHENTICATION: Row = Row { group: "authentication.k8s.io", verbs: CREATE, namespaced: false, ..ROW };
 const AUTHORIZATION: Row = Row { group: "authorization.k8s.io", verbs: CREATE, namespaced: false, ..ROW };
