@@ -5,10 +5,13 @@
 //! with mutations of good input, so that they are exercised wherever tests run.
 #![forbid(unsafe_code)]
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{Method, Uri};
 use jiff::Timestamp;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::JSONSchemaProps;
 use serde_json::Value;
+use skep_api::continuation::ContinueToken;
 use skep_api::field::Path;
 use skep_api::patch::{self, json, merge};
 use skep_api::request::Query;
@@ -53,6 +56,14 @@ pub const TARGETS: &[(&str, Target, &[&str])] = &[
         ],
     ),
     ("protobuf", protobuf, &[]),
+    (
+        "continue_tokens",
+        continue_tokens,
+        &[
+            "eyJ2IjoibWV0YS5rOHMuaW8vdjEiLCJydiI6Nywic3RhcnQiOiJhL2JcdTAwMDAiLCJyZXN0IjozfQ",
+            "{\"v\":\"meta.k8s.io/v1\",\"rv\":7,\"start\":\"default/a\\u0000\",\"rest\":3}",
+        ],
+    ),
     (
         "crd_schemas",
         crd_schemas,
@@ -186,6 +197,19 @@ pub fn crd_schemas(data: &[u8]) {
     let mut errors = skep_crd::validate(&object, &schema, &path);
     skep_crd::list_type::validate(&object, &schema, &path, &mut errors);
     skep_crd::embedded::validate(&object, &schema, &path, &mut errors);
+}
+
+/// Continue tokens; what is read is written the same, and stays within the list's scope.
+pub fn continue_tokens(data: &[u8]) {
+    let Some(text) = text(data) else { return };
+    // Mutations of the text rarely stay base64, so the same bytes are tried as what is inside, too.
+    for text in [text.to_owned(), URL_SAFE_NO_PAD.encode(text)] {
+        let Ok(token) = ContinueToken::decode(&text) else { continue };
+        assert!(!token.start.starts_with('/') && !token.start.split('/').any(|part| part == ".."), "{token:?}");
+        assert!(token.revision > 0 || token.revision == -1, "{token:?}");
+        let again = ContinueToken::decode(&token.encode());
+        assert!(again.as_ref().is_ok_and(|again| *again == token), "{token:?} comes back as {again:?}");
+    }
 }
 
 /// The field sets of managed fields; what is written means the same.

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod amounts;
+pub mod continuation;
 pub mod field;
 pub mod meta;
 pub mod name;

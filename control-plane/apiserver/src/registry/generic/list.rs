@@ -7,12 +7,13 @@ use http::{Response, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::json;
 use skep_api::{
+    continuation::ContinueToken,
     options::{ListOptions, ResourceVersionMatch},
     status::StatusError,
 };
 use skep_storage::{Error, Past, Snapshot};
 
-use super::{Registry, commit::storage_error, continuation, continuation::Token, selection::Selection, view::Viewer};
+use super::{Registry, commit::storage_error, continuation, selection::Selection, view::Viewer};
 use crate::http::{
     body::{Body, BodyError},
     negotiate::{Accepted, Format},
@@ -51,7 +52,7 @@ impl Registry {
 
     /// The snapshot and the part of it that a list request asks for.
     pub(crate) async fn page(&self, selection: Selection, options: &ListOptions) -> Result<Page, StatusError> {
-        let token = options.continue_token.as_deref().map(Token::decode).transpose()?;
+        let token = options.continue_token.as_deref().map(ContinueToken::decode).transpose()?;
         let known_rest = token.as_ref().and_then(|token| token.rest);
         let (snapshot, start) = self.snapshot_for(&selection, options, token).await?;
         let mut page = Page { start, end: None, meta: json!({}), snapshot, selection };
@@ -62,7 +63,7 @@ impl Registry {
         page.meta["resourceVersion"] = page.snapshot.revision().to_string().into();
         if let Some(end) = &page.end {
             let start = end.strip_prefix(&page.selection.scope).unwrap_or_default().to_owned();
-            let mut next = Token::new(page.snapshot.revision(), start);
+            let mut next = ContinueToken::new(page.snapshot.revision(), start);
             if page.selection.is_everything() {
                 let count = || page.snapshot.range(&page.selection.scope, end).count() + page.snapshot.beyond();
                 let rest = known_rest.and_then(|rest| rest.checked_sub(limit)).unwrap_or_else(count);
@@ -79,7 +80,7 @@ impl Registry {
         &self,
         selection: &Selection,
         options: &ListOptions,
-        token: Option<Token>,
+        token: Option<ContinueToken>,
     ) -> Result<(Snapshot, String), StatusError> {
         if let Some(token) = token {
             let start = format!("{}{}", selection.scope, token.start);
