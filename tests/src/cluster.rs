@@ -1,12 +1,12 @@
 //! A cluster for one test, gone when the test ends, however it ends.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use xtask::cluster::{Cluster, Spec, test_name};
 use xtask::command::output;
 use xtask::netns::{Lan, Netns};
@@ -21,12 +21,74 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 /// The node's address on the test's own network.
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 111, 0, 1);
 
-/// A cluster of one machine. Dropping it removes everything it made.
+/// The client outside the cluster, on the first network.
+const OUTSIDE: Ipv4Addr = Ipv4Addr::new(10, 111, 0, 100);
+
+/// Last octet of the router between two networks.
+const ROUTER: u8 = 254;
+
+/// A cluster of one machine or several. Dropping it removes everything it made.
 pub struct TestCluster {
     cluster: Cluster,
-    // In this order: the machine leaves the network before the network goes.
+    others: Vec<Cluster>,
+    // In this order: the machines leave the networks before those go.
     machine: Netns,
-    _lan: Lan,
+    _machines: Vec<Netns>,
+    outside: Option<Netns>,
+    router: Option<Netns>,
+    _lans: Vec<Lan>,
+}
+
+/// What a cluster of several nodes looks like.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// How many nodes; the control plane is on the first.
+    pub nodes: usize,
+    /// 1: all machines are on one Ethernet. 2: every other node is on a second one behind a router that knows only
+    /// those two networks, so packets with pods' addresses get nowhere between them.
+    pub segments: u8,
+    /// Which programs to run.
+    pub profile: Profile,
+    /// Pod addresses, `A` or `A,B`.
+    pub pod_cidr: String,
+    /// Service addresses, `A` or `A,B`.
+    pub service_cidr: String,
+    /// Whether every machine has an IPv6 address, too (`fd00:111:<segment>::<n>`), and says so by `--node-ip`.
+    pub ipv6: bool,
+    /// Further arguments of `skep-server run`.
+    pub server_flags: Vec<String>,
+    /// Further arguments of every `skep-node run`.
+    pub node_flags: Vec<String>,
+}
+
+impl Shape {
+    /// `count` nodes of the debug build on one Ethernet, IPv4 alone.
+    pub fn nodes(count: usize) -> Self {
+        Self {
+            nodes: count,
+            segments: 1,
+            profile: Profile::Debug,
+            pod_cidr: "10.113.0.0/16".into(),
+            service_cidr: "10.112.0.0/16".into(),
+            ipv6: false,
+            server_flags: Vec::new(),
+            node_flags: Vec::new(),
+        }
+    }
+
+    fn segment(&self, number: usize) -> u8 {
+        if self.segments > 1 && number.is_multiple_of(2) { 1 } else { 0 }
+    }
+
+    /// The address of node `number` (from 1).
+    pub fn address(&self, number: usize) -> Ipv4Addr {
+        Ipv4Addr::new(10, 111, self.segment(number), number as u8)
+    }
+
+    /// Its IPv6 address, if [`Shape::ipv6`] is set.
+    pub fn address6(&self, number: usize) -> Ipv6Addr {
+        Ipv6Addr::new(0xfd00, 0x111, self.segment(number).into(), 0, 0, 0, 0, number as u16)
+    }
 }
 
 impl TestCluster {
@@ -37,32 +99,152 @@ impl TestCluster {
         Ok(created)
     }
 
-    /// Starts every process and waits until the node is Ready.
+    /// Starts a cluster of `count` nodes on one Ethernet and waits until all are Ready.
+    pub fn start_nodes(count: usize) -> Result<Self> {
+        Self::start_shape(&Shape::nodes(count))
+    }
+
+    /// Starts a cluster of that shape and waits until all its nodes are Ready.
+    pub fn start_shape(shape: &Shape) -> Result<Self> {
+        let created = Self::create_shape(shape)?;
+        created.start_all()?;
+        Ok(created)
+    }
+
+    /// Starts every process and waits until all nodes are Ready.
     pub fn start_all(&self) -> Result<()> {
-        self.cluster.start_server()?;
-        self.cluster.start_containerd()?;
-        self.cluster.containerd.import(&archive())?;
-        self.cluster.start_node()
+        let runtime = |node: &Cluster| {
+            node.start_containerd()?;
+            node.containerd.import(&archive())
+        };
+        std::thread::scope(|scope| {
+            let others = self.others.iter().map(|node| scope.spawn(move || runtime(node))).collect::<Vec<_>>();
+            self.cluster.start_server()?;
+            runtime(&self.cluster)?;
+            others.into_iter().try_for_each(|other| other.join().unwrap_or_else(|_| bail!("a start panicked")))
+        })?;
+        self.nodes().into_iter().try_for_each(Cluster::spawn_node)?;
+        self.nodes().into_iter().try_for_each(Cluster::wait_node_ready)
     }
 
     /// Makes the machine and its network, and starts nothing on it.
     pub fn create(profile: Profile) -> Result<Self> {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        ensure!(nix::unistd::geteuid().is_root(), "cluster tests need root: run `cargo xtask test` as root");
-        let programs = workspace::programs(profile);
-        ensure!(
-            programs.join("skep-node").exists() && archive().exists(),
-            "the programs or the tests' image are not built: run the tests with `cargo xtask test`"
-        );
-        let (owner, number) = (std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let (owner, number) = claim(profile)?;
         let name = test_name(owner, number);
         let lan = Lan::create(&format!("{name}-lan"))?;
         let machine = Netns::create(&name)?;
         lan.join(&machine, ADDRESS)?;
-        let cluster = Cluster::new(Spec::for_test(owner, number, &machine, ADDRESS.into(), programs));
-        let created = Self { cluster, machine, _lan: lan };
+        let cluster =
+            Cluster::new(Spec::for_test(owner, number, &machine, ADDRESS.into(), workspace::programs(profile)));
+        let created = Self {
+            cluster,
+            others: Vec::new(),
+            machine,
+            _machines: Vec::new(),
+            outside: None,
+            router: None,
+            _lans: vec![lan],
+        };
         created.cluster.prepare()?;
         Ok(created)
+    }
+
+    /// Makes the machines and networks of a cluster of that shape, and starts nothing on them.
+    pub fn create_shape(shape: &Shape) -> Result<Self> {
+        ensure!((1..=9).contains(&shape.nodes) && (1..=2).contains(&shape.segments), "no such shape: {shape:?}");
+        let (owner, number) = claim(shape.profile)?;
+        let name = test_name(owner, number);
+        let lans = (0..shape.segments).map(|n| Lan::create(&format!("{name}-lan{n}"))).collect::<Result<Vec<_>>>()?;
+        let join = |machine: &Netns, segment: u8, host: u8, device: &str| {
+            let v4 = format!("10.111.{segment}.{host}/24");
+            let v6 = format!("{}/64", Ipv6Addr::new(0xfd00, 0x111, segment.into(), 0, 0, 0, 0, host.into()));
+            let addresses: &[&str] = if shape.ipv6 { &[&v4, &v6] } else { &[&v4] };
+            lans[usize::from(segment)].join_as(machine, device, addresses)?;
+            for other in (0..shape.segments).filter(|other| *other != segment && host != ROUTER) {
+                let (to, via) = (format!("10.111.{other}.0/24"), format!("10.111.{segment}.{ROUTER}"));
+                machine.ip(&["route", "add", &to, "via", &via])?;
+                if shape.ipv6 {
+                    let (to, via) = (format!("fd00:111:{other}::/64"), format!("fd00:111:{segment}::fe"));
+                    machine.ip(&["-6", "route", "add", &to, "via", &via])?;
+                }
+            }
+            Ok::<_, anyhow::Error>(())
+        };
+        let router = match shape.segments {
+            1 => None,
+            _ => {
+                let router = Netns::create(&format!("{name}-router"))?;
+                join(&router, 0, ROUTER, "eth0")?;
+                join(&router, 1, ROUTER, "eth1")?;
+                for setting in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+                    let file = format!("/proc/sys/net/{setting}");
+                    output(router.command("sh").args(["-c", "echo 1 > $0", &file]))?;
+                }
+                Some(router)
+            }
+        };
+        let outside = Netns::create(&format!("{name}-outside"))?;
+        join(&outside, 0, OUTSIDE.octets()[3], "eth0")?;
+        let mut machines = Vec::new();
+        for node in 1..=shape.nodes {
+            let machine = Netns::create(&if node == 1 { name.clone() } else { format!("{name}-n{node}") })?;
+            join(&machine, shape.segment(node), node as u8, "eth0")?;
+            machines.push(machine);
+        }
+        let address6 = |node: usize| shape.ipv6.then(|| shape.address6(node).into());
+        let machine = machines.remove(0);
+        let first = Spec {
+            pod_cidr: shape.pod_cidr.clone(),
+            service_cidr: shape.service_cidr.clone(),
+            server_flags: shape.server_flags.clone(),
+            node_flags: shape.node_flags.clone(),
+            address6: address6(1),
+            ..Spec::for_test(owner, number, &machine, shape.address(1).into(), workspace::programs(shape.profile))
+        };
+        let others = machines.iter().zip(2..).map(|(machine, node)| {
+            let spec = first.joining(node, machine, shape.address(node).into());
+            Cluster::new(Spec { address6: address6(node), ..spec })
+        });
+        let created = Self {
+            others: others.collect(),
+            cluster: Cluster::new(first),
+            machine,
+            _machines: machines,
+            outside: Some(outside),
+            router,
+            _lans: lans,
+        };
+        created.nodes().into_iter().try_for_each(Cluster::prepare)?;
+        Ok(created)
+    }
+
+    /// Every node, the one with the control plane first.
+    pub fn nodes(&self) -> Vec<&Cluster> {
+        std::iter::once(&self.cluster).chain(&self.others).collect()
+    }
+
+    /// The machine outside the cluster, of a cluster made from a [`Shape`].
+    pub fn outside(&self) -> Result<&Netns> {
+        self.outside.as_ref().context("this cluster was made without an outside")
+    }
+
+    /// The router between the networks of a shape with two.
+    pub fn router(&self) -> Result<&Netns> {
+        self.router.as_ref().context("this cluster was made with one network")
+    }
+
+    /// The toolbox on the machine outside.
+    pub fn outside_toolbox(&self, args: &[&str]) -> Result<Command> {
+        let mut command = self.outside()?.command(toolbox());
+        command.args(args);
+        Ok(command)
+    }
+
+    /// The toolbox on a node, as any process of it would be.
+    pub fn toolbox_on(&self, node: &Cluster, args: &[&str]) -> Command {
+        let mut command = node.on_machine(toolbox());
+        command.args(args);
+        command
     }
 
     /// The processes and their controls.
@@ -131,9 +313,7 @@ impl TestCluster {
 
     /// The toolbox, run on the cluster's machine as any process of it would be.
     pub fn toolbox(&self, args: &[&str]) -> Command {
-        let mut command = self.cluster.on_machine(workspace::target().join("static/release/skep-toolbox"));
-        command.args(args);
-        command
+        self.toolbox_on(&self.cluster, args)
     }
 
     /// Asks `address` once over HTTP from the machine.
@@ -173,15 +353,34 @@ impl TestCluster {
 
 impl Drop for TestCluster {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            for daemon in [&self.cluster.server, &self.cluster.node, &self.cluster.containerd.daemon] {
-                eprintln!("--- the end of {}'s log\n{}", daemon.name(), daemon.log_tail(40));
+        // Nodes that join before the one whose server they need to be told apart.
+        for node in self.nodes().into_iter().rev() {
+            if std::thread::panicking() {
+                for daemon in [&node.server, &node.node, &node.containerd.daemon] {
+                    let (name, tail) = (daemon.name(), daemon.log_tail(40));
+                    eprintln!("--- the end of {name}'s log on {}\n{tail}", node.spec().name);
+                }
+            }
+            if let Err(error) = node.destroy(false) {
+                eprintln!("cannot remove cluster {}: {error:#}", node.spec().name);
             }
         }
-        if let Err(error) = self.cluster.destroy(false) {
-            eprintln!("cannot remove cluster {}: {error:#}", self.cluster.spec().name);
-        }
     }
+}
+
+/// A name for a new cluster: this process's id, and a number nobody else of it has.
+fn claim(profile: Profile) -> Result<(u32, u32)> {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    ensure!(nix::unistd::geteuid().is_root(), "cluster tests need root: run `cargo xtask test` as root");
+    ensure!(
+        workspace::programs(profile).join("skep-node").exists() && archive().exists(),
+        "the programs or the tests' image are not built: run the tests with `cargo xtask test`"
+    );
+    Ok((std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed)))
+}
+
+fn toolbox() -> PathBuf {
+    workspace::target().join("static/release/skep-toolbox")
 }
 
 fn archive() -> PathBuf {

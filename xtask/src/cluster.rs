@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -48,6 +48,27 @@ pub struct Spec {
     pub service_cidr: String,
     /// Pod addresses of the whole cluster.
     pub pod_cidr: String,
+    /// The node's IPv6 address beside `address`.
+    #[serde(default)]
+    pub address6: Option<IpAddr>,
+    /// The control plane of a node that has none of its own.
+    #[serde(default)]
+    pub joins: Option<ControlPlane>,
+    /// Further arguments of `skep-server run`.
+    #[serde(default)]
+    pub server_flags: Vec<String>,
+    /// Further arguments of `skep-node run`.
+    #[serde(default)]
+    pub node_flags: Vec<String>,
+}
+
+/// Where a node finds the control plane that runs on another node of the cluster.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ControlPlane {
+    /// The data folder of `skep-server`, which issues the node's credentials.
+    pub data: PathBuf,
+    /// The address it listens at.
+    pub address: IpAddr,
 }
 
 impl Spec {
@@ -65,8 +86,38 @@ impl Spec {
             // Apart from those of `up`, whose hooks see every process of the machine.
             service_cidr: "10.112.0.0/16".into(),
             pod_cidr: "10.113.0.0/16".into(),
+            address6: None,
+            joins: None,
+            server_flags: Vec::new(),
+            node_flags: Vec::new(),
             name,
         }
+    }
+
+    /// Node `number` (from 2) of this cluster, on another machine. Its name is this one's with `-n<number>` behind it, so
+    /// that [`sweep`] finds it, too.
+    pub fn joining(&self, number: usize, machine: &Netns, address: IpAddr) -> Self {
+        let behind = |path: &Path| {
+            let mut text = path.as_os_str().to_owned();
+            text.push(format!("-n{number}"));
+            PathBuf::from(text)
+        };
+        Self {
+            name: format!("{}-n{number}", self.name),
+            data: behind(&self.data),
+            run: behind(&self.run),
+            netns: Some(machine.path()),
+            address,
+            cgroup: format!("{}-n{number}", self.cgroup),
+            bpf_root: behind(&self.bpf_root),
+            joins: Some(ControlPlane { data: self.server_data(), address: self.address }),
+            ..self.clone()
+        }
+    }
+
+    /// The data folder of the `skep-server` this node belongs to.
+    fn server_data(&self) -> PathBuf {
+        self.joins.as_ref().map_or_else(|| self.data.join("server"), |joined| joined.data.clone())
     }
 }
 
@@ -159,7 +210,7 @@ impl Cluster {
 
     /// The administrator's kubeconfig.
     pub fn kubeconfig(&self) -> PathBuf {
-        self.spec.data.join("server/admin.conf")
+        self.spec.server_data().join("admin.conf")
     }
 
     fn node_kubeconfig(&self) -> PathBuf {
@@ -167,7 +218,8 @@ impl Cluster {
     }
 
     fn api_url(&self) -> String {
-        format!("https://{}:6443", self.spec.address)
+        let address = self.spec.joins.as_ref().map_or(self.spec.address, |joined| joined.address);
+        format!("https://{}", SocketAddr::new(address, 6443))
     }
 
     /// Where a command must run to be on the cluster's machine: in its network namespace and below its cgroup.
@@ -249,7 +301,8 @@ impl Cluster {
                 "--advertise-address",
                 &self.spec.address.to_string(),
             ])
-            .args(["--service-cluster-ip-range", &self.spec.service_cidr, "--cluster-cidr", &self.spec.pod_cidr]);
+            .args(["--service-cluster-ip-range", &self.spec.service_cidr, "--cluster-cidr", &self.spec.pod_cidr])
+            .args(&self.spec.server_flags);
         self.server.start(&mut command)
     }
 
@@ -269,21 +322,24 @@ impl Cluster {
             self.program("skep-server")
                 .arg("kubeconfig")
                 .arg("--data-dir")
-                .arg(self.spec.data.join("server"))
+                .arg(self.spec.server_data())
                 .args(["--user", &user, "--group", "system:nodes", "--server", &self.api_url()])
                 .arg("--out")
                 .arg(self.node_kubeconfig()),
         )?;
+        let addresses = [Some(self.spec.address), self.spec.address6];
+        let addresses: Vec<String> = addresses.iter().flatten().map(IpAddr::to_string).collect();
         let mut command = self.program("skep-node");
         command.arg("run");
         self.node_arguments(&mut command);
         command
             .arg("--kubeconfig")
             .arg(self.node_kubeconfig())
-            .args(["--node-name", &self.spec.name, "--node-ip", &self.spec.address.to_string()])
+            .args(["--node-name", &self.spec.name, "--node-ip", &addresses.join(",")])
             .args(["--service-cluster-ip-range", &self.spec.service_cidr])
             // A cluster to try things with must work on a full disk, too.
-            .args(["--eviction-hard", "memory.available<100Mi"]);
+            .args(["--eviction-hard", "memory.available<100Mi"])
+            .args(&self.spec.node_flags);
         self.node.start(&mut command)
     }
 

@@ -1,9 +1,11 @@
 //! Network namespaces that stand in for machines, joined by a bridge in a further namespace. Nothing in them has a
 //! route to the outside.
 
+use std::ffi::OsStr;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Result;
 
@@ -37,9 +39,16 @@ impl Netns {
         Path::new(FOLDER).join(&self.name)
     }
 
+    /// `program` inside, and in no node's cgroup.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.path().display())).arg("--").arg(program);
+        command
+    }
+
     /// Runs `ip` with `args` inside.
     pub fn ip(&self, args: &[&str]) -> Result<String> {
-        output(Command::new("nsenter").arg(format!("--net={}", self.path().display())).arg(require("ip")?).args(args))
+        output(self.command(require("ip")?).args(args))
     }
 }
 
@@ -68,6 +77,7 @@ pub fn list(prefix: &str) -> Vec<String> {
 #[derive(Debug)]
 pub struct Lan {
     switch: Netns,
+    ports: AtomicU32,
 }
 
 impl Lan {
@@ -76,17 +86,25 @@ impl Lan {
         let switch = Netns::create(name)?;
         switch.ip(&["link", "add", "br0", "type", "bridge"])?;
         switch.ip(&["link", "set", "br0", "up"])?;
-        Ok(Self { switch })
+        Ok(Self { switch, ports: AtomicU32::new(1) })
     }
 
     /// Gives `machine` a device `eth0` with `address`/24 on this network.
     pub fn join(&self, machine: &Netns, address: Ipv4Addr) -> Result<()> {
-        let port = format!("p{}", address.octets()[3]);
-        self.switch.ip(&["link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", machine.name()])?;
+        self.join_as(machine, "eth0", &[&format!("{address}/24")])
+    }
+
+    /// Gives `machine` the device `device` with `addresses` (each with its prefix length) on this network.
+    pub fn join_as(&self, machine: &Netns, device: &str, addresses: &[&str]) -> Result<()> {
+        let port = format!("p{}", self.ports.fetch_add(1, Ordering::Relaxed));
+        self.switch.ip(&["link", "add", &port, "type", "veth", "peer", "name", device, "netns", machine.name()])?;
         self.switch.ip(&["link", "set", &port, "master", "br0", "up"])?;
-        machine.ip(&["addr", "add", &format!("{address}/24"), "dev", "eth0"])?;
-        machine.ip(&["link", "set", "eth0", "up"])?;
-        Ok(())
+        for address in addresses {
+            // No duplicate address detection: an IPv6 address would be unusable for a second.
+            let detection: &[&str] = if address.contains(':') { &["nodad"] } else { &[] };
+            machine.ip(&[&["addr", "add", address, "dev", device], detection].concat())?;
+        }
+        machine.ip(&["link", "set", device, "up"]).map(drop)
     }
 }
 
