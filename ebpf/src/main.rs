@@ -5,9 +5,10 @@
 #![no_std]
 #![no_main]
 
+mod lookup;
 mod maps;
 mod peer;
-mod select;
+mod sock;
 mod sock4;
 mod sock6;
 mod stats;

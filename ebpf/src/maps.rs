@@ -7,16 +7,25 @@ use aya_ebpf::{
     Global,
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{HashMap, LruHashMap, PerCpuHashMap},
+    maps::{HashMap, LpmTrie, LruHashMap, PerCpuHashMap},
 };
 use skep_ebpf_common::{
-    BackendValue, PeerKey, PeerValue, ServiceCounters, ServiceInfo, ServiceKey, ServiceValue, SlotKey, SlotValue,
-    StickyKey, StickyValue,
+    Address, AddressValue, AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, PeerKey, PeerValue,
+    ServiceCounters, ServiceInfo, ServiceValue, SlotKey, SlotValue, SourceRange, StickyKey, StickyValue,
 };
 
-/// Service port -> live generation.
+/// Address and port -> service id.
 #[map]
-pub(crate) static SERVICES: HashMap<ServiceKey, ServiceValue> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+pub(crate) static FRONTENDS: HashMap<FrontendKey, FrontendValue> =
+    HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+
+/// Address -> what is known of it besides its frontends. Tells "no such port of a Service" from "no Service".
+#[map]
+pub(crate) static ADDRESSES: HashMap<Address, AddressValue> = HashMap::with_max_entries(131_072, BPF_F_NO_PREALLOC);
+
+/// Service id -> live generation.
+#[map]
+pub(crate) static SERVICES: HashMap<u32, ServiceValue> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
 
 /// Place in a generation -> backend id.
 #[map]
@@ -26,9 +35,13 @@ pub(crate) static SLOTS: HashMap<SlotKey, SlotValue> = HashMap::with_max_entries
 #[map]
 pub(crate) static BACKENDS: HashMap<u32, BackendValue> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
 
-/// Every known virtual address -> 1. Tells "no such port of a Service" from "no Service".
+/// Service id and source range -> 1.
 #[map]
-pub(crate) static VIPS: HashMap<u32, u32> = HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+pub(crate) static SOURCE_RANGES: LpmTrie<SourceRange, u32> = LpmTrie::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+
+/// Client and service id -> the backend it had.
+#[map]
+pub(crate) static AFFINITY: LruHashMap<AffinityKey, AffinityValue> = LruHashMap::with_max_entries(32_768, 0);
 
 /// Unconnected UDP socket and virtual address -> the backend it got.
 #[map]

@@ -1,7 +1,7 @@
 //! Which virtual address a socket asked for, so that it sees the same name it used.
 
 use aya_ebpf::{EbpfContext, helpers::generated::bpf_get_socket_cookie};
-use skep_ebpf_common::{PeerKey, PeerValue, UDP};
+use skep_ebpf_common::{Address, PeerKey, PeerValue, UDP};
 
 use crate::maps::{TCP_PEERS, UDP_PEERS};
 
@@ -14,8 +14,8 @@ pub(crate) fn cookie<C: EbpfContext>(ctx: &C) -> u64 {
 
 /// Remembers that `cookie`, sent to the backend, asked for the virtual address.
 #[inline(always)]
-pub(crate) fn remember(protocol: u8, cookie: u64, backend: (u32, u16), vip: (u32, u16)) {
-    let key = PeerKey { cookie, address: backend.0, port: backend.1, pad: 0 };
+pub(crate) fn remember(protocol: u8, cookie: u64, backend: (Address, u16), vip: (Address, u16)) {
+    let key = PeerKey { cookie, address: backend.0, port: backend.1, pad: [0; 3] };
     let value = PeerValue::sealed(&key, vip.0, vip.1);
     let peers = if protocol == UDP { &UDP_PEERS } else { &TCP_PEERS };
     // Unconnected sockets come here with every datagram: write only news.
@@ -29,10 +29,10 @@ pub(crate) fn remember(protocol: u8, cookie: u64, backend: (u32, u16), vip: (u32
 
 /// The virtual address `cookie` asked for when it was sent to that backend.
 #[inline(always)]
-pub(crate) fn recall(protocol: u8, cookie: u64, backend: (u32, u16)) -> Option<(u32, u16)> {
-    let key = PeerKey { cookie, address: backend.0, port: backend.1, pad: 0 };
+pub(crate) fn recall(protocol: u8, cookie: u64, backend: (Address, u16)) -> Option<(Address, u16)> {
+    let key = PeerKey { cookie, address: backend.0, port: backend.1, pad: [0; 3] };
     let peers = if protocol == UDP { &UDP_PEERS } else { &TCP_PEERS };
     // SAFETY: the copy is only believed when its seal fits.
     let value = *unsafe { peers.get(&key) }?;
-    value.is_sealed_for(&key).then_some((value.vip, value.port))
+    value.is_sealed_for(&key).then_some((value.address, value.port))
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use serde_json::Value;
-use skep_proxy::{Config, Frontend, MapSizes, Protocol, Proxy, Service, ServiceTable};
+use skep_proxy::{Config, Frontend, MapSizes, Protocol, Proxy, Service, ServicePort, ServiceTable};
 
 /// Maps, and programs attached to an empty cgroup, that go with the test.
 struct Node {
@@ -66,9 +66,9 @@ fn dns() -> ServiceTable {
     [(Protocol::Udp, "dns"), (Protocol::Tcp, "dns-tcp")]
         .into_iter()
         .map(|(protocol, port)| {
-            let frontend = Frontend { vip: [10, 96, 0, 10].into(), port: 53, protocol };
+            let frontend = Frontend { address: [10, 96, 0, 10].into(), port: 53, protocol };
             let name = format!("kube-system/kube-dns:{port}").parse().unwrap();
-            (frontend, Service::new(name, vec!["10.128.0.5:5353".parse().unwrap()]))
+            (ServicePort { name, ..Default::default() }, Service::new(frontend, ["10.128.0.5:5353".parse().unwrap()]))
         })
         .collect()
 }
@@ -106,7 +106,7 @@ fn one_service_is_found_by_name_and_by_address() {
     }
     for query in ["kube-system/kube-dns:dns", "10.96.0.10:53/udp"] {
         let json: Value = serde_json::from_str(&node.run(&["service", "get", query, "-o", "json"])).unwrap();
-        assert_eq!((json.as_array().unwrap().len(), &json[0]["protocol"]), (1, &Value::from("UDP")));
+        assert_eq!((json.as_array().unwrap().len(), &json[0]["frontends"][0]["protocol"]), (1, &Value::from("UDP")));
     }
     let backends = node.run(&["backend", "list", "kube-system/kube-dns:dns"]);
     assert_eq!(backends.lines().count(), 2, "{backends}");
@@ -149,8 +149,10 @@ fn absent_maps_and_lacking_privileges_are_said_clearly() {
 fn a_reader_that_stops_reading_is_no_error() {
     let services = (0..4000_u32)
         .map(|n| {
-            let frontend = Frontend { vip: (0x0a60_0000 + n).into(), port: 80, protocol: Protocol::Tcp };
-            (frontend, Service::new(format!("default/service-{n}").parse().unwrap(), Vec::new()))
+            let address = std::net::Ipv4Addr::from(0x0a60_0000 + n).into();
+            let name = format!("default/service-{n}").parse().unwrap();
+            let frontend = Frontend { address, port: 80, protocol: Protocol::Tcp };
+            (ServicePort { name, ..Default::default() }, Service::new(frontend, []))
         })
         .collect();
     let node = Node::new(&services);

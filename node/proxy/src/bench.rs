@@ -2,14 +2,14 @@
 
 use std::{
     fmt,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     path::Path,
     time::{Duration, Instant},
 };
 
 use crate::{
     MapSizes, Programmer, Result, bpffs, kernel, object,
-    service::{Frontend, Protocol, Service, ServicePortName, ServiceTable},
+    service::{Backend, Family, Frontend, Protocol, Service, ServicePort, ServicePortName, ServiceTable},
 };
 
 /// How many single changes [`run`] averages over.
@@ -66,17 +66,18 @@ pub fn run(bpf_root: &Path, services: usize, endpoints: usize) -> Result<Report>
 pub fn table(services: usize, endpoints: usize) -> ServiceTable {
     (0..services)
         .map(|n| {
-            let vip = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 96, 0, 0)) + n as u32);
-            let frontend = Frontend { vip, port: 80, protocol: Protocol::Tcp };
+            let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 96, 0, 0)) + n as u32).into();
+            let frontend = Frontend { address, port: 80, protocol: Protocol::Tcp };
             let name =
                 ServicePortName { namespace: "bench".into(), name: format!("service-{n}").into(), port: "http".into() };
-            (frontend, Service::new(name, (0..endpoints).map(|m| endpoint(n * endpoints + m)).collect()))
+            let backends = (0..endpoints).map(|m| endpoint(n * endpoints + m));
+            (ServicePort { name, family: Family::IPv4 }, Service::new(frontend, backends))
         })
         .collect()
 }
 
-fn endpoint(n: usize) -> SocketAddrV4 {
-    SocketAddrV4::new(Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 128, 0, 0)) + n as u32), 8080)
+fn endpoint(n: usize) -> SocketAddr {
+    SocketAddrV4::new(Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 128, 0, 0)) + n as u32), 8080).into()
 }
 
 fn measure(bpf_root: &Path, services: usize, endpoints: usize) -> Result<Report> {
@@ -107,28 +108,29 @@ fn measure(bpf_root: &Path, services: usize, endpoints: usize) -> Result<Report>
     let bulk_writes = programmer.writes().updates - before.updates;
 
     // One endpoint leaves and another comes: what a rolling update does to a service.
-    let changed: Vec<(Frontend, Service, Service)> = table
+    let changed: Vec<(ServicePort, Service, Service)> = table
         .iter()
         .take(CHANGES as usize)
-        .map(|(frontend, service)| {
-            let mut backends = service.backends().to_vec();
-            if let Some(last) = backends.last_mut() {
-                *last = endpoint(services * endpoints);
+        .map(|(port, service)| {
+            let mut other = service.clone();
+            if let Some(last) = other.cluster.last_mut() {
+                // Greater than all others, so the list stays sorted.
+                *last = Backend { address: endpoint(services * endpoints), local: false };
             }
-            (*frontend, service.clone(), Service::new(service.name().clone(), backends))
+            (port.clone(), service.clone(), other)
         })
         .collect();
     let before = programmer.writes();
     let started = Instant::now();
-    for (frontend, _, other) in &changed {
-        programmer.apply(frontend, other)?;
+    for (port, _, other) in &changed {
+        programmer.apply(port, other)?;
     }
     let number = u32::try_from(changed.len()).unwrap_or(1).max(1);
     let change = started.elapsed() / number;
     let after = programmer.writes();
     let change_writes = (after.updates + after.deletes - before.updates - before.deletes) / u64::from(number);
-    for (frontend, service, _) in &changed {
-        programmer.apply(frontend, service)?;
+    for (port, service, _) in &changed {
+        programmer.apply(port, service)?;
     }
     drop(programmer);
 

@@ -11,6 +11,9 @@ pub struct Config {
     pub cgroup_root: Option<PathBuf>,
     /// This node's name; decides which endpoints are local for `internalTrafficPolicy: Local`.
     pub node_name: Option<String>,
+    /// Size of the Maglev table from which traffic from outside the cluster chooses its backend: one of
+    /// [`crate::maglev::SIZES`], the same on all nodes. Zero, the default, chooses at random.
+    pub maglev: u32,
     /// Capacities of the maps.
     pub maps: MapSizes,
 }
@@ -21,6 +24,7 @@ impl Default for Config {
             bpf_root: PathBuf::from("/sys/fs/bpf/skep"),
             cgroup_root: None,
             node_name: None,
+            maglev: 0,
             maps: MapSizes::default(),
         }
     }

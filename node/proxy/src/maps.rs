@@ -5,10 +5,10 @@ mod table;
 
 use std::{fmt, path::Path};
 
-use aya::maps::{Map, MapData, PerCpuHashMap};
+use aya::maps::{LpmTrie, Map, MapData, PerCpuHashMap};
 use skep_ebpf_common::{
-    BackendValue, PeerKey, PeerValue, ServiceCounters, ServiceInfo, ServiceKey, ServiceValue, SlotKey, SlotValue,
-    StickyKey, StickyValue,
+    Address, AddressValue, AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, PeerKey, PeerValue,
+    ServiceCounters, ServiceInfo, ServiceValue, SlotKey, SlotValue, SourceRange, StickyKey, StickyValue,
 };
 
 pub use reader::Reader;
@@ -20,15 +20,19 @@ use crate::{Error, MapSizes, Result};
 pub(crate) const LOGS: &str = "AYA_LOGS";
 
 /// Every map that is pinned, with its configured capacity (`None`: the object's own).
-pub(crate) fn pinned(sizes: &MapSizes) -> [(&'static str, Option<u32>); 11] {
+pub(crate) fn pinned(sizes: &MapSizes) -> [(&'static str, Option<u32>); 14] {
     [
+        // A service port has one or two frontends; with node ports and load balancers some have four.
+        ("FRONTENDS", Some(sizes.services.saturating_mul(4))),
+        ("ADDRESSES", Some(sizes.services.saturating_mul(2).saturating_add(1024))),
         ("SERVICES", Some(sizes.services)),
         ("SLOTS", Some(sizes.backends)),
         ("BACKENDS", Some(sizes.backends)),
-        ("VIPS", Some(sizes.services)),
+        ("SOURCE_RANGES", Some(sizes.services)),
         ("SERVICE_INFO", Some(sizes.services)),
         ("SERVICE_STATS", Some(sizes.services)),
         ("BACKEND_STATS", Some(sizes.backends)),
+        ("AFFINITY", Some(sizes.sticky)),
         ("STICKY", Some(sizes.sticky)),
         ("UDP_PEERS", Some(sizes.udp_peers)),
         ("TCP_PEERS", Some(sizes.tcp_peers)),
@@ -38,10 +42,12 @@ pub(crate) fn pinned(sizes: &MapSizes) -> [(&'static str, Option<u32>); 11] {
 
 /// The maps that say what is served.
 pub(crate) struct ServiceMaps {
-    pub(crate) services: Table<ServiceKey, ServiceValue>,
+    pub(crate) frontends: Table<FrontendKey, FrontendValue>,
+    pub(crate) addresses: Table<Address, AddressValue>,
+    pub(crate) services: Table<u32, ServiceValue>,
     pub(crate) slots: Table<SlotKey, SlotValue>,
     pub(crate) backends: Table<u32, BackendValue>,
-    pub(crate) vips: Table<u32, u32>,
+    pub(crate) source_ranges: LpmTrie<MapData, SourceRange, u32>,
     pub(crate) info: Table<u32, ServiceInfo>,
     pub(crate) service_stats: PerCpuHashMap<MapData, u32, ServiceCounters>,
     pub(crate) backend_stats: PerCpuHashMap<MapData, u32, u64>,
@@ -57,10 +63,12 @@ impl ServiceMaps {
     /// Opens the maps pinned in `folder`.
     pub(crate) fn open(folder: &Path) -> Result<Self> {
         Ok(Self {
+            frontends: Table::open(folder, "FRONTENDS")?,
+            addresses: Table::open(folder, "ADDRESSES")?,
             services: Table::open(folder, "SERVICES")?,
             slots: Table::open(folder, "SLOTS")?,
             backends: Table::open(folder, "BACKENDS")?,
-            vips: Table::open(folder, "VIPS")?,
+            source_ranges: trie(folder, "SOURCE_RANGES")?,
             info: Table::open(folder, "SERVICE_INFO")?,
             service_stats: per_cpu(folder, "SERVICE_STATS")?,
             backend_stats: per_cpu(folder, "BACKEND_STATS")?,
@@ -71,6 +79,7 @@ impl ServiceMaps {
 /// The maps programs write by themselves.
 #[derive(Debug)]
 pub(crate) struct FlowMaps {
+    pub(crate) affinity: Table<AffinityKey, AffinityValue>,
     pub(crate) sticky: Table<StickyKey, StickyValue>,
     pub(crate) udp_peers: Table<PeerKey, PeerValue>,
     pub(crate) tcp_peers: Table<PeerKey, PeerValue>,
@@ -79,6 +88,7 @@ pub(crate) struct FlowMaps {
 impl FlowMaps {
     pub(crate) fn open(folder: &Path) -> Result<Self> {
         Ok(Self {
+            affinity: Table::open(folder, "AFFINITY")?,
             sticky: Table::open(folder, "STICKY")?,
             udp_peers: Table::open(folder, "UDP_PEERS")?,
             tcp_peers: Table::open(folder, "TCP_PEERS")?,
@@ -87,6 +97,11 @@ impl FlowMaps {
 }
 
 fn per_cpu<V: aya::Pod>(folder: &Path, name: &'static str) -> Result<PerCpuHashMap<MapData, u32, V>> {
+    let data = MapData::from_pin(folder.join(name)).map_err(Error::map(name))?;
+    Map::from_map_data(data).map_err(Error::map(name))?.try_into().map_err(Error::map(name))
+}
+
+fn trie<K: aya::Pod, V: aya::Pod>(folder: &Path, name: &'static str) -> Result<LpmTrie<MapData, K, V>> {
     let data = MapData::from_pin(folder.join(name)).map_err(Error::map(name))?;
     Map::from_map_data(data).map_err(Error::map(name))?.try_into().map_err(Error::map(name))
 }

@@ -22,8 +22,8 @@ use crate::{
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SKEP_EBPF_OBJECT"));
 
 /// The programs, each named after its hook.
-pub(crate) const PROGRAMS: [&str; 7] =
-    ["connect4", "sendmsg4", "recvmsg4", "getpeername4", "connect6", "recvmsg6", "getpeername6"];
+pub(crate) const PROGRAMS: [&str; 8] =
+    ["connect4", "sendmsg4", "recvmsg4", "getpeername4", "connect6", "sendmsg6", "recvmsg6", "getpeername6"];
 
 /// Loads the object; maps pinned below `paths` are reused, missing ones created and pinned.
 pub(crate) fn load(paths: &Paths, sizes: &MapSizes) -> Result<Ebpf> {

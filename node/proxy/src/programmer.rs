@@ -1,23 +1,33 @@
 //! Writes services into the maps, so that no program ever sees a half-made change.
 //!
-//! Order of a change: virtual address, names, new backends, the new generation's slots; then the service's entry is
-//! replaced (the flip); then the old slots and the backends nobody uses go. A program that read the old entry before the
-//! flip may miss an old slot; it looks the service up again.
+//! Order of a change: names, new backends, the new generation's slots; then the service's entry is replaced (the flip, for
+//! all its frontends); then the old slots and the backends nobody uses go. A program that read the old entry before the
+//! flip may miss an old slot; it looks the service up again. Frontends come last and go first, so that each leads to a
+//! service that is there.
 //!
 //! Cost: proportional to the service that changes. The mirror kept here never asks the maps after it was read once.
 
+mod addresses;
 mod ids;
+mod plan;
 mod recover;
 
-use std::{collections::HashMap, net::SocketAddrV4, path::Path};
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    path::Path,
+};
 
-use skep_ebpf_common::{BackendValue, ServiceInfo, ServiceKey, ServiceValue, SlotKey, SlotValue, address, port};
+use aya::maps::lpm_trie;
+use skep_ebpf_common::{
+    BackendValue, FrontendKey, FrontendValue, ServiceInfo, ServiceValue, SlotKey, SlotValue, SourceRange, port,
+};
 
-use self::ids::Ids;
+use self::{addresses::Addresses, ids::Ids, plan::Plan};
 use crate::{
     Error, Result,
     maps::{ServiceMaps, Table},
-    service::{Frontend, Service, ServicePortName, ServiceTable},
+    service::{Backend, Frontend, Kind, Service, ServicePort, ServiceTable, to_map},
 };
 
 /// Map writes so far.
@@ -47,8 +57,7 @@ struct Live {
     generation: u32,
     /// Number of slots of that generation.
     count: usize,
-    /// `None`: the maps do not say it.
-    name: Option<ServicePortName>,
+    service: Service,
     backends: Vec<Placed>,
     /// Do all those slots lead to these backends? Not after a recovery from damaged maps.
     whole: bool,
@@ -58,16 +67,17 @@ struct Live {
 #[derive(Clone, Copy, Debug)]
 struct Placed {
     id: u32,
-    address: SocketAddrV4,
+    backend: Backend,
 }
 
 /// Owner of the service maps.
 #[derive(Debug)]
 pub struct Programmer {
     maps: ServiceMaps,
-    services: HashMap<Frontend, Live>,
-    /// Virtual address (map's order) -> number of its ports.
-    vips: HashMap<u32, u32>,
+    services: HashMap<ServicePort, Live>,
+    /// Whose each frontend in the maps is.
+    owners: HashMap<Frontend, ServicePort>,
+    addresses: Addresses,
     slots: usize,
     service_ids: Ids,
     backend_ids: Ids,
@@ -85,31 +95,32 @@ impl Programmer {
         recover::recover(ServiceMaps::open(maps)?)
     }
 
-    /// Makes one service port look like `service`. Returns whether anything had to be written.
+    /// Makes one service port look like `service`. A frontend that another service port has is taken over. Returns whether
+    /// anything had to be written.
     ///
     /// # Errors
     /// When a map is full or refuses a write. What was served before the call is still served, or already what is wanted.
-    pub fn apply(&mut self, frontend: &Frontend, service: &Service) -> Result<bool> {
-        let Some(live) = self.services.get(frontend) else {
-            self.add(frontend, service)?;
+    pub fn apply(&mut self, port: &ServicePort, service: &Service) -> Result<bool> {
+        let Some(live) = self.services.get(port) else {
+            self.add(port, service)?;
             return Ok(true);
         };
-        let same_name = live.name.as_ref() == Some(service.name());
-        let same_backends = live.whole
-            && live.backends.len() == service.backends().len()
-            && live.backends.iter().all(|placed| service.backends().binary_search(&placed.address).is_ok());
-        if !same_name {
-            let (id, info) = (live.id, info(service.name()));
-            self.maps.info.insert(&id, &info)?;
-            self.writes.updates += 1;
-            if let Some(live) = self.services.get_mut(frontend) {
-                live.name = Some(service.name().clone());
-            }
+        if live.whole && live.service == *service {
+            return Ok(false);
         }
-        if !same_backends {
-            self.replace(frontend, service)?;
+        let same_choice = live.whole && {
+            let (a, b) = (&live.service, service);
+            a.cluster == b.cluster
+                && a.local == b.local
+                && (a.internal_local, a.external_local) == (b.internal_local, b.external_local)
+                && (a.affinity, a.maglev) == (b.affinity, b.maglev)
+                && a.source_ranges == b.source_ranges
+        };
+        if !same_choice {
+            self.replace(port, service)?;
         }
-        Ok(!(same_name && same_backends))
+        self.sync_frontends(port, service)?;
+        Ok(true)
     }
 
     /// Removes one service port. Returns whether it was there.
@@ -117,18 +128,18 @@ impl Programmer {
     /// # Errors
     /// When a map refuses the write. Either the port is still served, or it is gone and leaves entries nobody reads, which
     /// the next start removes.
-    pub fn remove(&mut self, frontend: &Frontend) -> Result<bool> {
-        if !self.services.contains_key(frontend) {
-            return Ok(false);
-        }
-        let key = frontend.key();
-        self.maps.services.remove(&key)?;
+    pub fn remove(&mut self, port: &ServicePort) -> Result<bool> {
+        let Some(live) = self.services.get(port) else { return Ok(false) };
+        let id = live.id;
+        let frontends: Vec<Frontend> = live.service.frontends.keys().copied().collect();
+        self.drop_frontends(port, &frontends)?;
+        self.maps.services.remove(&id)?;
         self.writes.deletes += 1;
-        let Some(live) = self.services.remove(frontend) else { return Ok(false) };
-        // Only now: from here on the address is nobody's. A part that cannot be removed does not keep the others.
-        let result = self.release_vip(key.vip);
-        let result = result.and(self.drop_slots(live.id, live.generation, live.count));
+        let Some(live) = self.services.remove(port) else { return Ok(false) };
+        // A part that cannot be removed does not keep the others.
+        let result = self.drop_slots(live.id, live.generation, live.count);
         let result = result.and(self.drop_backends(&live.backends));
+        let result = result.and(self.drop_ranges(live.id, &live.service.source_ranges));
         let result = result.and(self.maps.info.remove(&live.id));
         self.writes.deletes += 1;
         self.service_ids.release(live.id);
@@ -144,18 +155,30 @@ impl Programmer {
     /// As [`Programmer::apply`] and [`Programmer::remove`].
     pub fn sync(&mut self, table: &ServiceTable) -> Result<()> {
         let mut result = Ok(());
-        for frontend in self.frontends().filter(|frontend| !table.contains_key(frontend)).collect::<Vec<_>>() {
-            result = result.and(self.remove(&frontend).map(drop));
+        let gone: Vec<ServicePort> = self.ports().filter(|port| !table.contains_key(port)).cloned().collect();
+        for port in gone {
+            result = result.and(self.remove(&port).map(drop));
         }
-        for (frontend, service) in table {
-            result = result.and(self.apply(frontend, service).map(drop));
+        for (port, service) in table {
+            result = result.and(self.apply(port, service).map(drop));
         }
         result
     }
 
+    /// Says which addresses are this node's: node ports are served there. An address with a network namespace (its cookie)
+    /// counts only for sockets in that one. Returns whether anything had to be written.
+    ///
+    /// # Errors
+    /// When the map is full or refuses a write; the rest is done all the same.
+    pub fn set_node_addresses(&mut self, addresses: &HashMap<IpAddr, u64>) -> Result<bool> {
+        let before = self.writes;
+        self.addresses.set_node(addresses, &mut self.maps.addresses, &mut self.writes)?;
+        Ok(self.writes != before)
+    }
+
     /// Every service port in the maps.
-    pub fn frontends(&self) -> impl Iterator<Item = Frontend> + '_ {
-        self.services.keys().copied()
+    pub fn ports(&self) -> impl Iterator<Item = &ServicePort> + '_ {
+        self.services.keys()
     }
 
     /// Writes since the maps were opened.
@@ -169,116 +192,176 @@ impl Programmer {
     }
 
     /// How full the maps are.
-    pub fn fill(&self) -> [Fill; 4] {
+    pub fn fill(&self) -> [Fill; 5] {
         let fill = |map, used, capacity| Fill { map, used, capacity };
         let maps = &self.maps;
         [
             fill(maps.services.name(), self.services.len(), maps.services.capacity()),
-            fill(maps.vips.name(), self.vips.len(), maps.vips.capacity()),
+            fill(maps.frontends.name(), self.owners.len(), maps.frontends.capacity()),
+            fill(maps.addresses.name(), self.addresses.len(), maps.addresses.capacity()),
             fill(maps.slots.name(), self.slots, maps.slots.capacity()),
             fill(maps.backends.name(), self.backend_ids.len(), maps.backends.capacity()),
         ]
     }
 
-    fn add(&mut self, frontend: &Frontend, service: &Service) -> Result<()> {
+    fn add(&mut self, port: &ServicePort, service: &Service) -> Result<()> {
         room(&self.maps.services, self.services.len(), 1)?;
         room(&self.maps.info, self.services.len(), 1)?;
-        let key = frontend.key();
-        let wanted = service.backends().len();
-        room(&self.maps.slots, self.slots, wanted)?;
-        room(&self.maps.backends, self.backend_ids.len(), wanted)?;
+        let backends = service.backends();
+        room(&self.maps.slots, self.slots, Plan::slots(service))?;
+        room(&self.maps.backends, self.backend_ids.len(), backends.len())?;
 
-        // From here on the address is refused rather than passed on.
-        self.claim_vip(key.vip)?;
         let id = self.service_ids.take();
-        let added = self.write_info(id, service.name()).and_then(|()| {
-            let placed = self.place(id, service.backends())?;
-            self.write_slots(id, 1, &placed).inspect_err(|_| drop(self.drop_backends(&placed)))?;
-            Ok(placed)
-        });
-        let flipped = added.and_then(|placed| match self.flip(&key, id, 1, placed.len()) {
-            Ok(()) => Ok(placed),
-            Err(error) => {
-                let _ = self.drop_slots(id, 1, placed.len());
-                let _ = self.drop_backends(&placed);
-                Err(error)
+        let added = self.write_info(id, port).and_then(|()| {
+            let placed = self.place(id, &backends)?;
+            match self.write_generation(id, 1, service, &placed) {
+                Ok(count) => Ok((placed, count)),
+                Err(error) => {
+                    let _ = self.drop_backends(&placed);
+                    Err(error)
+                }
             }
         });
-        match flipped {
-            Ok(backends) => {
-                let name = Some(service.name().clone());
-                let live = Live { id, generation: 1, count: backends.len(), name, backends, whole: true };
-                self.services.insert(*frontend, live);
-                Ok(())
-            }
+        let (placed, count) = match added {
+            Ok(added) => added,
             Err(error) => {
                 let _ = self.maps.info.remove(&id);
-                let _ = self.release_vip(key.vip);
                 self.service_ids.release(id);
-                Err(error)
+                return Err(error);
             }
-        }
+        };
+        // Its frontends are noted as they are written.
+        let noted = Service { frontends: Default::default(), ..service.clone() };
+        let live = Live { id, generation: 1, count, service: noted, backends: placed, whole: true };
+        self.services.insert(port.clone(), live);
+        self.sync_frontends(port, service).inspect_err(|_| drop(self.remove(port)))
     }
 
-    fn replace(&mut self, frontend: &Frontend, service: &Service) -> Result<()> {
-        let Some(live) = self.services.get(frontend) else { return Ok(()) };
+    fn replace(&mut self, port: &ServicePort, service: &Service) -> Result<()> {
+        let Some(live) = self.services.get(port) else { return Ok(()) };
         let (id, old_generation, old_count) = (live.id, live.generation, live.count);
+        let old_ranges = live.service.source_ranges.clone();
+        let wanted = service.backends();
         let (mut next, gone): (Vec<Placed>, Vec<Placed>) =
-            live.backends.iter().partition(|placed| service.backends().binary_search(&placed.address).is_ok());
-        let mut kept: Vec<SocketAddrV4> = next.iter().map(|placed| placed.address).collect();
-        kept.sort_unstable();
-        let new: Vec<SocketAddrV4> =
-            service.backends().iter().copied().filter(|address| kept.binary_search(address).is_err()).collect();
-        room(&self.maps.slots, self.slots, service.backends().len())?;
+            live.backends.iter().partition(|placed| wanted.binary_search(&placed.backend).is_ok());
+        let kept: HashSet<Backend> = next.iter().map(|placed| placed.backend).collect();
+        let new: Vec<Backend> = wanted.into_iter().filter(|backend| !kept.contains(backend)).collect();
+        room(&self.maps.slots, self.slots, Plan::slots(service))?;
         room(&self.maps.backends, self.backend_ids.len(), new.len())?;
 
         let generation = old_generation.wrapping_add(1);
         let placed = self.place(id, &new)?;
         next.extend(&placed);
-        let written = self.write_slots(id, generation, &next).and_then(|()| {
-            self.flip(&frontend.key(), id, generation, next.len())
-                .inspect_err(|_| drop(self.drop_slots(id, generation, next.len())))
-        });
-        if let Err(error) = written {
-            let _ = self.drop_backends(&placed);
-            return Err(error);
-        }
-        if let Some(live) = self.services.get_mut(frontend) {
+        let count = match self.write_generation(id, generation, service, &next) {
+            Ok(count) => count,
+            Err(error) => {
+                let _ = self.drop_backends(&placed);
+                return Err(error);
+            }
+        };
+        if let Some(live) = self.services.get_mut(port) {
             live.generation = generation;
-            live.count = next.len();
+            live.count = count;
             live.backends = next;
             live.whole = true;
+            let frontends = std::mem::take(&mut live.service.frontends);
+            live.service = Service { frontends, ..service.clone() };
         }
+        let ranges: Vec<(IpAddr, u8)> =
+            old_ranges.into_iter().filter(|range| !service.source_ranges.contains(range)).collect();
         // The backends go even if the old slots do not: sockets that remember one must not keep it.
-        let slots = self.drop_slots(id, old_generation, old_count);
-        slots.and(self.drop_backends(&gone))
+        let result = self.drop_slots(id, old_generation, old_count);
+        result.and(self.drop_backends(&gone)).and(self.drop_ranges(id, &ranges))
     }
 
-    /// The flip: from now on programs choose from that generation.
-    fn flip(&mut self, key: &ServiceKey, id: u32, generation: u32, count: usize) -> Result<()> {
-        // `room` saw to it that the count is below the capacity of a map, which is a u32.
-        self.maps.services.insert(key, &ServiceValue::sealed(key, id, generation, count as u32))?;
+    /// Writes slots and source ranges of a generation and makes it live. Returns the number of slots; on failure none of
+    /// them is left.
+    fn write_generation(&mut self, id: u32, generation: u32, service: &Service, placed: &[Placed]) -> Result<usize> {
+        let plan = Plan::new(service, placed);
+        self.write_slots(id, generation, &plan.slots)?;
+        // From now on programs choose from that generation.
+        let value = ServiceValue { generation, ..plan.value }.sealed(id);
+        let flipped =
+            self.write_ranges(id, &service.source_ranges).and_then(|()| self.maps.services.insert(&id, &value));
+        if let Err(error) = flipped {
+            let _ = self.drop_slots(id, generation, plan.slots.len());
+            return Err(error);
+        }
         self.writes.updates += 1;
-        Ok(())
+        Ok(plan.slots.len())
     }
 
-    fn write_info(&mut self, id: u32, name: &ServicePortName) -> Result<()> {
-        self.maps.info.insert(&id, &info(name))?;
+    /// Writes the frontends that lack, then removes those that are too many.
+    fn sync_frontends(&mut self, port: &ServicePort, service: &Service) -> Result<()> {
+        let Some(live) = self.services.get(port) else { return Ok(()) };
+        let id = live.id;
+        let known = &live.service.frontends;
+        let new: Vec<(Frontend, Kind)> = service
+            .frontends
+            .iter()
+            .filter(|(frontend, kind)| known.get(frontend) != Some(kind))
+            .map(|(frontend, kind)| (*frontend, *kind))
+            .collect();
+        let gone: Vec<Frontend> =
+            known.keys().filter(|frontend| !service.frontends.contains_key(frontend)).copied().collect();
+        let fresh = new.iter().filter(|(frontend, _)| !self.owners.contains_key(frontend)).count();
+        room(&self.maps.frontends, self.owners.len(), fresh)?;
+        for (frontend, kind) in new {
+            self.put_frontend(port, id, frontend, kind)?;
+        }
+        self.drop_frontends(port, &gone)
+    }
+
+    fn put_frontend(&mut self, port: &ServicePort, id: u32, frontend: Frontend, kind: Kind) -> Result<()> {
+        self.addresses.claim(frontend.address, kind, &mut self.maps.addresses, &mut self.writes)?;
+        let key = frontend.key();
+        if let Err(error) = self.maps.frontends.insert(&key, &FrontendValue::sealed(&key, id, kind.number())) {
+            let _ = self.addresses.release(frontend.address, kind, &mut self.maps.addresses, &mut self.writes);
+            return Err(error);
+        }
+        self.writes.updates += 1;
+        // Whoever had it, this service port included, has it no more.
+        let former = self.owners.insert(frontend, port.clone());
+        let former = former.and_then(|owner| self.services.get_mut(&owner)?.service.frontends.remove(&frontend));
+        if let Some(live) = self.services.get_mut(port) {
+            live.service.frontends.insert(frontend, kind);
+        }
+        match former {
+            Some(former) => {
+                self.addresses.release(frontend.address, former, &mut self.maps.addresses, &mut self.writes)
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn drop_frontends(&mut self, port: &ServicePort, frontends: &[Frontend]) -> Result<()> {
+        let keys: Vec<FrontendKey> = frontends.iter().map(Frontend::key).collect();
+        erase(&mut self.maps.frontends, &keys, self.batching)?;
+        self.writes.deletes += keys.len() as u64;
+        let mut result = Ok(());
+        for frontend in frontends {
+            self.owners.remove(frontend);
+            let kind = self.services.get_mut(port).and_then(|live| live.service.frontends.remove(frontend));
+            if let Some(kind) = kind {
+                let (maps, writes) = (&mut self.maps.addresses, &mut self.writes);
+                result = result.and(self.addresses.release(frontend.address, kind, maps, writes));
+            }
+        }
+        result
+    }
+
+    fn write_info(&mut self, id: u32, port: &ServicePort) -> Result<()> {
+        self.maps.info.insert(&id, &info(port))?;
         self.writes.updates += 1;
         Ok(())
     }
 
     /// Writes new backends under new ids; on failure none of them is left.
-    fn place(&mut self, service: u32, backends: &[SocketAddrV4]) -> Result<Vec<Placed>> {
+    fn place(&mut self, service: u32, backends: &[Backend]) -> Result<Vec<Placed>> {
         let placed: Vec<Placed> =
-            backends.iter().map(|backend| Placed { id: self.backend_ids.take(), address: *backend }).collect();
+            backends.iter().map(|backend| Placed { id: self.backend_ids.take(), backend: *backend }).collect();
         let keys: Vec<u32> = placed.iter().map(|placed| placed.id).collect();
-        let values: Vec<BackendValue> = placed
-            .iter()
-            .map(|Placed { id, address: at }| {
-                BackendValue::sealed(*id, service, address(at.ip().octets()), port(at.port()))
-            })
-            .collect();
+        let values: Vec<BackendValue> = placed.iter().map(|placed| backend_value(service, placed)).collect();
         if let Err(error) = write(&mut self.maps.backends, &keys, &values, self.batching) {
             keys.iter().for_each(|id| self.backend_ids.release(*id));
             return Err(error);
@@ -288,10 +371,10 @@ impl Programmer {
     }
 
     /// Writes the slots of a generation; on failure none of them is left.
-    fn write_slots(&mut self, service: u32, generation: u32, backends: &[Placed]) -> Result<()> {
+    fn write_slots(&mut self, service: u32, generation: u32, backends: &[u32]) -> Result<()> {
         let keys: Vec<SlotKey> = slot_keys(service, generation, backends.len()).collect();
         let values: Vec<SlotValue> =
-            keys.iter().zip(backends).map(|(key, placed)| SlotValue::sealed(key, placed.id)).collect();
+            keys.iter().zip(backends).map(|(key, backend)| SlotValue::sealed(key, *backend)).collect();
         write(&mut self.maps.slots, &keys, &values, self.batching)?;
         self.writes.updates += keys.len() as u64;
         self.slots += keys.len();
@@ -318,36 +401,37 @@ impl Programmer {
         Ok(())
     }
 
-    fn claim_vip(&mut self, vip: u32) -> Result<()> {
-        if let Some(ports) = self.vips.get_mut(&vip) {
-            *ports += 1;
-            return Ok(());
+    fn write_ranges(&mut self, service: u32, ranges: &[(IpAddr, u8)]) -> Result<()> {
+        for range in ranges {
+            self.maps.source_ranges.insert(&range_key(service, *range), 1, 0).map_err(Error::map("SOURCE_RANGES"))?;
+            self.writes.updates += 1;
         }
-        room(&self.maps.vips, self.vips.len(), 1)?;
-        self.maps.vips.insert(&vip, &1)?;
-        self.writes.updates += 1;
-        self.vips.insert(vip, 1);
         Ok(())
     }
 
-    fn release_vip(&mut self, vip: u32) -> Result<()> {
-        match self.vips.get_mut(&vip) {
-            Some(ports) if *ports > 1 => {
-                *ports -= 1;
-                Ok(())
-            }
-            Some(_) => {
-                self.vips.remove(&vip);
-                self.writes.deletes += 1;
-                self.maps.vips.remove(&vip)
-            }
-            None => Ok(()),
+    fn drop_ranges(&mut self, service: u32, ranges: &[(IpAddr, u8)]) -> Result<()> {
+        for range in ranges {
+            self.maps.source_ranges.remove(&range_key(service, *range)).map_err(Error::map("SOURCE_RANGES"))?;
+            self.writes.deletes += 1;
         }
+        Ok(())
     }
 }
 
-fn info(name: &ServicePortName) -> ServiceInfo {
-    ServiceInfo::new(&name.namespace, &name.name, &name.port)
+fn info(port: &ServicePort) -> ServiceInfo {
+    let name = &port.name;
+    ServiceInfo::new(&name.namespace, &name.name, &name.port, port.family.number())
+}
+
+fn backend_value(service: u32, placed: &Placed) -> BackendValue {
+    let at = placed.backend.address;
+    let flags = if placed.backend.local { BackendValue::LOCAL } else { 0 };
+    BackendValue::sealed(placed.id, service, to_map(at.ip()), port(at.port()), flags)
+}
+
+fn range_key(service: u32, (address, length): (IpAddr, u8)) -> lpm_trie::Key<SourceRange> {
+    let before = if address.is_ipv4() { 32 + 96 } else { 32 };
+    lpm_trie::Key::new(before + u32::from(length), SourceRange { service, address: to_map(address) })
 }
 
 fn slot_keys(service: u32, generation: u32, count: usize) -> impl Iterator<Item = SlotKey> {

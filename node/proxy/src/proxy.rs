@@ -20,6 +20,7 @@ pub struct Proxy {
     programmer: Programmer,
     attachments: Vec<(&'static str, Attachment)>,
     node_name: Option<String>,
+    maglev: u32,
     metrics: Metrics,
     log: KernelLog,
     bpf_root: PathBuf,
@@ -56,7 +57,7 @@ impl Proxy {
             cgroup = %cgroup.display(),
             programs = attachments.len(),
             kept,
-            services = programmer.frontends().count(),
+            services = programmer.ports().count(),
             "service load balancing is loaded"
         );
         let metrics = Metrics::default();
@@ -66,6 +67,7 @@ impl Proxy {
             programmer,
             attachments,
             node_name: config.node_name,
+            maglev: config.maglev,
             metrics,
             log,
             bpf_root: config.bpf_root,

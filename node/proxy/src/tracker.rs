@@ -4,7 +4,7 @@ mod endpoints;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::Ipv4Addr,
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -13,13 +13,15 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
-use crate::service::{Frontend, Protocol, Service, ServicePortName};
-use endpoints::Slice;
+use crate::service::{Family, Frontend, Kind, Protocol, Service, ServicePort, ServicePortName};
+use endpoints::{Place, Slice};
 
 /// Label by which a Service asks for another proxy; such Services, and their slices, are not ours.
 pub(crate) const SERVICE_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 /// Label of headless Services and their slices.
 pub(crate) const HEADLESS: &str = "service.kubernetes.io/headless";
+/// How long `sessionAffinity: ClientIP` holds if the Service does not say it, seconds.
+const AFFINITY_SECONDS: u32 = 10_800;
 /// Label by which a slice names its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
@@ -33,14 +35,30 @@ pub(crate) struct ServiceKey {
 /// What matters of a Service.
 #[derive(Debug, PartialEq, Eq)]
 struct Virtual {
-    ports: Vec<(Frontend, Arc<str>)>,
-    local_only: bool,
+    ports: Vec<Port>,
+    /// Its own addresses, at most one of each family.
+    cluster: Vec<IpAddr>,
+    external: Vec<IpAddr>,
+    balancer: Vec<IpAddr>,
+    internal_local: bool,
+    external_local: bool,
+    affinity: Option<u32>,
+    source_ranges: Vec<(IpAddr, u8)>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Port {
+    name: Arc<str>,
+    protocol: Protocol,
+    number: u16,
+    node_port: Option<u16>,
 }
 
 /// The known Services and slices.
 #[derive(Debug, Default)]
 pub(crate) struct Tracker {
-    node_name: Option<String>,
+    here: Place,
+    maglev: u32,
     services: HashMap<ServiceKey, Virtual>,
     slices: HashMap<ServiceKey, BTreeMap<Arc<str>, Slice>>,
     /// Namespace and name of a slice -> the Service that holds it.
@@ -48,8 +66,17 @@ pub(crate) struct Tracker {
 }
 
 impl Tracker {
-    pub(crate) fn new(node_name: Option<String>) -> Self {
-        Self { node_name, ..Self::default() }
+    /// For a node of that name. `maglev` as [`Service::maglev`].
+    pub(crate) fn new(node_name: Option<String>, maglev: u32) -> Self {
+        Self { here: Place { node: node_name, zone: None }, maglev, ..Self::default() }
+    }
+
+    /// Notes the zone the node is in. Returns whether that is news, for all Services.
+    pub(crate) fn set_zone(&mut self, zone: Option<String>) -> bool {
+        let zone = zone.filter(|zone| !zone.is_empty());
+        let news = self.here.zone != zone;
+        self.here.zone = zone;
+        news
     }
 
     /// Notes a Service. Returns its key if anything that matters changed.
@@ -113,21 +140,63 @@ impl Tracker {
     }
 
     /// What is to be programmed for a Service; nothing if it is unknown.
-    pub(crate) fn desired(&self, key: &ServiceKey) -> Vec<(Frontend, Service)> {
+    pub(crate) fn desired(&self, key: &ServiceKey) -> Vec<(ServicePort, Service)> {
         let Some(service) = self.services.get(key) else { return Vec::new() };
-        let local = service.local_only.then_some(self.node_name.as_deref().unwrap_or_default());
         let slices = self.slices.get(key);
+        let port = |port: &Port, address: IpAddr| {
+            let name =
+                ServicePortName { namespace: key.namespace.clone(), name: key.name.clone(), port: port.name.clone() };
+            let slices = slices.into_iter().flat_map(BTreeMap::values);
+            let family = Family::of(address);
+            (ServicePort { name, family }, self.service(service, port, address, slices))
+        };
         service
             .ports
             .iter()
-            .map(|(frontend, port)| {
-                let slices = slices.into_iter().flat_map(BTreeMap::values);
-                let backends = endpoints::usable(slices, port, frontend.protocol, local);
-                let name =
-                    ServicePortName { namespace: key.namespace.clone(), name: key.name.clone(), port: port.clone() };
-                (*frontend, Service::new(name, backends))
-            })
+            .flat_map(|number| service.cluster.iter().map(move |address| (number, *address)))
+            .map(|(number, address)| port(number, address))
             .collect()
+    }
+
+    fn service<'a>(
+        &'a self,
+        service: &Virtual,
+        port: &Port,
+        address: IpAddr,
+        slices: impl Iterator<Item = &'a Slice>,
+    ) -> Service {
+        let family = Family::of(address);
+        let Port { protocol, number, .. } = *port;
+        let of = |kind: Kind, addresses: &[IpAddr]| -> Vec<(Frontend, Kind)> {
+            let addresses = addresses.iter().filter(|address| Family::of(**address) == family);
+            addresses.map(|address| (Frontend { address: *address, port: number, protocol }, kind)).collect()
+        };
+        let node_port = port.node_port.map(|port| Frontend { address: family.unspecified(), port, protocol });
+        // What is there twice is what it says last.
+        let frontends: BTreeMap<Frontend, Kind> = node_port
+            .map(|frontend| (frontend, Kind::NodePort))
+            .into_iter()
+            .chain(of(Kind::ExternalIP, &service.external))
+            .chain(of(Kind::LoadBalancer, &service.balancer))
+            .chain(of(Kind::ClusterIP, &[address]))
+            .collect();
+        let reached_from_outside = frontends.len() > 1;
+        let external_local = service.external_local && reached_from_outside;
+        let choice = endpoints::categorize(slices, &port.name, protocol, family, &self.here);
+        let uses_local = service.internal_local || external_local;
+        Service {
+            frontends,
+            cluster: choice.cluster,
+            local: if uses_local { choice.local } else { Vec::new() },
+            internal_local: service.internal_local,
+            external_local,
+            affinity: service.affinity,
+            source_ranges: {
+                let ranges = service.source_ranges.iter().copied();
+                ranges.filter(|(address, _)| Family::of(*address) == family).collect()
+            },
+            maglev: if reached_from_outside { self.maglev } else { 0 },
+        }
     }
 }
 
@@ -142,7 +211,7 @@ fn slice_owner(slice: &EndpointSlice) -> Option<ServiceKey> {
     Some(ServiceKey { namespace: slice.metadata.namespace.as_deref()?.into(), name: name.as_str().into() })
 }
 
-/// `None` for Services without an IPv4 cluster address: headless, ExternalName, or not yet given one.
+/// `None` for Services without a cluster address: headless, ExternalName, or not yet given one.
 fn read_service(service: &core::Service) -> Option<Virtual> {
     let labels = service.metadata.labels.as_ref();
     if labels.is_some_and(|labels| labels.contains_key(SERVICE_PROXY_NAME) || labels.contains_key(HEADLESS)) {
@@ -152,19 +221,70 @@ fn read_service(service: &core::Service) -> Option<Virtual> {
     if spec.type_.as_deref() == Some("ExternalName") {
         return None;
     }
-    let vip: Ipv4Addr =
-        spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip).find_map(|address| address.parse().ok())?;
+    let mut cluster: Vec<IpAddr> = Vec::new();
+    for address in spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip).filter_map(|address| address.parse().ok())
+    {
+        if !cluster.iter().any(|known| Family::of(*known) == Family::of(address)) {
+            cluster.push(address);
+        }
+    }
+    if cluster.is_empty() {
+        return None;
+    }
+    let valid = |port: i32| u16::try_from(port).ok().filter(|number| *number != 0);
     let ports = spec
         .ports
         .iter()
         .flatten()
         .filter_map(|port| {
-            let protocol = Protocol::from_api(port.protocol.as_deref())?;
-            let number = u16::try_from(port.port).ok().filter(|number| *number != 0)?;
-            Some((Frontend { vip, port: number, protocol }, port.name.as_deref().unwrap_or_default().into()))
+            Some(Port {
+                name: port.name.as_deref().unwrap_or_default().into(),
+                protocol: Protocol::from_api(port.protocol.as_deref())?,
+                number: valid(port.port)?,
+                node_port: port.node_port.and_then(valid),
+            })
         })
         .collect();
-    Some(Virtual { ports, local_only: spec.internal_traffic_policy.as_deref() == Some("Local") })
+    let ingress = service.status.iter().flat_map(|status| &status.load_balancer).flat_map(|status| &status.ingress);
+    let balancer = ingress
+        .flatten()
+        // A balancer that is a proxy of its own must be gone through even from here.
+        .filter(|ingress| ingress.ip_mode.as_deref().is_none_or(|mode| mode == "VIP"))
+        .filter_map(|ingress| ingress.ip.as_deref()?.parse().ok())
+        .collect();
+    let mut source_ranges: Vec<(IpAddr, u8)> =
+        spec.load_balancer_source_ranges.iter().flatten().filter_map(|range| read_range(range.trim())).collect();
+    source_ranges.sort_unstable();
+    source_ranges.dedup();
+    let timeout = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref()?.timeout_seconds);
+    let timeout = timeout.and_then(|seconds| u32::try_from(seconds).ok()).unwrap_or(AFFINITY_SECONDS);
+    Some(Virtual {
+        ports,
+        cluster,
+        external: spec.external_ips.iter().flatten().filter_map(|address| address.parse().ok()).collect(),
+        balancer,
+        internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
+        external_local: spec.external_traffic_policy.as_deref() == Some("Local"),
+        affinity: (spec.session_affinity.as_deref() == Some("ClientIP")).then_some(timeout),
+        source_ranges,
+    })
+}
+
+/// `address/length`, with the bits behind the prefix cut off.
+fn read_range(text: &str) -> Option<(IpAddr, u8)> {
+    let (address, length) = text.split_once('/')?;
+    let (address, length): (IpAddr, u8) = (address.parse().ok()?, length.parse().ok()?);
+    Some(match address {
+        IpAddr::V4(address) if length <= 32 => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
+            (IpAddr::V4((u32::from(address) & mask).into()), length)
+        }
+        IpAddr::V6(address) if length <= 128 => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
+            (IpAddr::V6((u128::from(address) & mask).into()), length)
+        }
+        _ => return None,
+    })
 }
 
 #[cfg(test)]

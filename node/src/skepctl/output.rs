@@ -1,11 +1,11 @@
 //! Printing.
 
-use std::io::Write;
+use std::{io::Write, net::SocketAddr};
 
 use anyhow::Result;
 use comfy_table::{Table, presets};
 use serde::Serialize;
-use skep_proxy::maps::reader::{ServiceRecord, Status};
+use skep_proxy::maps::reader::{FrontendRecord, ServiceRecord, Status};
 
 use crate::cli::Format;
 
@@ -20,7 +20,7 @@ pub(crate) fn services(format: Format, services: &[ServiceRecord], out: &mut imp
             service.namespace.clone(),
             service.name.clone(),
             or_dash(&service.port_name),
-            frontend(service),
+            frontends(service).join(","),
             service.backends.len().to_string(),
             service.connections.to_string(),
             service.refused.to_string(),
@@ -40,7 +40,9 @@ pub(crate) fn service(format: Format, services: &[ServiceRecord], out: &mut impl
         }
         writeln!(out, "Service:      {}/{}", service.namespace, service.name)?;
         writeln!(out, "Port:         {}", or_dash(&service.port_name))?;
-        writeln!(out, "Frontend:     {}", frontend(service))?;
+        for frontend in &service.frontends {
+            writeln!(out, "Frontend:     {} ({:?})", shape(frontend), frontend.kind)?;
+        }
         writeln!(out, "Id:           {} (generation {})", service.id, service.generation)?;
         writeln!(out, "Connections:  {}, refused {}", service.connections, service.refused)?;
         if service.backends.is_empty() {
@@ -62,11 +64,12 @@ pub(crate) fn service(format: Format, services: &[ServiceRecord], out: &mut impl
 #[serde(rename_all = "camelCase")]
 struct Backend<'a> {
     id: u32,
-    address: std::net::SocketAddrV4,
+    address: SocketAddr,
+    local: bool,
     namespace: &'a str,
     service: &'a str,
     port_name: &'a str,
-    frontend: String,
+    frontends: Vec<String>,
     connections: u64,
 }
 
@@ -78,10 +81,11 @@ pub(crate) fn backends(format: Format, services: &[ServiceRecord], out: &mut imp
             service.backends.iter().map(|backend| Backend {
                 id: backend.id,
                 address: backend.address,
+                local: backend.local,
                 namespace: &service.namespace,
                 service: &service.name,
                 port_name: &service.port_name,
-                frontend: frontend(service),
+                frontends: frontends(service),
                 connections: backend.connections,
             })
         })
@@ -96,7 +100,7 @@ pub(crate) fn backends(format: Format, services: &[ServiceRecord], out: &mut imp
             backend.namespace.into(),
             backend.service.into(),
             or_dash(backend.port_name),
-            backend.frontend,
+            backend.frontends.join(","),
             backend.connections.to_string(),
             backend.id.to_string(),
         ]);
@@ -159,8 +163,17 @@ fn print(table: &Table, out: &mut impl Write) -> Result<()> {
     Ok(())
 }
 
-fn frontend(service: &ServiceRecord) -> String {
-    format!("{}:{}/{}", service.vip, service.port, service.protocol)
+fn frontends(service: &ServiceRecord) -> Vec<String> {
+    service.frontends.iter().map(shape).collect()
+}
+
+/// A node port has no address of its own.
+fn shape(frontend: &FrontendRecord) -> String {
+    let FrontendRecord { address, port, protocol, .. } = frontend;
+    if address.is_unspecified() {
+        return format!("*:{port}/{protocol}");
+    }
+    format!("{}/{protocol}", SocketAddr::new(*address, *port))
 }
 
 fn or_dash(text: &str) -> String {

@@ -1,6 +1,6 @@
 //! Naming a service on the command line.
 
-use std::{fmt, net::SocketAddrV4, str::FromStr};
+use std::{fmt, net::SocketAddr, str::FromStr};
 
 use anyhow::{Result, bail};
 use skep_proxy::{Protocol, maps::reader::ServiceRecord};
@@ -9,7 +9,7 @@ use skep_proxy::{Protocol, maps::reader::ServiceRecord};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Query {
     Name { namespace: String, name: String, port: Option<String> },
-    Address { at: SocketAddrV4, protocol: Option<Protocol> },
+    Address { at: SocketAddr, protocol: Option<Protocol> },
 }
 
 impl FromStr for Query {
@@ -58,11 +58,11 @@ impl Query {
                     && service.name == *name
                     && port.as_ref().is_none_or(|port| service.port_name == *port)
             }
-            Self::Address { at, protocol } => {
-                service.vip == *at.ip()
-                    && service.port == at.port()
-                    && protocol.is_none_or(|protocol| service.protocol == protocol)
-            }
+            Self::Address { at, protocol } => service.frontends.iter().any(|frontend| {
+                frontend.address == at.ip()
+                    && frontend.port == at.port()
+                    && protocol.is_none_or(|protocol| frontend.protocol == protocol)
+            }),
         }
     }
 }
@@ -94,6 +94,8 @@ mod tests {
         assert_eq!("kube-system/kube-dns:dns-tcp".parse(), Ok(name(Some("dns-tcp"))));
         let at = "10.96.0.10:53".parse().unwrap();
         assert_eq!("10.96.0.10:53".parse(), Ok(Query::Address { at, protocol: None }));
+        let six = "[fd00::a]:53".parse().unwrap();
+        assert_eq!("[fd00::a]:53".parse(), Ok(Query::Address { at: six, protocol: None }));
         assert_eq!("10.96.0.10:53/udp".parse(), Ok(Query::Address { at, protocol: Some(Protocol::Udp) }));
     }
 

@@ -1,10 +1,10 @@
 //! A read-only view of the pinned maps, for tools. It takes no lock and disturbs nobody.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     io::ErrorKind,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -15,7 +15,7 @@ use aya::{
 };
 use serde::Serialize;
 use skep_ebpf_common::{
-    BackendValue, LAYOUT_VERSION, ServiceCounters, ServiceKey, ServiceValue, SlotKey, host_port, octets,
+    BackendValue, LAYOUT_VERSION, Segment, ServiceCounters, ServiceValue, SlotKey, host_port, service_flags,
 };
 
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
     kernel,
     maps::{FlowMaps, ServiceMaps, Table},
     object::{Link, PROGRAMS},
-    service::{Frontend, Protocol},
+    service::{Frontend, Kind, Protocol, from_map},
 };
 
 /// Backends by id, in slot order.
@@ -43,12 +43,8 @@ pub struct ServiceRecord {
     pub name: String,
     /// Name of the port; may be empty.
     pub port_name: String,
-    /// Virtual address.
-    pub vip: Ipv4Addr,
-    /// Port.
-    pub port: u16,
-    /// Protocol.
-    pub protocol: Protocol,
+    /// Where it is reached, the ClusterIP first.
+    pub frontends: Vec<FrontendRecord>,
     /// Number in the maps.
     pub id: u32,
     /// Live generation.
@@ -57,8 +53,25 @@ pub struct ServiceRecord {
     pub connections: u64,
     /// Attempts refused for want of a backend.
     pub refused: u64,
-    /// Backends in slot order.
+    /// How long a client keeps its backend, seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub affinity_seconds: Option<u32>,
+    /// Backends in slot order: those for the whole cluster, then those a policy `Local` adds.
     pub backends: Vec<BackendRecord>,
+}
+
+/// One place where a service port is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FrontendRecord {
+    /// How it came to be.
+    pub kind: Kind,
+    /// Address; the unspecified one of its family for a node port.
+    pub address: IpAddr,
+    /// Port.
+    pub port: u16,
+    /// Protocol.
+    pub protocol: Protocol,
 }
 
 /// One backend of one service port.
@@ -68,7 +81,9 @@ pub struct BackendRecord {
     /// Number in the maps.
     pub id: u32,
     /// Where it is.
-    pub address: SocketAddrV4,
+    pub address: SocketAddr,
+    /// Is it on this node?
+    pub local: bool,
     /// How often it was chosen.
     pub connections: u64,
 }
@@ -162,45 +177,55 @@ impl Reader {
             self.maps.slots.entries()?.into_iter().map(|(key, value)| (key, value.backend)).collect();
         let backends: HashMap<u32, BackendValue> = self.maps.backends.entries()?.into_iter().collect();
         let infos: HashMap<u32, _> = self.maps.info.entries()?.into_iter().collect();
+        let mut frontends: HashMap<u32, Vec<FrontendRecord>> = HashMap::new();
+        for (key, value) in self.maps.frontends.entries()? {
+            let (Some(frontend), Some(kind)) = (Frontend::from_key(&key), Kind::from_number(value.kind)) else {
+                continue;
+            };
+            let Frontend { address, port, protocol } = frontend;
+            frontends.entry(value.service).or_default().push(FrontendRecord { kind, address, port, protocol });
+        }
         let mut records = Vec::new();
-        for (key, value) in self.maps.services.entries()? {
-            let Some(frontend) = Frontend::from_key(&key) else { continue };
+        for (service, value) in self.maps.services.entries()? {
             let snapshot = |slot: &SlotKey| {
                 let id = *slots.get(slot)?;
                 Some((id, *backends.get(&id)?))
             };
             // `None`: removed meanwhile.
-            let Some((value, chosen)) = self.choices(&key, value, snapshot)? else { continue };
-            let names = infos.get(&value.id).map(|info| info.names()).unwrap_or_default();
-            let counters = sum(&self.maps.service_stats, value.id, |total: &mut ServiceCounters, cpu| {
+            let Some((value, chosen)) = self.choices(service, value, snapshot)? else { continue };
+            let names = infos.get(&service).map(|info| info.names()).unwrap_or_default();
+            let counters = sum(&self.maps.service_stats, service, |total: &mut ServiceCounters, cpu| {
                 total.connections += cpu.connections;
                 total.refused += cpu.refused;
             });
+            let mut seen = HashSet::new();
             let backends = chosen
                 .into_iter()
+                .filter(|(id, _)| seen.insert(*id))
                 .map(|(id, backend)| BackendRecord {
                     id,
-                    address: SocketAddrV4::new(octets(backend.address).into(), host_port(backend.port)),
+                    address: SocketAddr::new(from_map(backend.address), host_port(backend.port)),
+                    local: backend.flags & BackendValue::LOCAL != 0,
                     connections: sum(&self.maps.backend_stats, id, |total: &mut u64, cpu| *total += cpu),
                 })
                 .collect();
+            let mut frontends = frontends.remove(&service).unwrap_or_default();
+            frontends.sort_by_key(|frontend| (frontend.kind, frontend.address, frontend.port, frontend.protocol));
             records.push(ServiceRecord {
                 namespace: names.0.into(),
                 name: names.1.into(),
                 port_name: names.2.into(),
-                vip: frontend.vip,
-                port: frontend.port,
-                protocol: frontend.protocol,
-                id: value.id,
+                frontends,
+                id: service,
                 generation: value.generation,
                 connections: counters.connections,
                 refused: counters.refused,
+                affinity_seconds: (value.flags & service_flags::AFFINITY != 0).then_some(value.affinity),
                 backends,
             });
         }
-        records.sort_by(|a, b| {
-            (&a.namespace, &a.name, a.vip, a.port, a.protocol).cmp(&(&b.namespace, &b.name, b.vip, b.port, b.protocol))
-        });
+        let place = |record: &ServiceRecord| record.frontends.first().map(|f| (f.address, f.port, f.protocol));
+        records.sort_by(|a, b| (&a.namespace, &a.name, place(a)).cmp(&(&b.namespace, &b.name, place(b))));
         Ok(records)
     }
 
@@ -208,20 +233,22 @@ impl Reader {
     /// snapshot; then this service is read once more by itself. Holes that stay are damage, and shown as they are.
     fn choices(
         &self,
-        key: &ServiceKey,
+        service: u32,
         mut value: ServiceValue,
         snapshot: impl Fn(&SlotKey) -> Option<(u32, BackendValue)>,
     ) -> Result<Option<(ServiceValue, Choices)>> {
         let slots = |value: &ServiceValue| {
-            let (service, generation) = (value.id, value.generation);
-            (0..value.count).map(move |slot| SlotKey { service, generation, slot })
+            let end = |segment: Segment| segment.start.saturating_add(segment.count);
+            let count = [value.cluster, value.internal, value.external].map(end).into_iter().max().unwrap_or(0);
+            let generation = value.generation;
+            (0..count).map(move |slot| SlotKey { service, generation, slot })
         };
         let mut chosen: Vec<_> = slots(&value).filter_map(|slot| snapshot(&slot)).collect();
         for _ in 0..REREADS {
-            if chosen.len() == value.count as usize {
+            if chosen.len() == slots(&value).count() {
                 break;
             }
-            let Some(now) = self.maps.services.get(key)? else { return Ok(None) };
+            let Some(now) = self.maps.services.get(&service)? else { return Ok(None) };
             value = now;
             chosen.clear();
             for slot in slots(&value) {
@@ -262,8 +289,10 @@ impl Reader {
             record(&self.maps.services)?,
             record(&self.maps.slots)?,
             record(&self.maps.backends)?,
-            record(&self.maps.vips)?,
+            record(&self.maps.frontends)?,
+            record(&self.maps.addresses)?,
             record(&self.maps.info)?,
+            record(&self.flows.affinity)?,
             record(&self.flows.sticky)?,
             record(&self.flows.udp_peers)?,
             record(&self.flows.tcp_peers)?,

@@ -24,7 +24,7 @@ use super::Proxy;
 use crate::{
     Error, Metrics, Programmer, Result, bpffs,
     programmer::Writes,
-    service::Frontend,
+    service::{Frontend, Service as Desired, ServicePort},
     tracker::{HEADLESS, SERVICE_PROXY_NAME, ServiceKey, Tracker, key_of},
 };
 
@@ -48,7 +48,7 @@ impl Proxy {
     /// # Errors
     /// None at present: trouble with the API or with maps is logged, counted and tried again.
     pub async fn run(self, client: kube::Client, shutdown: CancellationToken) -> Result<()> {
-        let Self { programmer, node_name, metrics, log, bpf_root, _lock: lock, .. } = self;
+        let Self { programmer, node_name, maglev, metrics, log, bpf_root, _lock: lock, .. } = self;
         let config = watcher::Config::default().labels(&format!("!{SERVICE_PROXY_NAME},!{HEADLESS}"));
         let mut services = pin!(watcher(Api::<Service>::all(client.clone()), config.clone()).default_backoff());
         let mut slices = pin!(watcher(Api::<EndpointSlice>::all(client), config).default_backoff());
@@ -58,7 +58,7 @@ impl Proxy {
             }
             std::future::pending::<()>().await;
         });
-        let mut keeper = Keeper::new(Tracker::new(node_name), programmer, metrics, bpf_root);
+        let mut keeper = Keeper::new(Tracker::new(node_name, maglev), programmer, metrics, bpf_root);
         loop {
             let retry_at = keeper.retry_at;
             let retry = async {
@@ -97,11 +97,11 @@ struct Keeper {
     tracker: Tracker,
     programmer: Programmer,
     metrics: Metrics,
-    /// The service ports each Service has, programmed or held by another.
-    served: HashMap<ServiceKey, Vec<Frontend>>,
+    /// The service ports each Service has, with the frontends it wants for them, its own or held by another.
+    served: HashMap<ServiceKey, Vec<(ServicePort, Vec<Frontend>)>>,
     claims: Claims,
-    /// Service ports nobody claims any more, until they are removed.
-    stale: BTreeSet<Frontend>,
+    /// Service ports that are gone, until they are removed.
+    stale: BTreeSet<ServicePort>,
     /// Where other layout versions may still be pinned and serve, until these maps are in step for the first time.
     former: Option<PathBuf>,
     /// Services seen in a list under way.
@@ -216,9 +216,9 @@ impl Keeper {
         let before = self.programmer.writes();
         let all: Vec<ServiceKey> = self.tracker.services().cloned().collect();
         let services = all.len();
-        let wanted: HashSet<Frontend> =
-            all.iter().flat_map(|key| self.tracker.desired(key)).map(|(frontend, _)| frontend).collect();
-        self.stale.extend(self.programmer.frontends().filter(|frontend| !wanted.contains(frontend)));
+        let wanted: HashSet<ServicePort> =
+            all.iter().flat_map(|key| self.tracker.desired(key)).map(|(port, _)| port).collect();
+        self.stale.extend(self.programmer.ports().filter(|port| !wanted.contains(*port)).cloned());
         // Before the rest is written: it makes room.
         self.remove_stale();
         self.serve(all).await;
@@ -267,7 +267,10 @@ impl Keeper {
                     }
                 }
             }
-            self.remove_stale();
+            // Not before an heir has what it inherits: it takes the frontend over without a gap.
+            if queue.is_empty() || done.is_multiple_of(CHUNK) {
+                self.remove_stale();
+            }
             self.metrics.change.observe(started.elapsed().as_secs_f64());
         }
         self.remove_stale();
@@ -281,41 +284,56 @@ impl Keeper {
         self.watch_capacity();
     }
 
-    /// Writes one Service. Whoever inherits a service port from it is put into the queue.
+    /// Writes one Service. Whoever inherits a frontend from it is put into the queue.
     fn serve_one(&mut self, key: &ServiceKey, queue: &mut VecDeque<ServiceKey>) -> Result<()> {
         let desired = self.tracker.desired(key);
         let before = self.programmer.writes();
         let mut result = Ok(());
-        for frontend in self.served.remove(key).unwrap_or_default() {
-            if !desired.iter().any(|(wanted, _)| *wanted == frontend) {
-                match self.claims.release(&frontend, key) {
-                    Released::Free => drop(self.stale.insert(frontend)),
-                    Released::Inherited(heir) => queue.push_back(heir),
-                    Released::NotOwned => {}
+        let wanted: HashSet<Frontend> =
+            desired.iter().flat_map(|(_, service)| service.frontends.keys().copied()).collect();
+        for (port, frontends) in self.served.remove(key).unwrap_or_default() {
+            for frontend in frontends.iter().filter(|frontend| !wanted.contains(frontend)) {
+                if let Released::Inherited(heir) = self.claims.release(frontend, key) {
+                    queue.push_back(heir);
                 }
             }
-        }
-        for (frontend, service) in &desired {
-            if self.claims.claim(frontend, key) {
-                self.stale.remove(frontend);
-                result = result.and(self.programmer.apply(frontend, service).map(drop));
+            if !desired.iter().any(|(wanted, _)| *wanted == port) {
+                self.stale.insert(port);
             }
         }
-        if !desired.is_empty() {
-            self.served.insert(key.clone(), desired.into_iter().map(|(frontend, _)| frontend).collect());
+        let mut served = Vec::with_capacity(desired.len());
+        for (port, service) in desired {
+            let frontends: Vec<Frontend> = service.frontends.keys().copied().collect();
+            self.stale.remove(&port);
+            result = result.and(self.apply(key, &port, service));
+            served.push((port, frontends));
+        }
+        if !served.is_empty() {
+            self.served.insert(key.clone(), served);
         }
         self.count_writes(before);
         result
     }
 
-    /// Removes service ports nobody claims; those that cannot be removed stay on the list.
+    /// Writes one service port with those of its frontends that are its own.
+    fn apply(&mut self, key: &ServiceKey, port: &ServicePort, mut service: Desired) -> Result<()> {
+        service.frontends.retain(|frontend, _| self.claims.claim(frontend, key));
+        if service.frontends.is_empty() {
+            // All of them are another's.
+            self.stale.insert(port.clone());
+            return Ok(());
+        }
+        self.programmer.apply(port, &service).map(drop)
+    }
+
+    /// Removes service ports that are gone; those that cannot be removed stay on the list.
     fn remove_stale(&mut self) {
         let before = self.programmer.writes();
-        for frontend in std::mem::take(&mut self.stale) {
-            if let Err(error) = self.programmer.remove(&frontend) {
+        for port in std::mem::take(&mut self.stale) {
+            if let Err(error) = self.programmer.remove(&port) {
                 self.metrics.failures.inc();
-                tracing::error!(%frontend, error = %chain(&error), "a service port cannot be removed, trying again");
-                self.stale.insert(frontend);
+                tracing::error!(%port, error = %chain(&error), "a service port cannot be removed, trying again");
+                self.stale.insert(port);
             }
         }
         self.count_writes(before);

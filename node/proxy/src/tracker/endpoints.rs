@@ -1,26 +1,39 @@
-//! From slices to the addresses that may be used, as KEP-1669 (terminating endpoints) has it.
+//! From slices to the backends that may be used: readiness and termination (KEP-1669), topology hints (KEP-2433, KEP-3015),
+//! and which of them are on this node.
 
 use std::{
-    collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddrV4},
+    collections::{BTreeMap, HashSet},
+    net::{IpAddr, SocketAddr},
 };
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use crate::service::Protocol;
+use crate::service::{Backend, Family, Protocol};
+
+/// Where this node is.
+#[derive(Debug, Default)]
+pub(super) struct Place {
+    /// Its name.
+    pub(super) node: Option<String>,
+    /// The zone its label names.
+    pub(super) zone: Option<String>,
+}
 
 /// What matters of an EndpointSlice.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Slice {
+    family: Family,
     ports: Vec<(String, Protocol, u16)>,
     endpoints: Vec<Endpoint>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 struct Endpoint {
-    address: Ipv4Addr,
+    address: IpAddr,
     usable: Usable,
     node: Option<String>,
+    for_zones: HashSet<String>,
+    for_nodes: HashSet<String>,
 }
 
 /// How good an endpoint is; the better ones compare greater.
@@ -33,11 +46,13 @@ enum Usable {
 }
 
 impl Slice {
-    /// Slices of other address types read as empty.
+    /// Slices of names (address type FQDN) read as empty, as do addresses that are not of the slice's type.
     pub(super) fn read(slice: &EndpointSlice) -> Self {
-        if slice.address_type != "IPv4" {
-            return Self { ports: Vec::new(), endpoints: Vec::new() };
-        }
+        let family = match slice.address_type.as_str() {
+            "IPv4" => Family::IPv4,
+            "IPv6" => Family::IPv6,
+            _ => return Self { family: Family::IPv4, ports: Vec::new(), endpoints: Vec::new() },
+        };
         let ports = slice
             .ports
             .iter()
@@ -53,7 +68,7 @@ impl Slice {
             .iter()
             .filter_map(|endpoint| {
                 // The others are for DNS; upstream's proxy uses the first one too.
-                let address = endpoint.addresses.first()?.parse().ok()?;
+                let address: IpAddr = endpoint.addresses.first()?.parse().ok()?;
                 let conditions = endpoint.conditions.as_ref();
                 let is = |condition: Option<bool>, default| condition.unwrap_or(default);
                 let ready = is(conditions.and_then(|c| c.ready), true);
@@ -64,35 +79,101 @@ impl Slice {
                     (false, true) => Usable::Fallback,
                     (false, false) => Usable::No,
                 };
-                Some(Endpoint { address, usable, node: endpoint.node_name.clone() })
+                let hints = endpoint.hints.as_ref();
+                let zones = hints.and_then(|hints| hints.for_zones.as_ref());
+                let nodes = hints.and_then(|hints| hints.for_nodes.as_ref());
+                (Family::of(address) == family).then(|| Endpoint {
+                    address,
+                    usable,
+                    node: endpoint.node_name.clone(),
+                    for_zones: zones.into_iter().flatten().map(|zone| zone.name.clone()).collect(),
+                    for_nodes: nodes.into_iter().flatten().map(|node| node.name.clone()).collect(),
+                })
             })
             .collect();
-        Self { ports, endpoints }
+        Self { family, ports, endpoints }
     }
 }
 
-/// Addresses that answer for a port: the ready ones, or, if there is none, those that still serve while they terminate.
-/// With `local` only those of that node count. An endpoint in several slices counts once, with its best state.
-pub(super) fn usable<'a>(
+/// The backends of one service port, sorted.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Choice {
+    /// For policy `Cluster`.
+    pub(super) cluster: Vec<Backend>,
+    /// For policy `Local`.
+    pub(super) local: Vec<Backend>,
+}
+
+/// Backends of a port, as upstream's proxy sorts them. Ready ones count, of the whole cluster those the topology hints
+/// leave; if there is none, those that still serve while they terminate, whatever their hints. The same on this node alone,
+/// without hints. An endpoint in several slices counts once, with its best state.
+pub(super) fn categorize<'a>(
     slices: impl Iterator<Item = &'a Slice>,
     port: &str,
     protocol: Protocol,
-    local: Option<&str>,
-) -> Vec<SocketAddrV4> {
-    let mut best: BTreeMap<SocketAddrV4, Usable> = BTreeMap::new();
-    for slice in slices {
+    family: Family,
+    here: &Place,
+) -> Choice {
+    let mut best: BTreeMap<SocketAddr, &Endpoint> = BTreeMap::new();
+    for slice in slices.filter(|slice| slice.family == family) {
         let numbers = slice.ports.iter().filter(|(name, p, _)| name == port && *p == protocol).map(|(_, _, n)| *n);
         for number in numbers {
             for endpoint in &slice.endpoints {
-                if local.is_some_and(|node| endpoint.node.as_deref() != Some(node)) {
-                    continue;
+                let known = best.entry(SocketAddr::new(endpoint.address, number)).or_insert(endpoint);
+                if endpoint.usable > known.usable {
+                    *known = endpoint;
                 }
-                let state = best.entry(SocketAddrV4::new(endpoint.address, number)).or_insert(Usable::No);
-                *state = endpoint.usable.max(*state);
             }
         }
     }
-    let with = |wanted: Usable| best.iter().filter(move |(_, state)| **state == wanted).map(|(address, _)| *address);
-    let ready: Vec<_> = with(Usable::Ready).collect();
-    if ready.is_empty() { with(Usable::Fallback).collect() } else { ready }
+    let is_local = |endpoint: &Endpoint| here.node.is_some() && endpoint.node == here.node;
+    let hints = Hints::read(best.values().copied(), here);
+    let of = |state: Usable, wanted: &dyn Fn(&Endpoint) -> bool| -> Vec<Backend> {
+        let all = best.iter().filter(|(_, endpoint)| endpoint.usable == state && wanted(endpoint));
+        all.map(|(address, endpoint)| Backend { address: *address, local: is_local(endpoint) }).collect()
+    };
+    let ready_or_leaving = |ready: Vec<Backend>, wanted: &dyn Fn(&Endpoint) -> bool| {
+        if ready.is_empty() { of(Usable::Fallback, wanted) } else { ready }
+    };
+    Choice {
+        cluster: ready_or_leaving(of(Usable::Ready, &|endpoint| hints.allow(endpoint, here)), &|_| true),
+        local: ready_or_leaving(of(Usable::Ready, &is_local), &is_local),
+    }
+}
+
+/// Which hints are followed: those for nodes before those for zones, and either only when every ready endpoint has them and
+/// at least one is meant for here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hints {
+    None,
+    Zones,
+    Nodes,
+}
+
+impl Hints {
+    fn read<'a>(endpoints: impl Iterator<Item = &'a Endpoint>, here: &Place) -> Self {
+        let (mut all_nodes, mut all_zones, mut for_node, mut for_zone) = (true, true, false, false);
+        for endpoint in endpoints.filter(|endpoint| endpoint.usable == Usable::Ready) {
+            all_nodes &= !endpoint.for_nodes.is_empty();
+            all_zones &= !endpoint.for_zones.is_empty();
+            for_node |= Self::Nodes.allow(endpoint, here);
+            for_zone |= Self::Zones.allow(endpoint, here);
+        }
+        if all_nodes && for_node {
+            Self::Nodes
+        } else if all_zones && for_zone {
+            Self::Zones
+        } else {
+            Self::None
+        }
+    }
+
+    fn allow(self, endpoint: &Endpoint, here: &Place) -> bool {
+        let has = |set: &HashSet<String>, name: &Option<String>| name.as_ref().is_some_and(|name| set.contains(name));
+        match self {
+            Self::None => true,
+            Self::Zones => has(&endpoint.for_zones, &here.zone),
+            Self::Nodes => has(&endpoint.for_nodes, &here.node),
+        }
+    }
 }

@@ -16,7 +16,9 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use skep_proxy::{Config, Frontend, Protocol, Proxy, Service};
+use skep_proxy::{Config, Protocol, Proxy};
+
+use crate::ground;
 
 /// Marks the agent's answers among whatever the test harness prints.
 const ANSWER: &str = "agent-answer:";
@@ -27,21 +29,21 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
     /// Answer TCP connects and UDP datagrams at this address with the address.
-    Serve(SocketAddrV4),
+    Serve(SocketAddr),
     /// Connect so many times, each time asking who answers.
-    Tcp { to: SocketAddrV4, times: usize, mapped: bool },
+    Tcp { to: SocketAddr, times: usize, mapped: bool },
     /// Connect, and say who answers and what getpeername shows.
-    TcpPeer { to: SocketAddrV4, mapped: bool },
+    TcpPeer { to: SocketAddr, mapped: bool },
     /// Connect for ever on so many threads.
-    StartTcp { to: SocketAddrV4, threads: usize },
+    StartTcp { to: SocketAddr, threads: usize },
     /// End that, and say what came of it.
     StopTcp,
     /// Send one datagram from a connected socket.
-    UdpConnected { to: SocketAddrV4, mapped: bool },
+    UdpConnected { to: SocketAddr, mapped: bool },
     /// Send one datagram from an unconnected socket of that name, which is kept.
-    UdpSend { socket: String, to: SocketAddrV4, mapped: bool },
+    UdpSend { socket: String, to: SocketAddr, mapped: bool },
     /// Send one datagram from each of so many new sockets.
-    UdpFresh { to: SocketAddrV4, times: usize },
+    UdpFresh { to: SocketAddr, times: usize },
     /// Load the data plane and serve one TCP port, as a daemon would; with `churn` the backends are exchanged, one half for
     /// the other, without end.
     Load { churn: bool, bpf_root: PathBuf, cgroup: PathBuf, vip: SocketAddrV4, backends: Vec<SocketAddrV4> },
@@ -137,12 +139,12 @@ impl Agent {
         }
     }
 
-    pub(crate) fn tcp(&mut self, to: SocketAddrV4, times: usize) -> Answer {
-        self.ask(&Request::Tcp { to, times, mapped: false })
+    pub(crate) fn tcp(&mut self, to: impl Into<SocketAddr>, times: usize) -> Answer {
+        self.ask(&Request::Tcp { to: to.into(), times, mapped: false })
     }
 
-    pub(crate) fn udp_send(&mut self, socket: &str, to: SocketAddrV4) -> Answer {
-        self.ask(&Request::UdpSend { socket: socket.into(), to, mapped: false })
+    pub(crate) fn udp_send(&mut self, socket: &str, to: impl Into<SocketAddr>) -> Answer {
+        self.ask(&Request::UdpSend { socket: socket.into(), to: to.into(), mapped: false })
     }
 
     /// SIGKILL, as the kernel's out-of-memory killer would.
@@ -202,21 +204,21 @@ impl State {
             Request::StartTcp { to, threads } => self.load = Some(Load::start(to, threads)),
             Request::StopTcp => answer = self.load.take().unwrap().stop(),
             Request::UdpConnected { to, mapped } => {
-                let socket = udp(mapped);
+                let socket = udp(mapped || to.is_ipv6());
                 let sent = socket.connect(shape(to, mapped)).and_then(|()| socket.send(b"?"));
                 answer.peer = socket.peer_addr().ok().map(|peer| peer.to_string());
                 let result = sent.and_then(|_| receive(&socket, &mut answer.source));
                 answer.count(result);
             }
             Request::UdpSend { socket, to, mapped } => {
-                let socket = self.sockets.entry(socket).or_insert_with(|| udp(mapped));
+                let socket = self.sockets.entry(socket).or_insert_with(|| udp(mapped || to.is_ipv6()));
                 let sent = socket.send_to(b"?", shape(to, mapped));
                 let result = sent.and_then(|_| receive(socket, &mut answer.source));
                 answer.count(result);
             }
             Request::UdpFresh { to, times } => {
                 for _ in 0..times {
-                    let socket = udp(false);
+                    let socket = udp(to.is_ipv6());
                     let sent = socket.send_to(b"?", to);
                     let result = sent.and_then(|_| receive(&socket, &mut answer.source));
                     answer.count(result);
@@ -225,17 +227,16 @@ impl State {
             Request::Load { churn, bpf_root, cgroup, vip, backends } => {
                 let config = Config { bpf_root, cgroup_root: Some(cgroup), ..Config::default() };
                 let mut proxy = Proxy::load(config).unwrap();
-                let frontend = Frontend { vip: *vip.ip(), port: vip.port(), protocol: Protocol::Tcp };
-                let name = "ns/daemon".parse().unwrap();
-                let service = Service::new(name, backends.clone());
-                proxy.programmer().apply(&frontend, &service).unwrap();
+                let number = |at: &SocketAddrV4| at.ip().octets()[3] - 10;
+                let (port, service) = ground::entry(vip, Protocol::Tcp, backends.iter().map(number));
+                proxy.programmer().apply(&port, &service).unwrap();
                 if churn {
                     let halves = backends.split_at(backends.len() / 2);
-                    let half = |half: &[SocketAddrV4]| Service::new(service.name().clone(), half.to_vec());
+                    let half = |half: &[SocketAddrV4]| ground::entry(vip, Protocol::Tcp, half.iter().map(number)).1;
                     let halves = [half(halves.0), half(halves.1)];
                     thread::spawn(move || {
                         for half in halves.iter().cycle() {
-                            proxy.programmer().apply(&frontend, half).unwrap();
+                            proxy.programmer().apply(&port, half).unwrap();
                         }
                     });
                 } else {
@@ -248,7 +249,7 @@ impl State {
 }
 
 impl Load {
-    fn start(to: SocketAddrV4, threads: usize) -> Self {
+    fn start(to: SocketAddr, threads: usize) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let answer = Arc::new(Mutex::new(Answer::default()));
         let threads = (0..threads)
@@ -272,7 +273,7 @@ impl Load {
     }
 }
 
-fn serve(at: SocketAddrV4) {
+fn serve(at: SocketAddr) {
     let tcp = TcpListener::bind(at).unwrap();
     thread::spawn(move || {
         for stream in tcp.incoming() {
@@ -290,11 +291,14 @@ fn serve(at: SocketAddrV4) {
 }
 
 /// An IPv4 address, or the same as IPv6 sockets write it.
-fn shape(to: SocketAddrV4, mapped: bool) -> SocketAddr {
-    if mapped { SocketAddrV6::new(to.ip().to_ipv6_mapped(), to.port(), 0, 0).into() } else { to.into() }
+fn shape(to: SocketAddr, mapped: bool) -> SocketAddr {
+    match to {
+        SocketAddr::V4(to) if mapped => SocketAddrV6::new(to.ip().to_ipv6_mapped(), to.port(), 0, 0).into(),
+        _ => to,
+    }
 }
 
-fn connect(to: SocketAddrV4, mapped: bool) -> io::Result<TcpStream> {
+fn connect(to: SocketAddr, mapped: bool) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(shape(to, mapped))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     Ok(stream)

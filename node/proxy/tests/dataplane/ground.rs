@@ -3,13 +3,13 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
     path::PathBuf,
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use skep_proxy::{Config, Frontend, MapSizes, Protocol, Proxy, Service, maps::Reader};
+use skep_proxy::{Config, Family, Frontend, MapSizes, Protocol, Proxy, Service, ServicePort, maps::Reader};
 use tempfile::TempDir;
 
 use crate::agent::{Agent, Request};
@@ -85,7 +85,8 @@ impl Network {
         let namespaces = Namespaces::new(&ground.name);
         let mut server = Agent::start(Some(&namespaces.server), None);
         for n in 0..backends {
-            server.ask(&Request::Serve(backend(n)));
+            server.ask(&Request::Serve(backend(n).into()));
+            server.ask(&Request::Serve(backend6(n).into()));
         }
         let client = Agent::start(Some(&namespaces.client), Some(&ground.cgroup));
         Self { client, _server: server, _namespaces: namespaces, ground }
@@ -102,16 +103,45 @@ pub(crate) fn backend(n: u8) -> SocketAddrV4 {
     SocketAddrV4::new(Ipv4Addr::new(10, 231, 0, 10 + n), 8080)
 }
 
+/// The n-th backend's IPv6 address.
+pub(crate) fn backend6(n: u8) -> SocketAddrV6 {
+    SocketAddrV6::new(Ipv6Addr::new(0xfd00, 231, 0, 0, 0, 0, 0, 10 + u16::from(n)), 8080, 0, 0)
+}
+
+/// The IPv6 address tests use.
+pub(crate) const VIP6: SocketAddrV6 = SocketAddrV6::new(Ipv6Addr::new(0xfd00, 97, 0, 0, 0, 0, 0, 1), 80, 0, 0);
+
 /// The virtual address most tests use.
 pub(crate) const VIP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 97, 0, 1), 80);
 
-pub(crate) fn frontend(at: SocketAddrV4, protocol: Protocol) -> Frontend {
-    Frontend { vip: *at.ip(), port: at.port(), protocol }
+/// Name of the service port at that address.
+pub(crate) fn port_of(at: impl Into<SocketAddr>, protocol: Protocol) -> ServicePort {
+    let at = at.into();
+    let name = format!("ns/web:{}-{protocol}", at.to_string().replace(':', "-")).parse().unwrap();
+    ServicePort { name, family: Family::of(at.ip()) }
 }
 
-/// A service with those backends.
-pub(crate) fn service(backends: impl IntoIterator<Item = u8>) -> Service {
-    Service::new("ns/web:http".parse().unwrap(), backends.into_iter().map(backend).collect())
+/// The service port at that address, with those backends.
+pub(crate) fn entry(
+    at: impl Into<SocketAddr>,
+    protocol: Protocol,
+    backends: impl IntoIterator<Item = u8>,
+) -> (ServicePort, Service) {
+    let at = at.into();
+    let frontend = Frontend { address: at.ip(), port: at.port(), protocol };
+    let place = |n: u8| if at.is_ipv4() { backend(n).into() } else { backend6(n).into() };
+    (port_of(at, protocol), Service::new(frontend, backends.into_iter().map(place)))
+}
+
+/// Programs [`entry`]. Returns whether anything was written.
+pub(crate) fn apply(
+    proxy: &mut Proxy,
+    at: impl Into<SocketAddr>,
+    protocol: Protocol,
+    backends: impl IntoIterator<Item = u8>,
+) -> bool {
+    let (port, service) = entry(at, protocol, backends);
+    proxy.programmer().apply(&port, &service).unwrap()
 }
 
 struct Namespaces {
@@ -129,11 +159,15 @@ impl Namespaces {
         for (netns, address) in [(client, "10.231.0.1/24"), (server, "10.231.0.2/24")] {
             ip(&["-n", netns, "link", "set", "lo", "up"]);
             ip(&["-n", netns, "address", "add", address, "dev", "eth0"]);
+            let six = address.replace("10.231.0.", "fd00:e7::").replace("/24", "/64");
+            ip(&["-n", netns, "address", "add", &six, "dev", "eth0", "nodad"]);
             ip(&["-n", netns, "link", "set", "eth0", "up"]);
         }
         for n in 0..8 {
             let address = format!("{}/24", backend(n).ip());
             ip(&["-n", server, "address", "add", &address, "dev", "eth0"]);
+            let address = format!("{}/64", backend6(n).ip());
+            ip(&["-n", server, "address", "add", &address, "dev", "eth0", "nodad"]);
         }
         both
     }

@@ -1,37 +1,53 @@
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddrV4},
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
 };
 
 use aya::maps::{HashMap, Map, MapData};
 use proptest::{prelude::*, test_runner::TestRunner};
-use skep_ebpf_common::{BackendValue, SlotKey, SlotValue, address, port};
-use skep_proxy::{Error, Frontend, MapSizes, Protocol, Proxy, Service, ServiceTable, programmer::Writes};
+use skep_ebpf_common::{
+    Address, AddressValue, BackendValue, FrontendKey, FrontendValue, SlotKey, SlotValue, address_bits, kind, mapped,
+    port,
+};
+use skep_proxy::{
+    Error, Family, Frontend, Kind, MapSizes, Protocol, Proxy, Service, ServicePort, ServiceTable,
+    maps::reader::{FrontendRecord, ServiceRecord},
+    programmer::Writes,
+};
 
-use crate::ground::{Ground, service};
+use crate::ground::{Ground, entry, port_of};
 
-fn at(n: u8) -> Frontend {
-    Frontend {
-        vip: Ipv4Addr::new(10, 97, 0, n / 4),
-        port: u16::from(80 + n % 2),
-        protocol: if n % 4 < 2 { Protocol::Tcp } else { Protocol::Udp },
-    }
+fn place(n: u8) -> (SocketAddrV4, Protocol) {
+    let at = SocketAddrV4::new(Ipv4Addr::new(10, 97, 0, n / 4), u16::from(80 + n % 2));
+    (at, if n % 4 < 2 { Protocol::Tcp } else { Protocol::Udp })
+}
+
+fn at(n: u8) -> ServicePort {
+    let (at, protocol) = place(n);
+    port_of(at, protocol)
+}
+
+fn service(n: u8, backends: impl IntoIterator<Item = u8>) -> Service {
+    let (at, protocol) = place(n);
+    entry(at, protocol, backends).1
 }
 
 /// What programs see: names and backends, whatever their numbers.
 fn seen(ground: &Ground) -> ServiceTable {
     let records = ground.reader().services().unwrap();
-    records
-        .into_iter()
-        .map(|record| {
-            let name = format!("{}/{}:{}", record.namespace, record.name, record.port_name).parse().unwrap();
-            let backends: Vec<SocketAddrV4> = record.backends.iter().map(|backend| backend.address).collect();
-            let frontend = Frontend { vip: record.vip, port: record.port, protocol: record.protocol };
-            (frontend, Service::new(name, backends))
-        })
-        .collect()
+    records.into_iter().map(read).collect()
+}
+
+fn read(record: ServiceRecord) -> (ServicePort, Service) {
+    let name = format!("{}/{}:{}", record.namespace, record.name, record.port_name).parse().unwrap();
+    let [FrontendRecord { kind: Kind::ClusterIP, address, port, protocol }] = record.frontends[..] else {
+        panic!("{record:?}")
+    };
+    let backends = record.backends.iter().map(|backend| backend.address);
+    let port_name = ServicePort { name, family: Family::of(address) };
+    (port_name, Service::new(Frontend { address, port, protocol }, backends))
 }
 
 /// Entries by map, as the kernel counts them.
@@ -42,15 +58,17 @@ fn entries(ground: &Ground) -> BTreeMap<String, usize> {
 /// The maps hold `table` and nothing else.
 pub(crate) fn expect_exactly(ground: &Ground, table: &ServiceTable) {
     assert_eq!(seen(ground), *table);
-    let backends: usize = table.values().map(|service| service.backends().len()).sum();
-    let vips: std::collections::BTreeSet<Ipv4Addr> = table.keys().map(|frontend| frontend.vip).collect();
+    let backends: usize = table.values().map(|service| service.cluster.len()).sum();
+    let frontends = table.values().flat_map(|service| service.frontends.keys());
+    let addresses: std::collections::BTreeSet<IpAddr> = frontends.map(|frontend| frontend.address).collect();
     let entries = entries(ground);
     for (map, wanted) in [
         ("SERVICES", table.len()),
+        ("FRONTENDS", table.len()),
         ("SERVICE_INFO", table.len()),
         ("SLOTS", backends),
         ("BACKENDS", backends),
-        ("VIPS", vips.len()),
+        ("ADDRESSES", addresses.len()),
     ] {
         assert_eq!(entries[map], wanted, "{map}");
     }
@@ -87,7 +105,7 @@ fn any_sequence_of_changes_leaves_what_a_rebuild_would() {
             for step in steps {
                 match step {
                     Step::Apply(n, backends) => {
-                        let service = service(backends);
+                        let service = service(n, backends);
                         let changed = proxy.programmer().apply(&at(n), &service).unwrap();
                         assert_eq!(changed, table.insert(at(n), service.clone()) != Some(service));
                     }
@@ -95,7 +113,7 @@ fn any_sequence_of_changes_leaves_what_a_rebuild_would() {
                         assert_eq!(proxy.programmer().remove(&at(n)).unwrap(), table.remove(&at(n)).is_some());
                     }
                     Step::Sync(new) => {
-                        table = new.into_iter().map(|(n, backends)| (at(n), service(backends))).collect();
+                        table = new.into_iter().map(|(n, backends)| (at(n), service(n, backends))).collect();
                         proxy.sync(&table).unwrap();
                     }
                     Step::Restart => {
@@ -116,15 +134,15 @@ fn any_sequence_of_changes_leaves_what_a_rebuild_would() {
 fn a_reader_sees_whole_services_while_they_change() {
     let ground = Ground::new();
     let mut proxy = ground.load();
-    let sets = [service(0..4), service(4..8)];
-    (0..24).for_each(|n| assert!(proxy.programmer().apply(&at(n), &sets[0]).unwrap()));
+    let sets = |n: u8| [service(n, 0..4), service(n, 4..8)];
+    (0..24).for_each(|n| assert!(proxy.programmer().apply(&at(n), &sets(n)[0]).unwrap()));
     let reader = ground.reader();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for n in (0..24_u8).cycle().take(20_000) {
-                proxy.programmer().apply(&at(n), &sets[1]).unwrap();
-                proxy.programmer().apply(&at(n), &sets[0]).unwrap();
+                proxy.programmer().apply(&at(n), &sets(n)[1]).unwrap();
+                proxy.programmer().apply(&at(n), &sets(n)[0]).unwrap();
                 if done.load(Ordering::Relaxed) {
                     break;
                 }
@@ -132,8 +150,9 @@ fn a_reader_sees_whole_services_while_they_change() {
         });
         for _ in 0..50 {
             for record in reader.services().unwrap() {
-                let addresses = record.backends.iter().map(|backend| backend.address).collect();
-                assert!(sets.contains(&Service::new(service([]).name().clone(), addresses)), "{record:?}");
+                let (port, service) = read(record);
+                let n = (0..24).find(|n| at(*n) == port).unwrap();
+                assert!(sets(n).contains(&service), "{port} {service:?}");
             }
         }
         done.store(true, Ordering::Relaxed);
@@ -143,12 +162,12 @@ fn a_reader_sees_whole_services_while_they_change() {
 #[test]
 fn a_restart_writes_nothing_when_nothing_changed_and_only_the_difference_else() {
     let ground = Ground::new();
-    let mut table: ServiceTable = (0..24).map(|n| (at(n), service(0..n % 8))).collect();
+    let mut table: ServiceTable = (0..24).map(|n| (at(n), service(n, 0..n % 8))).collect();
     let mut proxy = ground.load();
     proxy.sync(&table).unwrap();
     let numbers = |ground: &Ground| -> Vec<_> {
         let records = ground.reader().services().unwrap();
-        records.iter().map(|record| (record.vip, record.port, record.id, record.generation)).collect()
+        records.iter().map(|record| (record.frontends[0].clone(), record.id, record.generation)).collect()
     };
     let before = numbers(&ground);
     drop(proxy);
@@ -160,7 +179,7 @@ fn a_restart_writes_nothing_when_nothing_changed_and_only_the_difference_else() 
     drop(proxy);
 
     // One endpoint more: one backend, three slots and the flip; the two old slots go.
-    table.insert(at(2), service(0..3));
+    table.insert(at(2), service(2, 0..3));
     let mut proxy = ground.load();
     proxy.sync(&table).unwrap();
     assert_eq!(proxy.programmer().writes(), Writes { updates: 5, deletes: 2 });
@@ -170,7 +189,7 @@ fn a_restart_writes_nothing_when_nothing_changed_and_only_the_difference_else() 
 #[test]
 fn leftovers_of_a_change_that_was_cut_short_are_removed_and_holes_are_filled() {
     let ground = Ground::new();
-    let table: ServiceTable = (0..4).map(|n| (at(n), service(0..4))).collect();
+    let table: ServiceTable = (0..4).map(|n| (at(n), service(n, 0..4))).collect();
     let mut proxy = ground.load();
     proxy.sync(&table).unwrap();
     drop(proxy);
@@ -178,12 +197,16 @@ fn leftovers_of_a_change_that_was_cut_short_are_removed_and_holes_are_filled() {
 
     let mut slots: HashMap<MapData, SlotKey, SlotValue> = open(&ground.bpf_root(), "SLOTS");
     let mut backends: HashMap<MapData, u32, BackendValue> = open(&ground.bpf_root(), "BACKENDS");
-    let mut vips: HashMap<MapData, u32, u32> = open(&ground.bpf_root(), "VIPS");
+    let mut addresses: HashMap<MapData, Address, AddressValue> = open(&ground.bpf_root(), "ADDRESSES");
+    let mut frontends: HashMap<MapData, FrontendKey, FrontendValue> = open(&ground.bpf_root(), "FRONTENDS");
     // Written before a flip that never came.
     let key = SlotKey { service: 1, generation: 7, slot: 0 };
     slots.insert(key, SlotValue::sealed(&key, 900), 0).unwrap();
-    backends.insert(900, BackendValue::sealed(900, 1, address([10, 0, 0, 1]), port(80)), 0).unwrap();
-    vips.insert(address([10, 97, 9, 9]), 1, 0).unwrap();
+    let nowhere = mapped(u32::from_ne_bytes([10, 97, 9, 9]));
+    backends.insert(900, BackendValue::sealed(900, 1, nowhere, port(80), 0), 0).unwrap();
+    addresses.insert(nowhere, AddressValue { bits: address_bits::WHOLE, ..AddressValue::default() }, 0).unwrap();
+    let key = FrontendKey::new(nowhere, port(80), skep_ebpf_common::TCP);
+    frontends.insert(key, FrontendValue::sealed(&key, 900, kind::CLUSTER_IP), 0).unwrap();
     drop(ground.load());
     assert_eq!(entries(&ground), whole);
 
@@ -203,20 +226,20 @@ fn a_full_map_is_an_error_that_says_so_and_what_was_served_stays() {
     config.maps = MapSizes { services: 3, backends: 8, ..config.maps };
     let mut proxy = Proxy::load(config).unwrap();
     let programmer = proxy.programmer();
-    programmer.apply(&at(0), &service(0..5)).unwrap();
-    programmer.apply(&at(1), &service(0..1)).unwrap();
-    let error = programmer.apply(&at(2), &service(0..4)).unwrap_err();
+    programmer.apply(&at(0), &service(0, 0..5)).unwrap();
+    programmer.apply(&at(1), &service(1, 0..1)).unwrap();
+    let error = programmer.apply(&at(2), &service(2, 0..4)).unwrap_err();
     assert!(matches!(error, Error::MapFull { map: "SLOTS", used: 6, capacity: 8, wanted: 4 }), "{error}");
-    let error = programmer.apply(&at(0), &service(0..4)).unwrap_err();
+    let error = programmer.apply(&at(0), &service(0, 0..4)).unwrap_err();
     assert!(error.to_string().contains("SLOTS is full: 6 of 8 entries, 4 more"), "{error}");
-    programmer.apply(&at(2), &service([])).unwrap();
-    let error = programmer.apply(&at(4), &service([])).unwrap_err();
+    programmer.apply(&at(2), &service(2, [])).unwrap();
+    let error = programmer.apply(&at(4), &service(4, [])).unwrap_err();
     assert!(matches!(error, Error::MapFull { map: "SERVICES", .. }), "{error}");
-    let table = [(at(0), service(0..5)), (at(1), service(0..1)), (at(2), service([]))].into();
+    let table = [(at(0), service(0, 0..5)), (at(1), service(1, 0..1)), (at(2), service(2, []))].into();
     expect_exactly(&ground, &table);
     // A removal makes room again.
     programmer.remove(&at(0)).unwrap();
-    programmer.apply(&at(4), &service(0..4)).unwrap();
+    programmer.apply(&at(4), &service(4, 0..4)).unwrap();
 }
 
 #[test]
@@ -224,14 +247,10 @@ fn names_of_any_legal_length_are_kept() {
     let ground = Ground::new();
     let mut proxy = ground.load();
     let name = format!("{}/{}:{}", "n".repeat(63), "s".repeat(63), "p".repeat(63));
-    let table: ServiceTable = [(at(0), Service::new(name.parse().unwrap(), Vec::new()))].into();
+    let port = ServicePort { name: name.parse().unwrap(), family: Family::IPv4 };
+    let table: ServiceTable = [(port, service(0, []))].into();
     proxy.sync(&table).unwrap();
     expect_exactly(&ground, &table);
-    // The same port under another name: only the name is written.
-    let before = proxy.programmer().writes();
-    assert!(proxy.programmer().apply(&at(0), &service([])).unwrap());
-    assert_eq!(proxy.programmer().writes().updates, before.updates + 1);
-    expect_exactly(&ground, &[(at(0), service([]))].into());
 }
 
 #[test]
@@ -239,13 +258,13 @@ fn the_measurement_runs_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("bpf");
     let report = skep_proxy::bench::run(&root, 100, 10).unwrap();
-    // 100 each of virtual address, name and flip, 1000 each of backend and slot.
-    assert_eq!(report.bulk_writes, 100 * 3 + 1000 * 2);
+    // 100 each of frontend, address, name and flip, 1000 each of backend and slot.
+    assert_eq!(report.bulk_writes, 100 * 4 + 1000 * 2);
     assert_eq!(report.resync_writes, 0);
     assert_eq!(std::fs::read_dir(&root).unwrap().count(), 0);
 }
 
 fn open<K: aya::Pod, V: aya::Pod>(bpf_root: &Path, name: &str) -> HashMap<MapData, K, V> {
-    let data = MapData::from_pin(bpf_root.join("v1/maps").join(name)).unwrap();
+    let data = MapData::from_pin(bpf_root.join("v2/maps").join(name)).unwrap();
     Map::from_map_data(data).unwrap().try_into().unwrap()
 }

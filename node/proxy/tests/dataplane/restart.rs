@@ -4,7 +4,7 @@ use skep_proxy::{Attachment, Error, Protocol::Tcp, Proxy, maps::Reader};
 
 use crate::{
     agent::{Agent, Request},
-    ground::{Ground, Network, VIP, backend, frontend, service},
+    ground::{Ground, Network, VIP, apply, backend, entry},
     maps::expect_exactly,
 };
 
@@ -27,15 +27,13 @@ fn a_killed_daemon_leaves_everything_serving_and_its_successor_takes_over() {
     // The daemon's mount lives in this mount namespace, which it shares with the test.
     daemon.ask(&request);
     assert!(matches!(Proxy::load(ground.config()), Err(Error::Busy(_))));
-    network.client.ask(&Request::StartTcp { to: VIP, threads: 1 });
+    network.client.ask(&Request::StartTcp { to: VIP.into(), threads: 1 });
     daemon.kill();
     network.client.tcp(VIP, 100).expect_no_failure();
 
     let mut successor = network.ground.load();
     assert!(all(&successor, Attachment::Kept));
-    let name = "ns/daemon".parse().unwrap();
-    let same = skep_proxy::Service::new(name, vec![backend(1), backend(0)]);
-    assert!(!successor.programmer().apply(&frontend(VIP, Tcp), &same).unwrap());
+    assert!(!apply(&mut successor, VIP, Tcp, [1, 0]));
     network.client.tcp(VIP, 100).expect_no_failure();
     network.client.ask(&Request::StopTcp).expect_no_failure();
 }
@@ -43,8 +41,8 @@ fn a_killed_daemon_leaves_everything_serving_and_its_successor_takes_over() {
 #[test]
 fn a_daemon_killed_in_the_middle_of_changes_leaves_a_service_that_works_and_no_debris() {
     let mut network = Network::new(8);
-    network.ground.load().programmer().apply(&frontend(VIP, Tcp), &service(0..8)).unwrap();
-    network.client.ask(&Request::StartTcp { to: VIP, threads: 1 });
+    apply(&mut network.ground.load(), VIP, Tcp, 0..8);
+    network.client.ask(&Request::StartTcp { to: VIP.into(), threads: 1 });
     for _ in 0..8 {
         let mut daemon = Agent::start(None, None);
         daemon.ask(&Request::Load {
@@ -58,7 +56,7 @@ fn a_daemon_killed_in_the_middle_of_changes_leaves_a_service_that_works_and_no_d
         daemon.kill();
         network.client.tcp(VIP, 50).expect_no_failure();
         // The successor finds whole services, or makes them so.
-        let table = [(frontend(VIP, Tcp), service(0..3))].into();
+        let table = [entry(VIP, Tcp, 0..3)].into();
         network.ground.load().sync(&table).unwrap();
         expect_exactly(&network.ground, &table);
     }
@@ -69,25 +67,25 @@ fn a_daemon_killed_in_the_middle_of_changes_leaves_a_service_that_works_and_no_d
 fn restarts_and_exchanged_programs_lose_no_connection() {
     let mut network = Network::new(2);
     let mut proxy = network.ground.load();
-    proxy.programmer().apply(&frontend(VIP, Tcp), &service(0..2)).unwrap();
-    network.client.ask(&Request::StartTcp { to: VIP, threads: 2 });
+    apply(&mut proxy, VIP, Tcp, 0..2);
+    network.client.ask(&Request::StartTcp { to: VIP.into(), threads: 2 });
     for n in 0..20 {
         drop(proxy);
         if n % 2 == 1 {
             // What runs cannot be told to be the same any more, as after an upgrade: all programs are exchanged.
-            let pins = network.ground.bpf_root().join("v1/programs");
+            let pins = network.ground.bpf_root().join("v2/programs");
             fs::read_dir(pins).unwrap().for_each(|pin| fs::remove_file(pin.unwrap().path()).unwrap());
         }
         proxy = network.ground.load();
         assert!(all(&proxy, if n % 2 == 1 { Attachment::Attached } else { Attachment::Kept }), "{n}");
-        assert!(!proxy.programmer().apply(&frontend(VIP, Tcp), &service(0..2)).unwrap());
+        assert!(!apply(&mut proxy, VIP, Tcp, 0..2));
     }
     let answer = network.client.ask(&Request::StopTcp);
     let connects: usize = answer.expect_no_failure().from.values().sum();
     assert!(connects > 20, "only {connects} connects met the restarts");
     // One link each, none left behind.
-    assert_eq!(fs::read_dir(network.ground.bpf_root().join("v1/links")).unwrap().count(), 7);
-    assert_eq!(fs::read_dir(network.ground.bpf_root().join("v1/programs")).unwrap().count(), 7);
+    assert_eq!(fs::read_dir(network.ground.bpf_root().join("v2/links")).unwrap().count(), 8);
+    assert_eq!(fs::read_dir(network.ground.bpf_root().join("v2/programs")).unwrap().count(), 8);
 }
 
 #[test]
@@ -95,18 +93,18 @@ fn maps_of_another_layout_serve_until_the_new_ones_are_filled() {
     let mut network = Network::new(2);
     let root = network.ground.bpf_root();
     let mut former = network.ground.load();
-    former.programmer().apply(&frontend(VIP, Tcp), &service(0..1)).unwrap();
-    fs::rename(root.join("v1"), root.join("v0")).unwrap();
+    apply(&mut former, VIP, Tcp, 0..1);
+    fs::rename(root.join("v2"), root.join("v0")).unwrap();
     assert!(matches!(Reader::open(&root), Err(Error::OtherLayout(_, version)) if version == "v0"));
     // Its daemon still runs.
     assert!(matches!(Proxy::load(network.ground.config()), Err(Error::Busy(_))));
     drop(former);
 
-    network.client.ask(&Request::StartTcp { to: VIP, threads: 1 });
+    network.client.ask(&Request::StartTcp { to: VIP.into(), threads: 1 });
     let mut proxy = network.ground.load();
     assert!(all(&proxy, Attachment::Attached));
     network.client.tcp(VIP, 50).expect_no_failure();
-    proxy.sync(&[(frontend(VIP, Tcp), service(1..2))].into()).unwrap();
+    proxy.sync(&[entry(VIP, Tcp, 1..2)].into()).unwrap();
     assert!(!root.join("v0").exists());
     // The kernel detaches a program whose pin went a little later.
     let wanted = vec![backend(1).to_string()];
@@ -152,7 +150,7 @@ fn status_names_every_program_and_map() {
     let ground = Ground::new();
     let _proxy = ground.load();
     let status = ground.reader().status().unwrap();
-    assert_eq!(status.programs.len(), 7);
+    assert_eq!(status.programs.len(), 8);
     assert!(status.programs.iter().all(|program| program.attached && program.id.is_some()), "{status:?}");
     assert!(status.maps.iter().all(|map| map.entries == 0 && map.capacity > 0), "{status:?}");
 }
@@ -177,7 +175,7 @@ fn roots_inside_a_mounted_file_system_share_it_and_leave_it() {
     Reader::open(&nested).unwrap();
     Proxy::cleanup(&nested).unwrap();
     assert!(!nested.exists());
-    assert_eq!(ground.reader().status().unwrap().programs.len(), 7);
+    assert_eq!(ground.reader().status().unwrap().programs.len(), 8);
     fs::remove_dir(nested.parent().unwrap()).unwrap();
     drop(proxy);
 }

@@ -1,10 +1,10 @@
 use aya::maps::{HashMap, Map, MapData, RingBuf};
-use skep_ebpf_common::{ServiceKey, ServiceValue};
+use skep_ebpf_common::{Segment, ServiceValue};
 use skep_proxy::Protocol::Tcp;
 
 use crate::{
     agent::{Answer, Request},
-    ground::{Network, VIP, backend, frontend, service},
+    ground::{Network, VIP, apply, backend, port_of},
 };
 
 /// Every backend of `backends` got its share of the answers: within six standard deviations of even.
@@ -23,7 +23,7 @@ pub(crate) fn expect_even(answer: &Answer, backends: u8) {
 fn connects_to_a_virtual_address_spread_evenly_over_the_backends() {
     let mut network = Network::new(4);
     let mut proxy = network.ground.load();
-    proxy.programmer().apply(&frontend(VIP, Tcp), &service(0..4)).unwrap();
+    apply(&mut proxy, VIP, Tcp, 0..4);
     let answer = network.client.tcp(VIP, 2000);
     expect_even(answer.expect_no_failure(), 4);
 
@@ -36,11 +36,11 @@ fn connects_to_a_virtual_address_spread_evenly_over_the_backends() {
 fn getpeername_shows_the_virtual_address() {
     let mut network = Network::new(2);
     let mut proxy = network.ground.load();
-    proxy.programmer().apply(&frontend(VIP, Tcp), &service(0..2)).unwrap();
-    let answer = network.client.ask(&Request::TcpPeer { to: VIP, mapped: false });
+    apply(&mut proxy, VIP, Tcp, 0..2);
+    let answer = network.client.ask(&Request::TcpPeer { to: VIP.into(), mapped: false });
     assert_eq!(answer.expect_no_failure().peer, Some(VIP.to_string()));
     // A backend asked by its own name keeps it.
-    let answer = network.client.ask(&Request::TcpPeer { to: backend(1), mapped: false });
+    let answer = network.client.ask(&Request::TcpPeer { to: backend(1).into(), mapped: false });
     assert_eq!(answer.expect_no_failure().peer, Some(backend(1).to_string()));
 }
 
@@ -48,10 +48,10 @@ fn getpeername_shows_the_virtual_address() {
 fn ipv6_sockets_reach_ipv4_services_by_mapped_addresses() {
     let mut network = Network::new(2);
     let mut proxy = network.ground.load();
-    proxy.programmer().apply(&frontend(VIP, Tcp), &service(0..2)).unwrap();
-    let answer = network.client.ask(&Request::Tcp { to: VIP, times: 200, mapped: true });
+    apply(&mut proxy, VIP, Tcp, 0..2);
+    let answer = network.client.ask(&Request::Tcp { to: VIP.into(), times: 200, mapped: true });
     expect_even(answer.expect_no_failure(), 2);
-    let answer = network.client.ask(&Request::TcpPeer { to: VIP, mapped: true });
+    let answer = network.client.ask(&Request::TcpPeer { to: VIP.into(), mapped: true });
     assert_eq!(answer.expect_no_failure().peer, Some(format!("[::ffff:{}]:{}", VIP.ip(), VIP.port())));
 }
 
@@ -59,15 +59,15 @@ fn ipv6_sockets_reach_ipv4_services_by_mapped_addresses() {
 fn a_service_without_backends_refuses_at_once() {
     let mut network = Network::new(1);
     let mut proxy = network.ground.load();
-    proxy.programmer().apply(&frontend(VIP, Tcp), &service([])).unwrap();
+    apply(&mut proxy, VIP, Tcp, []);
     network.client.tcp(VIP, 3).expect_failures("ECONNREFUSED", 3);
-    network.client.ask(&Request::Tcp { to: VIP, times: 1, mapped: true }).expect_failures("ECONNREFUSED", 1);
+    network.client.ask(&Request::Tcp { to: VIP.into(), times: 1, mapped: true }).expect_failures("ECONNREFUSED", 1);
     assert_eq!(network.ground.reader().services().unwrap()[0].refused, 4);
 
     // It answers as soon as there is a backend, and refuses again when that is gone.
-    proxy.programmer().apply(&frontend(VIP, Tcp), &service([0])).unwrap();
+    apply(&mut proxy, VIP, Tcp, [0]);
     network.client.tcp(VIP, 3).expect_no_failure();
-    proxy.programmer().apply(&frontend(VIP, Tcp), &service([])).unwrap();
+    apply(&mut proxy, VIP, Tcp, []);
     network.client.tcp(VIP, 3).expect_failures("ECONNREFUSED", 3);
 }
 
@@ -75,14 +75,14 @@ fn a_service_without_backends_refuses_at_once() {
 fn a_port_that_is_no_port_of_the_service_is_refused_and_an_unknown_address_is_left_alone() {
     let mut network = Network::new(1);
     let mut proxy = network.ground.load();
-    proxy.programmer().apply(&frontend(VIP, Tcp), &service([0])).unwrap();
+    apply(&mut proxy, VIP, Tcp, [0]);
     let mut other = VIP;
     other.set_port(81);
     network.client.tcp(other, 1).expect_failures("ECONNREFUSED", 1);
     // The namespace has no route to it.
     other.set_ip([10, 97, 0, 2].into());
     network.client.tcp(other, 1).expect_failures("ENETUNREACH", 1);
-    proxy.programmer().remove(&frontend(VIP, Tcp)).unwrap();
+    proxy.programmer().remove(&port_of(VIP, Tcp)).unwrap();
     network.client.tcp(VIP, 1).expect_failures("ENETUNREACH", 1);
 }
 
@@ -90,7 +90,7 @@ fn a_port_that_is_no_port_of_the_service_is_refused_and_an_unknown_address_is_le
 fn processes_outside_the_cgroup_are_left_alone() {
     let mut network = Network::new(1);
     let mut proxy = network.ground.load();
-    proxy.programmer().apply(&frontend(VIP, Tcp), &service([0])).unwrap();
+    apply(&mut proxy, VIP, Tcp, [0]);
     network.client.tcp(VIP, 1).expect_no_failure();
     network.outsider().tcp(VIP, 1).expect_failures("ENETUNREACH", 1);
 }
@@ -99,20 +99,19 @@ fn processes_outside_the_cgroup_are_left_alone() {
 fn no_connect_fails_while_a_service_changes_thousands_of_times() {
     let mut network = Network::new(8);
     let mut proxy = network.ground.load();
-    let frontend = frontend(VIP, Tcp);
-    proxy.programmer().apply(&frontend, &service(0..4)).unwrap();
-    network.client.ask(&Request::StartTcp { to: VIP, threads: 2 });
+    apply(&mut proxy, VIP, Tcp, 0..4);
+    network.client.ask(&Request::StartTcp { to: VIP.into(), threads: 2 });
     for n in 0..5000_u32 {
         // Sets of one to four backends, all of which answer, that have nothing in common from one to the next.
         let start = if n % 2 == 0 { 0 } else { 4 };
-        let service = service(start..=start + (n / 2 % 4) as u8);
-        assert!(proxy.programmer().apply(&frontend, &service).unwrap());
+        let backends = start..=start + (n / 2 % 4) as u8;
+        assert!(apply(&mut proxy, VIP, Tcp, backends.clone()));
         // A neighbour in the same maps comes and goes.
-        let mut other = frontend;
-        other.port = 1000 + (n % 64) as u16;
-        proxy.programmer().apply(&other, &service).unwrap();
+        let mut other = VIP;
+        other.set_port(1000 + (n % 64) as u16);
+        apply(&mut proxy, other, Tcp, backends);
         if n % 3 == 0 {
-            proxy.programmer().remove(&other).unwrap();
+            proxy.programmer().remove(&port_of(other, Tcp)).unwrap();
         }
         if n % 50 == 0 {
             std::thread::yield_now();
@@ -127,12 +126,13 @@ fn no_connect_fails_while_a_service_changes_thousands_of_times() {
 fn a_damaged_service_is_refused_and_the_kernels_log_says_so_to_a_later_daemon() {
     let mut network = Network::new(1);
     let mut proxy = network.ground.load();
-    proxy.programmer().apply(&frontend(VIP, Tcp), &service([0])).unwrap();
-    let maps = network.ground.bpf_root().join("v1/maps");
+    apply(&mut proxy, VIP, Tcp, [0]);
+    let maps = network.ground.bpf_root().join("v2/maps");
     let open = |name: &str| Map::from_map_data(MapData::from_pin(maps.join(name)).unwrap()).unwrap();
-    let mut services: HashMap<MapData, ServiceKey, ServiceValue> = open("SERVICES").try_into().unwrap();
-    let key = frontend(VIP, Tcp).key();
-    services.insert(key, ServiceValue::sealed(&key, 1, 99, 3), 0).unwrap();
+    let mut services: HashMap<MapData, u32, ServiceValue> = open("SERVICES").try_into().unwrap();
+    let three = Segment { start: 0, count: 3 };
+    let value = ServiceValue { generation: 99, internal: three, ..ServiceValue::default() };
+    services.insert(1, value.sealed(1), 0).unwrap();
     network.client.tcp(VIP, 1).expect_failures("ECONNREFUSED", 1);
 
     drop(proxy);

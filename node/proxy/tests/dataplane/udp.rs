@@ -2,7 +2,7 @@ use skep_proxy::Protocol::Udp;
 
 use crate::{
     agent::Request,
-    ground::{Network, VIP, backend, frontend, service},
+    ground::{Network, VIP, apply, backend},
     tcp::expect_even,
 };
 
@@ -10,9 +10,9 @@ use crate::{
 fn a_connected_socket_is_translated_once_and_sees_the_virtual_address() {
     let mut network = Network::new(2);
     let mut proxy = network.ground.load();
-    proxy.programmer().apply(&frontend(VIP, Udp), &service(0..2)).unwrap();
+    apply(&mut proxy, VIP, Udp, 0..2);
     for _ in 0..10 {
-        let answer = network.client.ask(&Request::UdpConnected { to: VIP, mapped: false });
+        let answer = network.client.ask(&Request::UdpConnected { to: VIP.into(), mapped: false });
         answer.expect_no_failure();
         assert_eq!(answer.peer, Some(VIP.to_string()));
         assert_eq!(answer.source, Some(VIP.to_string()));
@@ -23,7 +23,7 @@ fn a_connected_socket_is_translated_once_and_sees_the_virtual_address() {
 fn datagrams_of_an_unconnected_socket_come_back_from_the_virtual_address() {
     let mut network = Network::new(2);
     let mut proxy = network.ground.load();
-    proxy.programmer().apply(&frontend(VIP, Udp), &service(0..2)).unwrap();
+    apply(&mut proxy, VIP, Udp, 0..2);
     let answer = network.client.udp_send("a", VIP);
     assert_eq!(answer.expect_no_failure().source, Some(VIP.to_string()));
     // The same socket may speak to a backend by its own name, and is then shown that.
@@ -36,8 +36,8 @@ fn datagrams_of_an_unconnected_socket_come_back_from_the_virtual_address() {
 fn new_sockets_spread_evenly_over_the_backends() {
     let mut network = Network::new(4);
     let mut proxy = network.ground.load();
-    proxy.programmer().apply(&frontend(VIP, Udp), &service(0..4)).unwrap();
-    let answer = network.client.ask(&Request::UdpFresh { to: VIP, times: 1000 });
+    apply(&mut proxy, VIP, Udp, 0..4);
+    let answer = network.client.ask(&Request::UdpFresh { to: VIP.into(), times: 1000 });
     expect_even(answer.expect_no_failure(), 4);
 }
 
@@ -45,7 +45,7 @@ fn new_sockets_spread_evenly_over_the_backends() {
 fn a_socket_keeps_its_backend_while_that_lives_and_gets_another_when_it_goes() {
     let mut network = Network::new(4);
     let mut proxy = network.ground.load();
-    proxy.programmer().apply(&frontend(VIP, Udp), &service(0..4)).unwrap();
+    apply(&mut proxy, VIP, Udp, 0..4);
     let first = network.client.udp_send("a", VIP);
     for _ in 0..20 {
         assert_eq!(network.client.udp_send("a", VIP), first);
@@ -54,12 +54,12 @@ fn a_socket_keeps_its_backend_while_that_lives_and_gets_another_when_it_goes() {
     let chosen = (0..4).find(|n| backend(*n).to_string() == *name).unwrap();
 
     // The others may change as they like.
-    proxy.programmer().apply(&frontend(VIP, Udp), &service([chosen, 5, 6])).unwrap();
+    apply(&mut proxy, VIP, Udp, [chosen, 5, 6]);
     assert_eq!(network.client.udp_send("a", VIP), first);
 
     // When it goes, the very next datagram goes elsewhere, though it still answers there.
     let other = (chosen + 1) % 4;
-    proxy.programmer().apply(&frontend(VIP, Udp), &service([other])).unwrap();
+    apply(&mut proxy, VIP, Udp, [other]);
     let answer = network.client.udp_send("a", VIP);
     assert_eq!(answer.expect_no_failure().from.keys().next(), Some(&backend(other).to_string()));
     assert_eq!(answer.source, Some(VIP.to_string()));
@@ -71,10 +71,10 @@ fn a_backend_that_left_one_service_is_not_used_for_it_because_another_has_it() {
     let mut proxy = network.ground.load();
     let mut second = VIP;
     second.set_port(81);
-    proxy.programmer().apply(&frontend(VIP, Udp), &service([0])).unwrap();
-    proxy.programmer().apply(&frontend(second, Udp), &service([0])).unwrap();
+    apply(&mut proxy, VIP, Udp, [0]);
+    apply(&mut proxy, second, Udp, [0]);
     network.client.udp_send("a", VIP).expect_no_failure();
-    proxy.programmer().apply(&frontend(VIP, Udp), &service([1])).unwrap();
+    apply(&mut proxy, VIP, Udp, [1]);
     let answer = network.client.udp_send("a", VIP);
     assert_eq!(answer.from.keys().next(), Some(&backend(1).to_string()));
 }
@@ -83,12 +83,12 @@ fn a_backend_that_left_one_service_is_not_used_for_it_because_another_has_it() {
 fn a_service_without_backends_refuses_datagrams_at_once() {
     let mut network = Network::new(1);
     let mut proxy = network.ground.load();
-    proxy.programmer().apply(&frontend(VIP, Udp), &service([0])).unwrap();
+    apply(&mut proxy, VIP, Udp, [0]);
     network.client.udp_send("a", VIP).expect_no_failure();
-    proxy.programmer().apply(&frontend(VIP, Udp), &service([])).unwrap();
+    apply(&mut proxy, VIP, Udp, []);
     network.client.udp_send("a", VIP).expect_failures("ECONNREFUSED", 1);
     network.client.udp_send("b", VIP).expect_failures("ECONNREFUSED", 1);
-    network.client.ask(&Request::UdpConnected { to: VIP, mapped: false }).expect_failures("ECONNREFUSED", 1);
+    network.client.ask(&Request::UdpConnected { to: VIP.into(), mapped: false }).expect_failures("ECONNREFUSED", 1);
     let mut other = VIP;
     other.set_port(81);
     network.client.udp_send("a", other).expect_failures("ECONNREFUSED", 1);
@@ -98,10 +98,10 @@ fn a_service_without_backends_refuses_datagrams_at_once() {
 fn ipv6_sockets_exchange_datagrams_by_mapped_addresses() {
     let mut network = Network::new(1);
     let mut proxy = network.ground.load();
-    proxy.programmer().apply(&frontend(VIP, Udp), &service([0])).unwrap();
+    apply(&mut proxy, VIP, Udp, [0]);
     let mapped = Some(format!("[::ffff:{}]:{}", VIP.ip(), VIP.port()));
-    let answer = network.client.ask(&Request::UdpSend { socket: "a".into(), to: VIP, mapped: true });
+    let answer = network.client.ask(&Request::UdpSend { socket: "a".into(), to: VIP.into(), mapped: true });
     assert_eq!(answer.expect_no_failure().source, mapped);
-    let answer = network.client.ask(&Request::UdpConnected { to: VIP, mapped: true });
+    let answer = network.client.ask(&Request::UdpConnected { to: VIP.into(), mapped: true });
     assert_eq!((&answer.expect_no_failure().source, &answer.peer), (&mapped, &mapped));
 }

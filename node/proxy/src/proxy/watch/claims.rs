@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn the_newest_claim_counts_and_the_one_before_inherits() {
-        let at = Frontend { vip: [10, 96, 0, 1].into(), port: 80, protocol: Protocol::Tcp };
+        let at = Frontend { address: [10, 96, 0, 1].into(), port: 80, protocol: Protocol::Tcp };
         let [a, b, c] = ["a", "b", "c"].map(|name| ServiceKey { namespace: "ns".into(), name: name.into() });
         let mut claims = Claims::default();
         assert!(claims.claim(&at, &a) && claims.claim(&at, &a));

@@ -36,7 +36,7 @@ impl Ground {
             ..Config::default()
         })
         .unwrap();
-        Keeper::new(Tracker::new(None), proxy.programmer, proxy.metrics, proxy.bpf_root)
+        Keeper::new(Tracker::new(None, 0), proxy.programmer, proxy.metrics, proxy.bpf_root)
     }
 
     /// What the kernel serves, a line per service port.
@@ -45,7 +45,9 @@ impl Ground {
         let line = |service: crate::maps::reader::ServiceRecord| {
             let mut backends: Vec<String> = service.backends.iter().map(|b| b.address.ip().to_string()).collect();
             backends.sort();
-            format!("{} {}:{} {}", service.name, service.vip, service.port, backends.join(","))
+            let frontends: Vec<String> =
+                service.frontends.iter().map(|f| format!("{}:{}", f.address, f.port)).collect();
+            format!("{} {} {}", service.name, frontends.join(","), backends.join(","))
         };
         services.into_iter().map(line).collect()
     }
@@ -147,8 +149,8 @@ async fn nothing_is_touched_before_both_lists_are_known() {
     keeper.slice_event(Event::InitDone).await;
     assert_eq!(ground.served(), before[..1]);
     let writes = keeper.programmer.writes();
-    // Entry, address, names, slot and backend of b; a was not touched.
-    assert_eq!((writes.updates, writes.deletes), (0, 5));
+    // Entry, frontend, address, names, slot and backend of b; a was not touched.
+    assert_eq!((writes.updates, writes.deletes), (0, 6));
 }
 
 #[tokio::test]

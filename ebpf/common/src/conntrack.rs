@@ -1,0 +1,401 @@
+//! Keys and values of the connection tracking of the per-packet path.
+//!
+//! A flow has two entries, one for each direction: `FLOWS` is keyed by the packet as the client sends it, `REPLIES` by the
+//! packet as the backend answers it. Each says how to translate; the second is also the claim on a source port.
+
+use crate::{Address, TCP, packet::tcp_flags, seal};
+
+/// Key of `FLOWS` and `REPLIES`: a packet's addresses and ports, as it arrives.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tuple {
+    /// Source address.
+    pub source: Address,
+    /// Destination address.
+    pub destination: Address,
+    /// Source port, network order.
+    pub source_port: u16,
+    /// Destination port, network order.
+    pub destination_port: u16,
+    /// [`crate::TCP`] or [`crate::UDP`].
+    pub protocol: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+
+impl Tuple {
+    /// The tuple of a packet that goes the other way.
+    #[inline(always)]
+    pub const fn reversed(&self) -> Self {
+        Self {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            ..*self
+        }
+    }
+
+    /// The same number on every node for the same flow.
+    #[inline(always)]
+    pub const fn hash(&self) -> u32 {
+        let (s, d) = (self.source, self.destination);
+        seal([s[0], s[1], s[2], s[3], d[0], d[1], d[2], d[3], self.ports(), self.protocol as u32])
+    }
+
+    #[inline(always)]
+    const fn ports(&self) -> u32 {
+        ((self.source_port as u32) << 16) | self.destination_port as u32
+    }
+}
+
+/// Bits of [`Flow::state`] and [`Reply::state`].
+pub mod state {
+    /// The backend has answered.
+    pub const REPLIED: u32 = 1;
+    /// The client has sent FIN.
+    pub const CLIENT_FIN: u32 = 2;
+    /// The backend has sent FIN.
+    pub const BACKEND_FIN: u32 = 4;
+    /// Either has sent RST.
+    pub const RESET: u32 = 8;
+}
+
+/// What a TCP segment adds to the state of its flow.
+#[inline(always)]
+pub const fn learned(flags: u8, from_backend: bool) -> u32 {
+    let mut learned = if from_backend { state::REPLIED } else { 0 };
+    if flags & tcp_flags::FIN != 0 {
+        learned |= if from_backend { state::BACKEND_FIN } else { state::CLIENT_FIN };
+    }
+    if flags & tcp_flags::RST != 0 {
+        learned |= state::RESET;
+    }
+    learned
+}
+
+const SECOND: u64 = 1_000_000_000;
+
+/// How long a silent flow in that state is remembered, nanoseconds. (A full map forgets the longest unused one earlier.)
+///
+/// TCP: a handshake 60 s, established 6 h, half closed 120 s, closed or reset 10 s. UDP: unanswered 30 s, else 180 s.
+#[inline(always)]
+pub const fn timeout(protocol: u8, bits: u32) -> u64 {
+    const CLOSED: u32 = state::CLIENT_FIN | state::BACKEND_FIN;
+    let seconds = if protocol != TCP {
+        if bits & state::REPLIED != 0 { 180 } else { 30 }
+    } else if bits & state::RESET != 0 || bits & CLOSED == CLOSED {
+        10
+    } else if bits & CLOSED != 0 {
+        120
+    } else if bits & state::REPLIED != 0 {
+        6 * 3600
+    } else {
+        60
+    };
+    seconds * SECOND
+}
+
+/// Is the connection over, so that the client may open a new one from the same port?
+#[inline(always)]
+pub const fn is_closing(bits: u32) -> bool {
+    bits & (state::CLIENT_FIN | state::BACKEND_FIN | state::RESET) != 0
+}
+
+/// Value of `FLOWS`: where the client's packets go, and what they claim to come from.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    /// When a packet of the client was last seen, nanoseconds since the node started, suspended time included.
+    pub used: u64,
+    /// Some of [`state`].
+    pub state: u32,
+    /// Key of `BACKENDS`.
+    pub backend: u32,
+    /// Key of `SERVICES`.
+    pub service: u32,
+    /// See [`Flow::sealed`].
+    pub seal: u32,
+    /// The backend's address.
+    pub to: Address,
+    /// The source the backend sees: the client's own address, or this node's.
+    pub from: Address,
+    /// The backend's port, network order.
+    pub to_port: u16,
+    /// The source port the backend sees, network order.
+    pub from_port: u16,
+    /// Zero.
+    pub pad: u32,
+}
+
+impl Flow {
+    /// Seals this value for its key.
+    #[inline(always)]
+    pub const fn seal_for(&mut self, key: &Tuple) {
+        self.seal = self.checksum(key);
+    }
+
+    /// This value, sealed for its key.
+    #[inline(always)]
+    pub const fn sealed(mut self, key: &Tuple) -> Self {
+        self.seal_for(key);
+        self
+    }
+
+    /// Does this value belong to that key, whole? (`used` and `state` change in place and are not covered.)
+    #[inline(always)]
+    pub const fn is_sealed_for(&self, key: &Tuple) -> bool {
+        self.seal == self.checksum(key)
+    }
+
+    /// Key of the entry for the other direction.
+    #[inline(always)]
+    pub const fn reply_key(&self, protocol: u8) -> Tuple {
+        Tuple {
+            source: self.to,
+            destination: self.from,
+            source_port: self.to_port,
+            destination_port: self.from_port,
+            protocol,
+            pad: [0; 3],
+        }
+    }
+
+    #[inline(always)]
+    const fn checksum(&self, key: &Tuple) -> u32 {
+        let (t, f) = (self.to, self.from);
+        let ports = ((self.to_port as u32) << 16) | self.from_port as u32;
+        seal([key.hash(), t[0], t[1], t[2], t[3], f[0], f[1], f[2], f[3], ports, self.backend, self.service])
+    }
+}
+
+/// Value of `REPLIES`: whom the backend's packets go to, and what they claim to come from.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// When a packet of the backend was last seen (at first: when the flow began), nanoseconds as in [`Flow::used`].
+    pub used: u64,
+    /// Some of [`state`].
+    pub state: u32,
+    /// See [`Reply::sealed`].
+    pub seal: u32,
+    /// The address the client sent to.
+    pub frontend: Address,
+    /// The client.
+    pub client: Address,
+    /// The port the client sent to, network order.
+    pub frontend_port: u16,
+    /// The client's port, network order.
+    pub client_port: u16,
+    /// Zero.
+    pub pad: u32,
+}
+
+impl Reply {
+    /// For packets of the backend of a flow with that key.
+    #[inline(always)]
+    pub const fn new(flow: &Tuple, used: u64) -> Self {
+        Self {
+            used,
+            state: 0,
+            seal: 0,
+            frontend: flow.destination,
+            client: flow.source,
+            frontend_port: flow.destination_port,
+            client_port: flow.source_port,
+            pad: 0,
+        }
+    }
+
+    /// Seals this value for its key.
+    #[inline(always)]
+    pub const fn seal_for(&mut self, key: &Tuple) {
+        self.seal = self.checksum(key);
+    }
+
+    /// This value, sealed for its key.
+    #[inline(always)]
+    pub const fn sealed(mut self, key: &Tuple) -> Self {
+        self.seal_for(key);
+        self
+    }
+
+    /// Does this value belong to that key, whole? (`used` and `state` change in place and are not covered.)
+    #[inline(always)]
+    pub const fn is_sealed_for(&self, key: &Tuple) -> bool {
+        self.seal == self.checksum(key)
+    }
+
+    /// Key of the entry for the other direction.
+    #[inline(always)]
+    pub const fn flow_key(&self, protocol: u8) -> Tuple {
+        Tuple {
+            source: self.client,
+            destination: self.frontend,
+            source_port: self.client_port,
+            destination_port: self.frontend_port,
+            protocol,
+            pad: [0; 3],
+        }
+    }
+
+    #[inline(always)]
+    const fn checksum(&self, key: &Tuple) -> u32 {
+        let (f, c) = (self.frontend, self.client);
+        let ports = ((self.frontend_port as u32) << 16) | self.client_port as u32;
+        seal([key.hash(), f[0], f[1], f[2], f[3], c[0], c[1], c[2], c[3], ports])
+    }
+}
+
+/// Key of `FRAGMENTS`: a datagram in pieces, as it arrives.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FragmentKey {
+    /// Source address.
+    pub source: Address,
+    /// Destination address.
+    pub destination: Address,
+    /// The identification all pieces share, as it lies in the packet.
+    pub id: u32,
+    /// [`crate::TCP`] or [`crate::UDP`].
+    pub protocol: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+
+/// Value of `FRAGMENTS`: the ports, which only the first piece carries.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FragmentPorts {
+    /// Source port, network order.
+    pub source: u16,
+    /// Destination port, network order.
+    pub destination: u16,
+}
+
+/// Value of `NODE`, the only entry: what the per-packet programs know of this node.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    /// IPv4 address (mapped) for translated sources; zero for the address the client sent to, if that is the node's own.
+    pub ip4: Address,
+    /// The same for IPv6.
+    pub ip6: Address,
+    /// First port for translated sources, host order. Zero for [`Node::FIRST_PORT`].
+    pub first_port: u16,
+    /// Last port for translated sources, host order. Zero for [`Node::LAST_PORT`].
+    pub last_port: u16,
+}
+
+impl Node {
+    /// Above Linux' default range of ephemeral ports, which ends at 60999.
+    pub const FIRST_PORT: u16 = 61_000;
+    /// The highest port.
+    pub const LAST_PORT: u16 = 65_535;
+}
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::*;
+
+    macro_rules! pod {
+        ($($type:ty),+ $(,)?) => {
+            $(
+                // SAFETY: repr(C), made of integers only, and its padding is spelled out (see the size tests), so every
+                // byte is initialised and any bit pattern is a value.
+                unsafe impl aya::Pod for $type {}
+            )+
+        };
+    }
+
+    pod!(Tuple, Flow, Reply, FragmentKey, FragmentPorts, Node);
+}
+
+#[cfg(test)]
+mod tests {
+    use core::mem::size_of;
+
+    use super::*;
+    use crate::UDP;
+
+    const TUPLE: Tuple = Tuple {
+        source: [1, 2, 3, 4],
+        destination: [5, 6, 7, 8],
+        source_port: 9,
+        destination_port: 10,
+        protocol: TCP,
+        pad: [0; 3],
+    };
+
+    #[test]
+    fn layouts_have_no_hidden_padding() {
+        assert_eq!(size_of::<Tuple>(), 2 * 16 + 2 + 2 + 1 + 3);
+        assert_eq!(size_of::<Flow>(), 8 + 4 * 4 + 2 * 16 + 2 * 2 + 4);
+        assert_eq!(size_of::<Reply>(), 8 + 2 * 4 + 2 * 16 + 2 * 2 + 4);
+        assert_eq!(size_of::<FragmentKey>(), 2 * 16 + 4 + 1 + 3);
+        assert_eq!(size_of::<FragmentPorts>(), 4);
+        assert_eq!(size_of::<Node>(), 2 * 16 + 2 * 2);
+    }
+
+    #[test]
+    fn both_entries_of_a_flow_lead_to_each_other() {
+        let flow = Flow {
+            used: 0,
+            state: 0,
+            backend: 1,
+            service: 2,
+            seal: 0,
+            to: [1; 4],
+            from: [2; 4],
+            to_port: 3,
+            from_port: 4,
+            pad: 0,
+        }
+        .sealed(&TUPLE);
+        let key = flow.reply_key(TCP);
+        let reply = Reply::new(&TUPLE, 0).sealed(&key);
+        assert_eq!(reply.flow_key(TCP), TUPLE);
+        assert_eq!((key.source, key.destination, key.source_port, key.destination_port), ([1; 4], [2; 4], 3, 4));
+        assert_eq!(TUPLE.reversed().reversed(), TUPLE);
+    }
+
+    #[test]
+    fn seals_cover_the_key_and_everything_that_steers() {
+        let flow =
+            Flow { used: 1, state: 1, backend: 1, service: 2, seal: 0, to: [1; 4], from: [2; 4], to_port: 3, from_port: 4, pad: 0 }
+                .sealed(&TUPLE);
+        assert!(flow.is_sealed_for(&TUPLE));
+        assert!(Flow { used: 2, state: 2, ..flow }.is_sealed_for(&TUPLE));
+        assert!(!flow.is_sealed_for(&TUPLE.reversed()));
+        for torn in [
+            Flow { backend: 9, ..flow },
+            Flow { service: 9, ..flow },
+            Flow { to: [9; 4], ..flow },
+            Flow { from: [9; 4], ..flow },
+            Flow { to_port: 9, ..flow },
+            Flow { from_port: 9, ..flow },
+        ] {
+            assert!(!torn.is_sealed_for(&TUPLE));
+        }
+        let reply = Reply::new(&TUPLE, 7).sealed(&TUPLE);
+        assert!(reply.is_sealed_for(&TUPLE));
+        assert!(!reply.is_sealed_for(&TUPLE.reversed()));
+        assert!(!Reply { client_port: 77, ..reply }.is_sealed_for(&TUPLE));
+        assert!(!Reply { frontend: [9; 4], ..reply }.is_sealed_for(&TUPLE));
+    }
+
+    #[test]
+    fn timeouts_follow_the_state_of_the_flow() {
+        let seconds = |protocol, bits| timeout(protocol, bits) / SECOND;
+        assert_eq!(seconds(UDP, 0), 30);
+        assert_eq!(seconds(UDP, state::REPLIED), 180);
+        assert_eq!(seconds(TCP, 0), 60);
+        assert_eq!(seconds(TCP, state::REPLIED), 21_600);
+        assert_eq!(seconds(TCP, state::REPLIED | state::CLIENT_FIN), 120);
+        assert_eq!(seconds(TCP, state::REPLIED | state::CLIENT_FIN | state::BACKEND_FIN), 10);
+        assert_eq!(seconds(TCP, state::RESET), 10);
+        assert_eq!(learned(tcp_flags::FIN | tcp_flags::ACK, true), state::REPLIED | state::BACKEND_FIN);
+        assert_eq!(learned(tcp_flags::SYN, false), 0);
+        assert_eq!(learned(tcp_flags::RST, false), state::RESET);
+    }
+}

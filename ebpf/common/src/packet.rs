@@ -1,0 +1,124 @@
+//! Numbers of the protocols the per-packet programs read, and why they drop.
+
+/// Length of an Ethernet header. Programs are attached to Ethernet devices only.
+pub const ETHERNET: u32 = 14;
+/// EtherType of IPv4, host order.
+pub const ETHERTYPE_IP4: u16 = 0x0800;
+/// EtherType of IPv6, host order.
+pub const ETHERTYPE_IP6: u16 = 0x86dd;
+/// `IPPROTO_ICMP`.
+pub const ICMP: u8 = 1;
+/// `IPPROTO_ICMPV6`.
+pub const ICMP6: u8 = 58;
+
+/// TCP flags, as in byte 13 of the header.
+pub mod tcp_flags {
+    /// No more data from this side.
+    pub const FIN: u8 = 1;
+    /// First segment.
+    pub const SYN: u8 = 2;
+    /// The connection is gone.
+    pub const RST: u8 = 4;
+    /// The acknowledgement number counts.
+    pub const ACK: u8 = 16;
+}
+
+/// Why a packet was dropped (or answered instead of forwarded): index into `PACKET_DROPS`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Drop {
+    /// Its time to live is over.
+    TimeToLive = 0,
+    /// The kernel has no route to where it should go, or does not forward.
+    NoRoute = 1,
+    /// It does not fit the device it should leave by.
+    TooBig = 2,
+    /// No port was free for its source to be translated to.
+    NoPort = 3,
+    /// No address of this node is known for its source to be translated to.
+    NoNodeAddress = 4,
+    /// Its source is in none of the load balancer's source ranges.
+    SourceDenied = 5,
+    /// `externalTrafficPolicy: Local`, and no backend here.
+    NoLocalEndpoints = 6,
+    /// The maps gave no consistent answer.
+    Torn = 7,
+    /// The kernel refused to change it.
+    Rewrite = 8,
+    /// The flow could not be noted.
+    Conntrack = 9,
+    /// Nobody serves it: answered with a TCP reset or an ICMP error.
+    Refused = 10,
+    /// Nobody serves it, and it is of a kind that gets no answer.
+    RefusedSilently = 11,
+}
+
+impl Drop {
+    /// Every reason, by its number.
+    pub const ALL: [Self; 12] = [
+        Self::TimeToLive,
+        Self::NoRoute,
+        Self::TooBig,
+        Self::NoPort,
+        Self::NoNodeAddress,
+        Self::SourceDenied,
+        Self::NoLocalEndpoints,
+        Self::Torn,
+        Self::Rewrite,
+        Self::Conntrack,
+        Self::Refused,
+        Self::RefusedSilently,
+    ];
+
+    /// A name for metrics and tools.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::TimeToLive => "ttl-expired",
+            Self::NoRoute => "no-route",
+            Self::TooBig => "too-big",
+            Self::NoPort => "no-source-port",
+            Self::NoNodeAddress => "no-node-address",
+            Self::SourceDenied => "source-denied",
+            Self::NoLocalEndpoints => "no-local-endpoints",
+            Self::Torn => "torn",
+            Self::Rewrite => "rewrite-failed",
+            Self::Conntrack => "conntrack-full",
+            Self::Refused => "refused",
+            Self::RefusedSilently => "refused-silently",
+        }
+    }
+}
+
+/// Folds a one's complement sum of 16-bit words to 16 bits.
+#[inline(always)]
+pub const fn fold(sum: u64) -> u16 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    sum as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_fold_with_every_carry() {
+        assert_eq!(fold(0), 0);
+        assert_eq!(fold(0xffff), 0xffff);
+        assert_eq!(fold(0x1_0000), 1);
+        assert_eq!(fold(0xffff_ffff), 0xffff);
+        for sum in [0x1_ffff_ffff_u64, u64::MAX, 0xdead_beef_1234_5678, 0x8000_0001_ffff_fffe] {
+            assert_eq!(u64::from(fold(sum)) % 0xffff, sum % 0xffff, "{sum:x}");
+        }
+    }
+
+    #[test]
+    fn every_drop_has_its_number_and_a_name_of_its_own() {
+        for (number, reason) in Drop::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, number);
+            assert!(Drop::ALL.into_iter().all(|other| other == reason || other.name() != reason.name()));
+        }
+    }
+}

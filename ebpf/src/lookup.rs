@@ -1,0 +1,257 @@
+//! From a frontend to a backend: the one function behind every hook.
+
+use aya_ebpf::{EbpfContext, helpers::generated::bpf_ktime_get_boot_ns, maps::lpm_trie};
+use aya_log_ebpf::warn;
+use skep_ebpf_common::{
+    Address, AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, Segment, ServiceValue, SlotKey,
+    SourceRange, address_bits, host_port, kind, service_flags, unspecified,
+};
+
+use crate::{
+    maps::{ADDRESSES, AFFINITY, BACKENDS, FRONTENDS, SERVICES, SLOTS, SOURCE_RANGES},
+    stats,
+};
+
+/// How often a lookup is tried when it met a service in the middle of a change. One retry is enough unless this program
+/// is held up between two lookups for as long as user space needs for a whole change, that many times in a row.
+const ATTEMPTS: u32 = 4;
+
+const NANOSECONDS: u64 = 1_000_000_000;
+
+/// Where traffic comes from, which decides what a service may choose from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A pod of the cluster, or this node itself.
+    Internal,
+    /// Anybody else. (Sockets are never that.)
+    #[allow(dead_code, reason = "for the programs that see packets")]
+    External,
+}
+
+/// Whoever asks. Each question costs a helper call, so it is put only when the answer matters.
+pub(crate) trait Client {
+    /// Who it is, for `sessionAffinity: ClientIP` and source ranges: the address, or [`AffinityKey::netns`].
+    fn address(&self) -> Address;
+    /// Cookie of the network namespace the address is meant in.
+    fn netns(&self) -> u64;
+    /// Spreads choices: random, or the same for all packets of a flow.
+    fn hash(&self) -> u32;
+    /// The backend this very flow got from that service before; zero for none. It is kept while it lives.
+    fn remembered(&self, service: u32) -> u32;
+    /// A backend was chosen that [`Client::remembered`] shall return.
+    fn remember(&self, service: u32, backend: u32);
+}
+
+/// Why nobody answers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// The address is a Service's own, and has no such port.
+    NoPort,
+    /// There is no backend anywhere.
+    NoEndpoints,
+    /// There are backends, but none that this traffic may use (policy `Local`). Upstream drops here.
+    NoLocalEndpoints,
+    /// The source is in none of `loadBalancerSourceRanges`. Upstream drops here.
+    SourceDenied,
+    /// The maps are damaged.
+    Torn,
+}
+
+/// The backend that was chosen.
+#[derive(Clone, Copy)]
+#[allow(dead_code, reason = "sockets need less than the programs that see packets")]
+pub(crate) struct Chosen {
+    /// Key of `BACKENDS`.
+    pub(crate) id: u32,
+    /// Key of `SERVICES`.
+    pub(crate) service: u32,
+    /// One of [`kind`].
+    pub(crate) kind: u32,
+    /// Some of [`service_flags`].
+    pub(crate) service_flags: u32,
+    /// Where it is, and whether on this node.
+    pub(crate) backend: BackendValue,
+}
+
+/// What becomes of an address.
+pub(crate) enum Verdict {
+    /// Not a Service: leave it.
+    Pass,
+    /// A Service, but nobody answers for it.
+    Refuse(#[allow(dead_code, reason = "sockets refuse in one way")] Reason),
+    /// Go there instead.
+    Backend(Chosen),
+}
+
+/// What the maps say of one address and port.
+enum Found {
+    Frontend(FrontendValue),
+    Pass,
+    NoPort,
+    Torn,
+}
+
+/// Chooses a backend for `key`. An address that is no Service's costs two map lookups.
+#[inline(always)]
+pub(crate) fn lookup<X: EbpfContext, C: Client>(ctx: &X, key: &FrontendKey, origin: Origin, client: &C) -> Verdict {
+    let mut reason = Reason::Torn;
+    for _ in 0..ATTEMPTS {
+        let frontend = match find(key, client) {
+            Found::Frontend(frontend) => frontend,
+            Found::Pass => return Verdict::Pass,
+            // Or an update of a neighbour in the same bucket hid it for a moment: look again.
+            Found::NoPort => {
+                reason = Reason::NoPort;
+                continue;
+            }
+            Found::Torn => {
+                reason = Reason::Torn;
+                continue;
+            }
+        };
+        reason = Reason::Torn;
+        // SAFETY: the map does not preallocate, and the copy is only believed when its seal fits.
+        let Some(service) = (unsafe { SERVICES.get(frontend.service) }).copied() else { continue };
+        if !service.is_sealed_for(frontend.service) {
+            continue;
+        }
+        if origin == Origin::External
+            && frontend.kind == kind::LOAD_BALANCER
+            && service.flags & service_flags::SOURCE_RANGES != 0
+            && !in_ranges(frontend.service, client.address())
+        {
+            return Verdict::Refuse(Reason::SourceDenied);
+        }
+        let segment = segment(&service, frontend.kind, origin);
+        if segment.count == 0 {
+            stats::refused(frontend.service);
+            let any = service.flags & service_flags::HAS_ANY != 0;
+            return Verdict::Refuse(if any { Reason::NoLocalEndpoints } else { Reason::NoEndpoints });
+        }
+        if let Some((id, backend)) = choose(frontend.service, &service, segment, client) {
+            return Verdict::Backend(Chosen {
+                id,
+                service: frontend.service,
+                kind: frontend.kind,
+                service_flags: service.flags,
+                backend,
+            });
+        }
+    }
+    if reason == Reason::Torn {
+        warn!(
+            ctx,
+            "no consistent view of service port {} (last word of its address {:x}) after {} attempts, refused",
+            host_port(key.port),
+            u32::from_be(key.address[3]),
+            ATTEMPTS
+        );
+    }
+    Verdict::Refuse(reason)
+}
+
+/// Whose is that address and port?
+#[inline(always)]
+fn find<C: Client>(key: &FrontendKey, client: &C) -> Found {
+    if let Some(found) = frontend(key) {
+        return found;
+    }
+    // SAFETY: an aliased value is another address's word for a moment; the next attempt corrects it.
+    let Some(known) = (unsafe { ADDRESSES.get(&key.address) }).copied() else {
+        return Found::Pass;
+    };
+    if known.bits & address_bits::NODE != 0 && (known.netns == 0 || known.netns == client.netns()) {
+        let any = FrontendKey { address: unspecified(&key.address), ..*key };
+        if let Some(found) = frontend(&any) {
+            return found;
+        }
+    }
+    if known.bits & address_bits::WHOLE != 0 { Found::NoPort } else { Found::Pass }
+}
+
+#[inline(always)]
+fn frontend(key: &FrontendKey) -> Option<Found> {
+    // SAFETY: the map does not preallocate, and the copy is only believed when its seal fits.
+    let value = *unsafe { FRONTENDS.get(key) }?;
+    Some(if value.is_sealed_for(key) { Found::Frontend(value) } else { Found::Torn })
+}
+
+/// The slots this traffic may use. Inside the cluster a ClusterIP follows `internalTrafficPolicy`; at its other addresses
+/// a Service looks as wide as the cluster, as upstream has it. `externalTrafficPolicy` is for those outside.
+#[inline(always)]
+fn segment(service: &ServiceValue, kind: u32, origin: Origin) -> Segment {
+    if kind == kind::CLUSTER_IP {
+        service.internal
+    } else if origin == Origin::Internal {
+        service.cluster
+    } else if service.flags & service_flags::MAGLEV != 0 {
+        service.maglev
+    } else {
+        service.external
+    }
+}
+
+/// Is there a source range of that service around the address?
+#[inline(always)]
+fn in_ranges(service: u32, address: Address) -> bool {
+    SOURCE_RANGES.get(lpm_trie::Key::new(32 + 128, SourceRange { service, address })).is_some()
+}
+
+/// The flow's or the client's former backend if it lives, else a new one. `None`: that generation is just going away.
+#[inline(always)]
+fn choose<C: Client>(id: u32, service: &ServiceValue, segment: Segment, client: &C) -> Option<(u32, BackendValue)> {
+    let before = client.remembered(id);
+    if before != 0
+        && let Some(backend) = backend(before, id)
+    {
+        return Some((before, backend));
+    }
+    if service.flags & service_flags::AFFINITY == 0 {
+        let (chosen, backend) = pick(id, service, segment, client)?;
+        client.remember(id, chosen);
+        return Some((chosen, backend));
+    }
+    let key = AffinityKey { client: client.address(), service: id };
+    // SAFETY: the helper takes no argument and always succeeds.
+    let now = (unsafe { bpf_ktime_get_boot_ns() } / NANOSECONDS) as u32;
+    // SAFETY: an aliased value names another backend; it is used only if that one belongs to this very service.
+    if let Some(value) = unsafe { AFFINITY.get(&key) }.copied()
+        && now.wrapping_sub(value.used) < service.affinity
+        && let Some(backend) = backend(value.backend, id)
+    {
+        if value.used != now {
+            let _ = AFFINITY.insert(&key, &AffinityValue { used: now, ..value }, 0);
+        }
+        stats::chosen(id, value.backend);
+        client.remember(id, value.backend);
+        return Some((value.backend, backend));
+    }
+    let (chosen, backend) = pick(id, service, segment, client)?;
+    // An LRU map makes room by itself; should it fail all the same, the next connection chooses anew.
+    let _ = AFFINITY.insert(&key, &AffinityValue { backend: chosen, used: now }, 0);
+    client.remember(id, chosen);
+    Some((chosen, backend))
+}
+
+/// A backend of that segment, as the client's hash falls.
+#[inline(always)]
+fn pick<C: Client>(id: u32, service: &ServiceValue, segment: Segment, client: &C) -> Option<(u32, BackendValue)> {
+    let place = ((u64::from(client.hash()) * u64::from(segment.count)) >> 32) as u32;
+    let key = SlotKey { service: id, generation: service.generation, slot: segment.start.wrapping_add(place) };
+    // SAFETY: the map does not preallocate, and the copy is only believed when its seal fits.
+    let value = *unsafe { SLOTS.get(&key) }?;
+    if !value.is_sealed_for(&key) {
+        return None;
+    }
+    let backend = backend(value.backend, id)?;
+    stats::chosen(id, value.backend);
+    Some((value.backend, backend))
+}
+
+/// The backend with that id, if it (still) belongs to that service.
+#[inline(always)]
+pub(crate) fn backend(id: u32, service: u32) -> Option<BackendValue> {
+    // SAFETY: the map does not preallocate, and the copy is only believed when its seal fits.
+    let backend = *unsafe { BACKENDS.get(id) }?;
+    (backend.is_sealed_for(id) && backend.service == service).then_some(backend)
+}

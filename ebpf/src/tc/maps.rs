@@ -1,0 +1,77 @@
+//! Maps of the per-packet path; pinned as the others are.
+
+use aya_ebpf::{
+    bindings::{bpf_fib_lookup, bpf_redir_neigh},
+    macros::map,
+    maps::{Array, LruHashMap, PerCpuArray},
+};
+use skep_ebpf_common::{
+    Address,
+    conntrack::{Flow, FragmentKey, FragmentPorts, Node, Reply, Tuple},
+};
+
+use super::parse::Packet;
+
+/// A packet as the client sends it -> where it goes.
+#[map]
+pub(super) static FLOWS: LruHashMap<Tuple, Flow> = LruHashMap::with_max_entries(65_536, 0);
+
+/// A packet as the backend sends it -> whom it goes to.
+#[map]
+pub(super) static REPLIES: LruHashMap<Tuple, Reply> = LruHashMap::with_max_entries(65_536, 0);
+
+/// A datagram in pieces -> its ports.
+#[map]
+pub(super) static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> = LruHashMap::with_max_entries(8192, 0);
+
+/// What the programs know of this node.
+#[map]
+pub(super) static NODE: Array<Node> = Array::with_max_entries(1, 0);
+
+/// Reason ([`skep_ebpf_common::packet::Drop`]) -> packets.
+#[map]
+pub(super) static PACKET_DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(16, 0);
+
+/// Where a program keeps what its stack (512 bytes, shared with what it calls) has no room for. No program that uses it
+/// interrupts another one that does: all run with bottom halves off.
+#[map]
+pub(super) static PACKET_SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// See [`PACKET_SCRATCH`].
+#[repr(C)]
+pub(super) struct Scratch {
+    pub(super) packet: Packet,
+    /// The flow of the packet, and the key of the entry for its answers.
+    pub(super) flow: Flow,
+    pub(super) flow_key: Tuple,
+    /// The entry for answers, and its key.
+    pub(super) reply: Reply,
+    pub(super) reply_key: Tuple,
+    /// Another one in its place.
+    pub(super) other: Reply,
+    pub(super) route: Route,
+    /// Source and destination of an ICMP error, and the source it shall have.
+    pub(super) outer: [Address; 3],
+    /// Words of an answer, and those it quotes.
+    pub(super) head: [u32; 5],
+    pub(super) quote: [u32; 12],
+    pub(super) chosen: Choice,
+}
+
+/// A question to the kernel's routing, and the answer.
+#[repr(C)]
+pub(super) struct Route {
+    pub(super) fib: bpf_fib_lookup,
+    pub(super) neighbour: bpf_redir_neigh,
+}
+
+/// What became of the choice of a backend.
+#[repr(C)]
+pub(super) struct Choice {
+    pub(super) address: Address,
+    pub(super) id: u32,
+    pub(super) service: u32,
+    pub(super) kind: u32,
+    pub(super) port: u16,
+    pub(super) flags: u16,
+}

@@ -1,0 +1,108 @@
+//! Where a translated packet leaves by.
+
+use core::mem::size_of;
+
+use aya_ebpf::{
+    bindings::{bpf_fib_lookup as Fib, bpf_redir_neigh as Neighbour},
+    helpers::generated::{bpf_fib_lookup, bpf_redirect_neigh},
+    programs::TcContext,
+};
+use skep_ebpf_common::{Address, packet::Drop};
+
+use super::{
+    NEXT, dropped,
+    maps::Route,
+    parse::Packet,
+    rewrite::{self, Target},
+    skb,
+};
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+const SUCCESS: i64 = 0;
+/// Not a destination to forward to: this node's own, or none at all. The stack knows what to do.
+const NOT_FORWARDED: i64 = 4;
+const NO_NEIGHBOUR: i64 = 7;
+const TOO_BIG: i64 = 8;
+
+/// The way to an address.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Out of the device, to the neighbour that the route names.
+    Out,
+    /// Up the stack of this node.
+    Up,
+}
+
+/// Finds the way; to be asked before the packet is changed.
+#[inline(always)]
+pub(super) fn way(
+    ctx: &TcContext,
+    route: &mut Route,
+    packet: &Packet,
+    protocol: u8,
+    source: &Address,
+    destination: &Address,
+) -> Result<Way, Drop> {
+    let fib = &mut route.fib;
+    fib.l4_protocol = protocol;
+    // Ports are left out: routing rules that ask for ports would see different ones of a fragment.
+    fib.sport = 0;
+    fib.dport = 0;
+    // With a total length of zero the kernel looks at the packet itself.
+    fib.__bindgen_anon_1.tot_len = 0;
+    fib.__bindgen_anon_2.flowinfo = 0;
+    // SAFETY: the kernel hands a valid context to the program.
+    fib.ifindex = unsafe { (&raw const (*skb(ctx)).ifindex).read_volatile() };
+    if packet.ip6 {
+        fib.family = AF_INET6;
+        fib.__bindgen_anon_3.ipv6_src = *source;
+        fib.__bindgen_anon_4.ipv6_dst = *destination;
+    } else {
+        fib.family = AF_INET;
+        fib.__bindgen_anon_3.ipv4_src = source[3];
+        fib.__bindgen_anon_4.ipv4_dst = destination[3];
+    }
+    // SAFETY: the structure is the kernel's own.
+    match unsafe { bpf_fib_lookup(skb(ctx).cast(), fib, size_of::<Fib>() as i32, 0) } {
+        SUCCESS | NO_NEIGHBOUR => {
+            route.neighbour.nh_family = fib.family.into();
+            // SAFETY: a map's value is initialised; for IPv4 the kernel reads the first four bytes.
+            route.neighbour.__bindgen_anon_1.ipv6_nh = unsafe { fib.__bindgen_anon_4.ipv6_dst };
+            Ok(Way::Out)
+        }
+        NOT_FORWARDED => Ok(Way::Up),
+        TOO_BIG => Err(Drop::TooBig),
+        _ => Err(Drop::NoRoute),
+    }
+}
+
+/// Sends a packet that has been changed on its way.
+#[inline(always)]
+pub(super) fn go(ctx: &TcContext, route: &mut Route, packet: &Packet, way: Way) -> i32 {
+    if way == Way::Up {
+        return NEXT;
+    }
+    if rewrite::age(ctx, packet).is_err() {
+        return dropped(Drop::Rewrite);
+    }
+    // SAFETY: the structure is the kernel's own.
+    unsafe { bpf_redirect_neigh(route.fib.ifindex, &raw mut route.neighbour, size_of::<Neighbour>() as i32, 0) as i32 }
+}
+
+/// Translates a TCP or UDP packet and sends it on its way.
+#[inline(always)]
+pub(super) fn flow(ctx: &TcContext, route: &mut Route, packet: &Packet, target: &Target<'_>) -> i32 {
+    let way = match way(ctx, route, packet, packet.tuple.protocol, target.source, target.destination) {
+        Ok(way) => way,
+        Err(reason) => return dropped(reason),
+    };
+    if way == Way::Out && packet.ttl <= 1 {
+        return dropped(Drop::TimeToLive);
+    }
+    if rewrite::flow(ctx, packet, target).is_err() {
+        return dropped(Drop::Rewrite);
+    }
+    go(ctx, route, packet, way)
+}

@@ -1,0 +1,349 @@
+//! Connection tracking: which flow a packet belongs to, and the choice for a new one.
+
+use aya_ebpf::{
+    bindings::BPF_NOEXIST,
+    helpers::generated::{bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_ktime_get_boot_ns},
+    programs::TcContext,
+};
+use skep_ebpf_common::{
+    Address, BackendValue, FrontendKey, TCP, UDP,
+    conntrack::{self, Flow, Node, Reply, Tuple},
+    kind,
+    packet::{Drop, tcp_flags},
+};
+
+use super::{
+    NEXT, dropped,
+    maps::{Choice, FLOWS, NODE, REPLIES, Scratch},
+    parse::Piece,
+    refuse,
+    rewrite::Target,
+    send,
+};
+use crate::lookup::{self, Chosen, Client, Origin, Reason, Verdict};
+
+/// How many source ports are tried before a flow is given up.
+const ATTEMPTS: u32 = 16;
+
+/// The entry of the other direction is looked after once in so many nanoseconds.
+const CARE: u64 = 1_000_000_000;
+
+/// Translates the answer of a backend. `None`: it is none. `forwarding`: it may leave by another device; else it is on its
+/// way out already.
+#[inline(always)]
+pub(super) fn reply(ctx: &TcContext, scratch: &mut Scratch, forwarding: bool) -> Option<i32> {
+    let Scratch { packet, reply, flow_key, route, .. } = scratch;
+    let protocol = packet.tuple.protocol;
+    let entry = REPLIES.get_ptr_mut(&packet.tuple)?;
+    // SAFETY: the copy is only believed when its seal fits.
+    *reply = unsafe { entry.read() };
+    let now = now();
+    if !reply.is_sealed_for(&packet.tuple) {
+        return None;
+    }
+    *flow_key = reply.flow_key(protocol);
+    if !is_alive(reply, flow_key, now) {
+        return None;
+    }
+    let learned = conntrack::learned(packet.flags, true) & !reply.state;
+    // SAFETY: an element that changes hands meanwhile gets a time and bits of another flow: it lives a little longer, or
+    // ends up as closing, which only matters for a new connection from the very same port.
+    unsafe { (*entry).used = now };
+    if learned != 0 {
+        // SAFETY: as above.
+        unsafe { (*entry).state = reply.state | learned };
+        if let Some(flow) = FLOWS.get_ptr_mut(&*flow_key) {
+            // SAFETY: as above.
+            unsafe { (*flow).state |= learned };
+        }
+    }
+    let target = Target {
+        source: &reply.frontend,
+        destination: &reply.client,
+        source_port: reply.frontend_port,
+        destination_port: reply.client_port,
+    };
+    if forwarding {
+        return Some(send::flow(ctx, route, packet, &target));
+    }
+    // On the way out the route is chosen already, so the packet must go where it would have gone.
+    if reply.client != packet.tuple.destination {
+        return None;
+    }
+    Some(match super::rewrite::flow(ctx, packet, &target) {
+        Ok(()) => NEXT,
+        Err(_) => dropped(Drop::Rewrite),
+    })
+}
+
+/// Sends a client's packet to its backend, which is chosen if the flow is new.
+#[inline(always)]
+pub(super) fn forward(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> i32 {
+    if !known(scratch) {
+        if scratch.packet.piece == Piece::Later {
+            return NEXT;
+        }
+        if let Err(action) = begin(ctx, scratch, origin) {
+            return action;
+        }
+    }
+    let Scratch { packet, flow, route, .. } = scratch;
+    let target = Target {
+        source: &flow.from,
+        destination: &flow.to,
+        source_port: flow.from_port,
+        destination_port: flow.to_port,
+    };
+    send::flow(ctx, route, packet, &target)
+}
+
+/// Reads the flow of a packet, if it goes on.
+#[inline(always)]
+fn known(scratch: &mut Scratch) -> bool {
+    let Scratch { packet, flow, reply, other, reply_key, .. } = scratch;
+    let key = &packet.tuple;
+    let Some(entry) = FLOWS.get_ptr_mut(key) else { return false };
+    // SAFETY: the copy is only believed when its seal fits.
+    *flow = unsafe { entry.read() };
+    if !flow.is_sealed_for(key) {
+        return false;
+    }
+    *reply_key = flow.reply_key(key.protocol);
+    let now = now();
+    let opens = key.protocol == TCP && packet.flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN;
+    let silent = now.wrapping_sub(flow.used);
+    let mut goes_on = !(opens && conntrack::is_closing(flow.state));
+    // Established TCP connections drain; datagrams and new connections go where somebody is.
+    if goes_on && (opens || key.protocol == UDP) {
+        goes_on = lookup::backend(flow.backend, flow.service).is_some();
+    }
+    if goes_on && silent > CARE {
+        goes_on = look_after(key, flow, reply_key, reply, other, now);
+    }
+    if !goes_on {
+        let _ = REPLIES.remove(&*reply_key);
+        let _ = FLOWS.remove(key);
+        return false;
+    }
+    let learned = conntrack::learned(packet.flags, false) & !flow.state;
+    // SAFETY: see `reply`.
+    unsafe { (*entry).used = now };
+    if learned != 0 {
+        // SAFETY: see `reply`.
+        unsafe { (*entry).state |= learned };
+        if let Some(reply) = REPLIES.get_ptr_mut(&*reply_key) {
+            // SAFETY: see `reply`.
+            unsafe { (*reply).state |= learned };
+        }
+    }
+    true
+}
+
+/// Puts back the entry for the answers if it was pushed out. False if the flow has been silent for too long, or its place
+/// has been taken.
+#[inline(always)]
+fn look_after(key: &Tuple, flow: &Flow, reply_key: &Tuple, reply: &mut Reply, other: &mut Reply, now: u64) -> bool {
+    let timeout = conntrack::timeout(key.protocol, flow.state);
+    let silent = now.wrapping_sub(flow.used);
+    if let Some(entry) = REPLIES.get_ptr(reply_key) {
+        // SAFETY: the copy is only believed when its seal fits.
+        *other = unsafe { entry.read() };
+        if other.is_sealed_for(reply_key) {
+            return is_of(other, key) && (silent <= timeout || now.wrapping_sub(other.used) <= timeout);
+        }
+    }
+    *reply = Reply::new(key, now);
+    reply.state = flow.state;
+    reply.seal_for(reply_key);
+    silent <= timeout && REPLIES.insert(reply_key, &*reply, u64::from(BPF_NOEXIST)).is_ok()
+}
+
+/// Are these the answers of the flow with that key?
+#[inline(always)]
+fn is_of(reply: &Reply, key: &Tuple) -> bool {
+    reply.client == key.source
+        && reply.frontend == key.destination
+        && reply.client_port == key.source_port
+        && reply.frontend_port == key.destination_port
+}
+
+/// Has either side of the flow been heard of lately? `key` is the flow's.
+#[inline(always)]
+fn is_alive(reply: &Reply, key: &Tuple, now: u64) -> bool {
+    let timeout = conntrack::timeout(key.protocol, reply.state);
+    if now.wrapping_sub(reply.used) <= timeout {
+        return true;
+    }
+    // The seal is not asked: an element in other hands is in use just now, and its time says so.
+    // SAFETY: one aligned word of a map's value.
+    FLOWS.get_ptr(key).is_some_and(|flow| now.wrapping_sub(unsafe { (*flow).used }) <= timeout)
+}
+
+/// How a choice ended.
+const CHOSEN: i32 = 0;
+const PASS: i32 = 1;
+const REFUSE: i32 = 2;
+const DROP: i32 = 16;
+
+/// Asks for a backend. A function of its own, with a stack of its own for the lookup.
+#[inline(never)]
+fn choose(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> i32 {
+    let key = &scratch.packet.tuple;
+    let frontend = FrontendKey::new(key.destination, key.destination_port, key.protocol);
+    match lookup::lookup(ctx, &frontend, origin, &Sender { ctx, tuple: key }) {
+        Verdict::Pass => PASS,
+        Verdict::Refuse(Reason::NoPort | Reason::NoEndpoints) => REFUSE,
+        Verdict::Refuse(Reason::NoLocalEndpoints) => DROP + Drop::NoLocalEndpoints as i32,
+        Verdict::Refuse(Reason::SourceDenied) => DROP + Drop::SourceDenied as i32,
+        Verdict::Refuse(Reason::Torn) => DROP + Drop::Torn as i32,
+        Verdict::Backend(Chosen { id, service, kind, backend, .. }) => {
+            scratch.chosen =
+                Choice { address: backend.address, id, service, kind, port: backend.port, flags: backend.flags };
+            CHOSEN
+        }
+    }
+}
+
+/// Chooses a backend for a new flow and notes both directions. An error is the packet's end.
+#[inline(always)]
+fn begin(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> Result<(), i32> {
+    match choose(ctx, scratch, origin) {
+        CHOSEN => {}
+        PASS => return Err(NEXT),
+        REFUSE => return Err(refuse::refuse(ctx, scratch)),
+        reason if reason == DROP + Drop::NoLocalEndpoints as i32 => return Err(dropped(Drop::NoLocalEndpoints)),
+        reason if reason == DROP + Drop::SourceDenied as i32 => return Err(dropped(Drop::SourceDenied)),
+        _ => return Err(dropped(Drop::Torn)),
+    }
+    let Scratch { packet, flow, chosen, reply_key, .. } = scratch;
+    let key = &packet.tuple;
+    let local = chosen.flags & BackendValue::LOCAL != 0;
+    // A backend elsewhere would answer the client past this node, and one that is the client itself would not answer at all.
+    // A pod keeps its address: what is for it comes back through this node.
+    let translate = chosen.address == key.source || (origin == Origin::External && !local);
+    flow.used = now();
+    flow.state = conntrack::learned(packet.flags, false);
+    flow.backend = chosen.id;
+    flow.service = chosen.service;
+    flow.to = chosen.address;
+    flow.from = key.source;
+    flow.to_port = chosen.port;
+    flow.from_port = key.source_port;
+    flow.pad = 0;
+    let node = NODE.get(0);
+    if translate {
+        flow.from = match node {
+            Some(node) if packet.ip6 && node.ip6 != [0; 4] => node.ip6,
+            Some(node) if !packet.ip6 && node.ip4 != [0; 4] => node.ip4,
+            _ if matches!(chosen.kind, kind::NODE_PORT | kind::HOST_PORT) => key.destination,
+            _ => return Err(dropped(Drop::NoNodeAddress)),
+        };
+    }
+    if !claim(key, flow, reply_key, &mut scratch.reply, &mut scratch.other, &mut scratch.flow_key, translate, node) {
+        return Err(dropped(Drop::NoPort));
+    }
+    flow.seal_for(key);
+    if FLOWS.insert(key, &*flow, u64::from(BPF_NOEXIST)).is_ok() {
+        return Ok(());
+    }
+    // Another CPU was faster with another packet of the flow.
+    let _ = REPLIES.remove(&*reply_key);
+    if let Some(entry) = FLOWS.get_ptr(key) {
+        // SAFETY: the copy is only believed when its seal fits.
+        *flow = unsafe { entry.read() };
+        if flow.is_sealed_for(key) {
+            return Ok(());
+        }
+    }
+    Err(dropped(Drop::Conntrack))
+}
+
+/// Finds a source port whose answers nobody else waits for, and claims it. The client's own is the first choice unless the
+/// address is translated.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "inlined; all of them lie outside the stack")]
+fn claim(
+    key: &Tuple,
+    flow: &mut Flow,
+    reply_key: &mut Tuple,
+    reply: &mut Reply,
+    other: &mut Reply,
+    other_key: &mut Tuple,
+    translate: bool,
+    node: Option<&Node>,
+) -> bool {
+    let (first, last) = match node {
+        Some(node) if node.first_port != 0 && node.last_port >= node.first_port => (node.first_port, node.last_port),
+        _ => (Node::FIRST_PORT, Node::LAST_PORT),
+    };
+    let count = u32::from(last - first) + 1;
+    // SAFETY: the helper takes no argument and always succeeds.
+    let start = unsafe { bpf_get_prandom_u32() };
+    *reply_key = flow.reply_key(key.protocol);
+    *reply = Reply::new(key, flow.used);
+    reply.state = flow.state;
+    for attempt in 0..ATTEMPTS {
+        if translate || attempt > 0 {
+            // A stride that is prime to most counts, so that attempts differ.
+            let place = start.wrapping_add(attempt.wrapping_mul(7919)) % count;
+            flow.from_port = (first + place as u16).to_be();
+            reply_key.destination_port = flow.from_port;
+        }
+        reply.seal_for(reply_key);
+        if REPLIES.insert(&*reply_key, &*reply, u64::from(BPF_NOEXIST)).is_ok() {
+            return true;
+        }
+        let Some(entry) = REPLIES.get_ptr(&*reply_key) else { continue };
+        // SAFETY: the copy is only believed when its seal fits.
+        *other = unsafe { entry.read() };
+        if !other.is_sealed_for(reply_key) {
+            continue;
+        }
+        *other_key = other.flow_key(key.protocol);
+        if is_of(other, key) || !is_alive(other, other_key, flow.used) {
+            let _ = REPLIES.remove(&*reply_key);
+            if REPLIES.insert(&*reply_key, &*reply, u64::from(BPF_NOEXIST)).is_ok() {
+                return true;
+            }
+        }
+    }
+    false
+}
+
+#[inline(always)]
+fn now() -> u64 {
+    // SAFETY: the helper takes no argument and always succeeds.
+    unsafe { bpf_ktime_get_boot_ns() }
+}
+
+/// The sender of a packet, as the choice of a backend sees it.
+struct Sender<'a> {
+    ctx: &'a TcContext,
+    tuple: &'a Tuple,
+}
+
+impl Client for Sender<'_> {
+    #[inline(always)]
+    fn address(&self) -> Address {
+        self.tuple.source
+    }
+
+    #[inline(always)]
+    fn netns(&self) -> u64 {
+        // SAFETY: the context is the one this program was called with.
+        unsafe { bpf_get_netns_cookie(super::skb(self.ctx).cast()) }
+    }
+
+    #[inline(always)]
+    fn hash(&self) -> u32 {
+        self.tuple.hash()
+    }
+
+    #[inline(always)]
+    fn remembered(&self, _: u32) -> u32 {
+        0
+    }
+
+    #[inline(always)]
+    fn remember(&self, _: u32, _: u32) {}
+}

@@ -1,0 +1,11 @@
+//! The per-packet programs on the real kernel: crafted packets through `BPF_PROG_TEST_RUN`, and real traffic between network
+//! namespaces. Needs root; nothing leaves the namespaces.
+
+#[path = "packets/craft.rs"]
+mod craft;
+#[path = "packets/errors.rs"]
+mod errors;
+#[path = "packets/flows.rs"]
+mod flows;
+#[path = "packets/rig.rs"]
+mod rig;
