@@ -6,6 +6,7 @@
 mod cleanup;
 mod cluster;
 mod host;
+mod peers;
 mod run;
 mod settings;
 

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use kube::runtime::wait::await_condition;
 use skep_cri::Cri;
-use skep_network::Network;
+use skep_network::{Network, Peers, PeersConfig};
 use skep_proxy::Proxy;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -18,11 +18,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cluster;
 use crate::host;
+use crate::peers;
 use crate::settings::Settings;
 
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(5);
-const RECONCILE_NETWORK: Duration = Duration::from_secs(60);
+pub(crate) const RECONCILE_NETWORK: Duration = Duration::from_secs(60);
 
 /// Runs the node until a signal; its pods and Services outlive it.
 pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
@@ -32,7 +33,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     if node_ips.is_empty() {
         node_ips.push(host::address_towards(&cluster.url)?);
     }
-    let node_ip = node_ips.first().copied();
+    let network_ips = node_ips.clone();
     let client_ca = match &settings.client_ca_file {
         Some(path) => Some(std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?),
         None => cluster.ca.clone(),
@@ -60,7 +61,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     tasks.spawn(async move { skep_kubelet::run(client, kubelet, cri, stop).await.context("the kubelet") });
     let (client, stop) = (cluster.client, shutdown.clone());
     tasks.spawn(async move {
-        stop.run_until_cancelled(pod_network(client, &settings, node_ip))
+        stop.run_until_cancelled(pod_network(client, &settings, &network_ips))
             .await
             .unwrap_or(Ok(()))
             .context("the pod network")
@@ -167,15 +168,28 @@ fn service_cgroup(root: &Path) -> anyhow::Result<Option<PathBuf>> {
     Ok(Some(dir))
 }
 
-/// Waits for the node's pod CIDR, sets the pod network up, and repairs it from time to time.
-async fn pod_network(client: kube::Client, settings: &Settings, node_ip: Option<IpAddr>) -> anyhow::Result<()> {
-    let pod_cidr = pod_cidr(client, &settings.node_name).await;
+/// Waits for the node's pod CIDR, sets the pod network up, and keeps it and the ways to other nodes whole.
+async fn pod_network(client: kube::Client, settings: &Settings, node_ips: &[IpAddr]) -> anyhow::Result<()> {
+    let node_ip = node_ips.first().copied();
+    let pod_cidr = pod_cidr(client.clone(), &settings.node_name).await;
     // `cleanup` must know it when nobody answers any more.
     let note = pod_cidr_file(settings);
     std::fs::create_dir_all(&settings.data_dir).with_context(|| format!("creating {}", settings.data_dir.display()))?;
     std::fs::write(&note, format!("{pod_cidr}\n")).with_context(|| format!("writing {}", note.display()))?;
     let config = network_config(settings, pod_cidr, node_ip);
     let network = std::sync::Arc::new(tokio::task::spawn_blocking(move || Network::setup(config)).await??);
+    let peers = Peers::new(PeersConfig {
+        routing: settings.node_routing,
+        node_ips: node_ips.to_vec(),
+        pod_cidrs: vec![pod_cidr],
+        vxlan_id: settings.vxlan_id,
+        vxlan_port: settings.vxlan_port,
+    })?;
+    tokio::try_join!(repair(network), peers::follow(client, &settings.node_name, peers)).map(drop)
+}
+
+/// Repairs the pod network from time to time.
+async fn repair(network: std::sync::Arc<Network>) -> anyhow::Result<()> {
     loop {
         let worker = network.clone();
         match tokio::task::spawn_blocking(move || worker.reconcile()).await? {
@@ -192,7 +206,8 @@ pub(crate) fn network_config(settings: &Settings, pod_cidr: IpNet, node_ip: Opti
         pod_cidr,
         service_cidr: Some(settings.service_cidr),
         node_ip,
-        mtu: None,
+        mtu: settings.pod_mtu,
+        overhead: settings.node_routing.overhead(node_ip),
         cni_bin_dir: settings.cni_bin_dir.clone(),
         cni_conf_dir: settings.cni_conf_dir.clone(),
         data_dir: settings.data_dir.join("network"),

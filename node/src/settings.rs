@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Taint;
 use serde::Deserialize;
 use skep_kubelet::Thresholds;
+use skep_network::Routing;
 
 use crate::host;
 
@@ -81,6 +82,19 @@ pub(crate) struct Options {
     /// Addresses of Services, which must never leave the node [default: 10.96.0.0/12]
     #[arg(long, value_name = "CIDR")]
     service_cluster_ip_range: Option<IpNet>,
+    /// How packets get to the pods of other nodes: auto (direct to those on one Ethernet with this node, vxlan to the
+    /// others), direct, vxlan, or routes (the network's routers do it) [default: auto]
+    #[arg(long, value_name = "HOW")]
+    node_routing: Option<String>,
+    /// VXLAN network identifier, the same on all nodes [default: 4321]
+    #[arg(long, value_name = "N")]
+    vxlan_id: Option<u32>,
+    /// UDP port of the VXLAN, the same on all nodes [default: 8472]
+    #[arg(long, value_name = "PORT")]
+    vxlan_port: Option<u16>,
+    /// Largest packet of pods in bytes [default: the node's device's, less 50 (IPv6: 70) where node-routing is auto or vxlan]
+    #[arg(long, value_name = "BYTES")]
+    pod_mtu: Option<u32>,
     /// DNS servers of pods: IP,.. [default: the tenth Service address]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     #[serde(deserialize_with = "list")]
@@ -165,6 +179,10 @@ pub(crate) struct Settings {
     pub(crate) cni_bin_dir: PathBuf,
     pub(crate) cni_conf_dir: PathBuf,
     pub(crate) service_cidr: IpNet,
+    pub(crate) node_routing: Routing,
+    pub(crate) vxlan_id: u32,
+    pub(crate) vxlan_port: u16,
+    pub(crate) pod_mtu: Option<u32>,
     pub(crate) cluster_dns: Vec<IpAddr>,
     pub(crate) cluster_domain: String,
     pub(crate) resolv_conf: PathBuf,
@@ -220,6 +238,10 @@ impl Options {
             cni_bin_dir,
             cni_conf_dir,
             service_cluster_ip_range,
+            node_routing,
+            vxlan_id,
+            vxlan_port,
+            pod_mtu,
             cluster_dns,
             cluster_domain,
             resolv_conf,
@@ -256,6 +278,13 @@ impl Options {
         let frequency = self.node_status_update_frequency.as_deref().unwrap_or("10s");
         let data_dir = self.data_dir.unwrap_or_else(|| "/var/lib/skep-node".into());
         let data_dir = std::path::absolute(&data_dir).with_context(|| format!("--data-dir {}", data_dir.display()))?;
+        let node_routing = self.node_routing.as_deref().unwrap_or("auto").parse().context("--node-routing")?;
+        let (vxlan_id, vxlan_port) = (self.vxlan_id.unwrap_or(4321), self.vxlan_port.unwrap_or(8472));
+        ensure!((1..1 << 24).contains(&vxlan_id), "--vxlan-id: {vxlan_id} is not 1 to 16777215");
+        ensure!(vxlan_port != 0, "--vxlan-port cannot be 0");
+        if let Some(mtu) = self.pod_mtu {
+            ensure!((1280..=65535).contains(&mtu), "--pod-mtu: {mtu} is not 1280 to 65535");
+        }
         Ok(Settings {
             access,
             hostname: self.hostname_override.unwrap_or_else(|| node_name.clone()),
@@ -275,6 +304,10 @@ impl Options {
             cni_bin_dir: self.cni_bin_dir.unwrap_or_else(|| "/opt/cni/bin".into()),
             cni_conf_dir: self.cni_conf_dir.unwrap_or_else(|| "/etc/cni/net.d".into()),
             service_cidr,
+            node_routing,
+            vxlan_id,
+            vxlan_port,
+            pod_mtu: self.pod_mtu,
             cluster_dns,
             cluster_domain: self.cluster_domain.unwrap_or_else(|| "cluster.local".to_owned()),
             resolv_conf: self.resolv_conf.unwrap_or_else(|| "/etc/resolv.conf".into()),

@@ -17,11 +17,14 @@ mod ipam;
 mod netlink;
 mod netns;
 mod network;
+mod peers;
 mod pod_link;
 mod sysctl;
 
 pub use cni::{Environment, PLUGIN_NAME, cni_main, is_cni_call, respond};
 pub use error::{Error, Result};
 pub use ipam::{Ipam, Lease};
+pub use netlink::Watch;
 pub use network::{CONFLIST_NAME, Config, Network, Reconciled};
+pub use peers::{Applied, Peer, Peers, PeersConfig, Routing};
 pub use pod_link::{GATEWAY, host_device_name};

@@ -3,6 +3,7 @@
 
 mod link;
 mod route;
+mod watch;
 
 use std::io;
 
@@ -13,8 +14,10 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
-pub(crate) use link::{Link, Veth};
-pub(crate) use route::{OWN_PROTOCOL, Route, Via};
+pub use watch::Watch;
+
+pub(crate) use link::{Link, Veth, Vxlan};
+pub(crate) use route::{OWN_PROTOCOL, PEER_PROTOCOL, Route, Via};
 
 use crate::{Error, Result};
 

@@ -12,10 +12,13 @@ use serde_json::json;
 
 use crate::netlink::{Link, Netlink, OWN_PROTOCOL, Route, Via};
 use crate::pod_link::{self, Wiring};
-use crate::{Error, Ipam, Lease, PLUGIN_NAME, Result, cni, files, netns, sysctl};
+use crate::{Error, Ipam, Lease, PLUGIN_NAME, Result, cni, files, netns, peers, sysctl};
 
 /// File name of the network configuration the container runtime reads. It takes the first in the directory by name.
 pub const CONFLIST_NAME: &str = "10-skep.conflist";
+
+/// What IPv6 needs at least (RFC 8200, section 5).
+pub(crate) const MIN_MTU: u32 = 1280;
 
 /// How to set up the pod network.
 #[derive(Clone, Debug)]
@@ -26,8 +29,10 @@ pub struct Config {
     pub service_cidr: Option<IpNet>,
     /// The node's own address: the source of its packets to pods, and what tells which device's MTU pods get.
     pub node_ip: Option<IpAddr>,
-    /// MTU of pods; `None`: that of the device with `node_ip`, else of the default route's, else 1500.
+    /// MTU of pods; `None`: that of the device with `node_ip`, else of the default route's, else 1500, less `overhead`.
     pub mtu: Option<u32>,
+    /// Bytes that the way to other nodes takes off each packet, see [`crate::Routing::overhead`].
+    pub overhead: u32,
     /// Where the container runtime looks for plugins.
     pub cni_bin_dir: PathBuf,
     /// Where the container runtime looks for network configurations.
@@ -80,7 +85,7 @@ impl Network {
         let mut netlink = Netlink::open()?;
         let mtu = match config.mtu {
             Some(mtu) => mtu,
-            None => device_mtu(&mut netlink, config.node_ip)?,
+            None => device_mtu(&mut netlink, config.node_ip)?.saturating_sub(config.overhead).max(MIN_MTU),
         };
         let network = Self { wiring: Wiring { mtu, node_ip: config.node_ip }, ipam, config };
         sysctl::set("ipv4/ip_forward", "1")?;
@@ -210,7 +215,7 @@ impl Network {
             for route in netlink.routes()?.iter().filter(|route| route.protocol == OWN_PROTOCOL) {
                 netlink.delete_route(route)?;
             }
-            Ok(())
+            peers::remove(&mut netlink)
         }));
         results.push(self.remove_plugin());
         results.push(self.ipam.destroy());
@@ -308,7 +313,7 @@ fn install(program: &Path, target: &Path) -> Result<()> {
 }
 
 /// The MTU of the device that has `address`, else of the default route's, else Ethernet's.
-fn device_mtu(netlink: &mut Netlink, address: Option<IpAddr>) -> Result<u32> {
+pub(crate) fn device_mtu(netlink: &mut Netlink, address: Option<IpAddr>) -> Result<u32> {
     let owner = match address {
         Some(address) => netlink.addresses()?.into_iter().find(|(_, own)| *own == address).map(|(index, _)| index),
         None => None,

@@ -105,12 +105,12 @@ pub(crate) fn configure_host(host: &mut Netlink, lease: &Lease, wiring: Wiring) 
     sysctl::set(&format!("ipv4/conf/{name}/rp_filter"), "1")?;
     host.set_up(link.index, Some(&format!("skep pod {} {}", lease.address, lease.container)))?;
     host.replace_route(&host_route(link.index, lease, wiring))?;
-    host.replace_neighbour(link.index, lease.address, pod_mac(lease.address))
+    host.replace_neighbour(link.index, lease.address.into(), pod_mac(lease.address))
 }
 
 fn configure_pod(pod: &mut Netlink, index: u32, lease: &Lease) -> Result<()> {
-    pod.replace_address(index, lease.address)?;
-    pod.replace_neighbour(index, GATEWAY, host_mac(lease.address))?;
+    pod.replace_address(index, lease.address.into())?;
+    pod.replace_neighbour(index, GATEWAY.into(), host_mac(lease.address))?;
     pod.replace_route(&default_route(index))
 }
 
@@ -174,7 +174,7 @@ pub(crate) fn host_route(index: u32, lease: &Lease, wiring: Wiring) -> Route {
 fn default_route(index: u32) -> Route {
     Route {
         destination: IpNet::V4(Ipv4Net::default()),
-        via: Via::Gateway(index, GATEWAY),
+        via: Via::Gateway(index, GATEWAY.into()),
         protocol: RouteProtocol::Boot,
         source: None,
     }
@@ -218,6 +218,7 @@ mod tests {
             up: true,
             running: true,
             veth,
+            vxlan: None,
         };
         assert!(is_host_device(&link(&host_device_name("c", "eth0"), true)));
         assert!(!is_host_device(&link(&host_device_name("c", "eth0"), false)));

@@ -1,11 +1,13 @@
 //! Links and their addresses.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
-use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
-use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::Netlink;
@@ -22,6 +24,52 @@ pub(crate) struct Link {
     /// Up, with the other end up too, and noticed so by the kernel: packets pass.
     pub(crate) running: bool,
     pub(crate) veth: bool,
+    pub(crate) vxlan: Option<Vxlan>,
+}
+
+/// What tells one VXLAN device from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Vxlan {
+    /// The network identifier (24 bits).
+    pub(crate) id: u32,
+    /// The UDP port at both ends.
+    pub(crate) port: u16,
+    /// The source of the outer packets.
+    pub(crate) local: Option<IpAddr>,
+}
+
+impl Vxlan {
+    fn read(infos: &[LinkInfo]) -> Option<Self> {
+        let data = infos.iter().find_map(|info| match info {
+            LinkInfo::Data(InfoData::Vxlan(data)) => Some(data),
+            _ => None,
+        })?;
+        let mut vxlan = Self { id: 0, port: 0, local: None };
+        for info in data {
+            match info {
+                InfoVxlan::Id(id) => vxlan.id = *id,
+                InfoVxlan::Port(port) => vxlan.port = *port,
+                InfoVxlan::Local(local) => vxlan.local = Some((*local).into()),
+                InfoVxlan::Local6(local) => vxlan.local = Some((*local).into()),
+                _ => {}
+            }
+        }
+        Some(vxlan)
+    }
+
+    fn message(&self) -> Vec<InfoVxlan> {
+        let mut data = vec![
+            InfoVxlan::Id(self.id),
+            InfoVxlan::Port(self.port),
+            // Who is where is known from the Nodes.
+            InfoVxlan::Learning(false),
+        ];
+        data.extend(self.local.map(|local| match local {
+            IpAddr::V4(local) => InfoVxlan::Local(local),
+            IpAddr::V6(local) => InfoVxlan::Local6(local),
+        }));
+        data
+    }
 }
 
 impl From<LinkMessage> for Link {
@@ -34,13 +82,17 @@ impl From<LinkMessage> for Link {
             up: message.header.flags.contains(LinkFlags::Up),
             running: message.header.flags.contains(LinkFlags::Running),
             veth: false,
+            vxlan: None,
         };
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
                 LinkAttribute::Address(mac) => link.mac = mac,
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
-                LinkAttribute::LinkInfo(infos) => link.veth = infos.contains(&LinkInfo::Kind(InfoKind::Veth)),
+                LinkAttribute::LinkInfo(infos) => {
+                    link.veth = infos.contains(&LinkInfo::Kind(InfoKind::Veth));
+                    link.vxlan = Vxlan::read(&infos);
+                }
                 _ => {}
             }
         }
@@ -100,6 +152,23 @@ impl Netlink {
         })
     }
 
+    /// Makes a VXLAN device, down.
+    pub(crate) fn add_vxlan(&mut self, name: &str, mac: [u8; 6], mtu: u32, vxlan: &Vxlan) -> Result<()> {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::Address(mac.to_vec()),
+            LinkAttribute::Mtu(mtu),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Vxlan),
+                LinkInfo::Data(InfoData::Vxlan(vxlan.message())),
+            ]),
+        ];
+        self.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL, || {
+            format!("create the VXLAN device {name}")
+        })
+    }
+
     /// Sets a link up, with a note for people (`ip link` shows it as alias) when given.
     pub(crate) fn set_up(&mut self, index: u32, alias: Option<&str>) -> Result<()> {
         let mut message = LinkMessage::default();
@@ -121,14 +190,20 @@ impl Netlink {
         }
     }
 
-    /// Gives a link an address as a /32.
-    pub(crate) fn replace_address(&mut self, index: u32, address: Ipv4Addr) -> Result<()> {
+    /// Gives a link an address as a /32 or /128, usable at once.
+    pub(crate) fn replace_address(&mut self, index: u32, address: IpAddr) -> Result<()> {
         let mut message = AddressMessage::default();
-        message.header.family = AddressFamily::Inet;
-        message.header.prefix_len = 32;
         message.header.scope = AddressScope::Universe;
         message.header.index = index;
-        message.attributes = vec![AddressAttribute::Local(address.into()), AddressAttribute::Address(address.into())];
+        message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
+        (message.header.family, message.header.prefix_len) = match address {
+            IpAddr::V4(_) => (AddressFamily::Inet, 32),
+            IpAddr::V6(_) => (AddressFamily::Inet6, 128),
+        };
+        if address.is_ipv6() {
+            // Nobody else can have it: asking around only takes time.
+            message.header.flags = AddressHeaderFlags::Nodad;
+        }
         self.change(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE, || {
             format!("add the address {address}")
         })

@@ -1,10 +1,12 @@
 //! Routes and neighbours.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
-use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -15,6 +17,8 @@ use crate::Result;
 
 /// What marks the node's routes as made here (`ip route show proto 83`).
 pub(crate) const OWN_PROTOCOL: RouteProtocol = RouteProtocol::Other(83);
+/// What marks the routes to other nodes' pods.
+pub(crate) const PEER_PROTOCOL: RouteProtocol = RouteProtocol::Other(84);
 
 /// A route of the main table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +36,7 @@ pub(crate) enum Via {
     /// To a link whose other end is the destination.
     Link(u32),
     /// To a gateway that is taken to be on the link.
-    Gateway(u32, Ipv4Addr),
+    Gateway(u32, IpAddr),
     /// Nowhere: senders are told "no route to host" at once.
     Unreachable,
 }
@@ -60,7 +64,7 @@ impl Route {
             Via::Gateway(index, gateway) => {
                 message.header.flags = RouteFlags::Onlink;
                 message.attributes.push(RouteAttribute::Oif(index));
-                message.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(gateway)));
+                message.attributes.push(RouteAttribute::Gateway(gateway.into()));
             }
             Via::Unreachable => {}
         }
@@ -74,7 +78,7 @@ impl Route {
             match attribute {
                 RouteAttribute::Destination(address) => network = ip(address),
                 RouteAttribute::Oif(oif) => index = *oif,
-                RouteAttribute::Gateway(RouteAddress::Inet(address)) => gateway = Some(*address),
+                RouteAttribute::Gateway(address) => gateway = ip(address),
                 RouteAttribute::PrefSource(address) => source = ip(address),
                 _ => {}
             }
@@ -136,18 +140,104 @@ impl Netlink {
     }
 
     /// Tells the kernel once and for all at which hardware address a neighbour is.
-    pub(crate) fn replace_neighbour(&mut self, index: u32, address: Ipv4Addr, mac: [u8; 6]) -> Result<()> {
-        let mut message = NeighbourMessage::default();
-        message.header.family = AddressFamily::Inet;
-        message.header.ifindex = index;
-        message.header.state = NeighbourState::Permanent;
-        message.header.kind = RouteType::Unicast;
-        message.attributes = vec![
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(address)),
-            NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
-        ];
+    pub(crate) fn replace_neighbour(&mut self, index: u32, address: IpAddr, mac: [u8; 6]) -> Result<()> {
+        let message = neighbour(index, address, &mac);
         self.change(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE, || {
             format!("add the neighbour {address}")
         })
+    }
+
+    /// Forgets a neighbour.
+    pub(crate) fn delete_neighbour(&mut self, index: u32, address: IpAddr, mac: &[u8]) -> Result<()> {
+        let message = neighbour(index, address, mac);
+        self.change(RouteNetlinkMessage::DelNeighbour(message), 0, || format!("delete the neighbour {address}"))
+    }
+
+    /// The lasting neighbours of a link.
+    pub(crate) fn neighbours(&mut self, index: u32) -> Result<Vec<(IpAddr, Vec<u8>)>> {
+        let mut all = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            all.extend(self.neighbours_of(index, family)?);
+        }
+        Ok(all)
+    }
+
+    /// Tells a VXLAN device behind which machine a hardware address is.
+    pub(crate) fn replace_forwarding(&mut self, index: u32, mac: [u8; 6], machine: IpAddr) -> Result<()> {
+        let message = forwarding(index, &mac, machine);
+        self.change(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE, || {
+            format!("add the forwarding entry for {machine}")
+        })
+    }
+
+    /// Deletes a forwarding entry of a VXLAN device.
+    pub(crate) fn delete_forwarding(&mut self, index: u32, mac: &[u8], machine: IpAddr) -> Result<()> {
+        let message = forwarding(index, mac, machine);
+        self.change(RouteNetlinkMessage::DelNeighbour(message), 0, || {
+            format!("delete the forwarding entry for {machine}")
+        })
+    }
+
+    /// The lasting forwarding entries of a VXLAN device.
+    pub(crate) fn forwardings(&mut self, index: u32) -> Result<Vec<(IpAddr, Vec<u8>)>> {
+        self.neighbours_of(index, AddressFamily::Bridge)
+    }
+
+    fn neighbours_of(&mut self, index: u32, family: AddressFamily) -> Result<Vec<(IpAddr, Vec<u8>)>> {
+        let mut request = NeighbourMessage::default();
+        request.header.family = family;
+        let answers = self.dump(RouteNetlinkMessage::GetNeighbour(request), "list the neighbours")?;
+        Ok(answers
+            .into_iter()
+            .filter_map(|answer| match answer {
+                RouteNetlinkMessage::NewNeighbour(message) => Some(message),
+                _ => None,
+            })
+            .filter(|message| message.header.ifindex == index && message.header.state == NeighbourState::Permanent)
+            .filter_map(|message| {
+                let address = message.attributes.iter().find_map(|attribute| match attribute {
+                    NeighbourAttribute::Destination(address) => neighbour_ip(address),
+                    _ => None,
+                });
+                let mac = message.attributes.into_iter().find_map(|attribute| match attribute {
+                    NeighbourAttribute::LinkLayerAddress(mac) => Some(mac),
+                    _ => None,
+                });
+                address.zip(mac)
+            })
+            .collect())
+    }
+}
+
+fn neighbour(index: u32, address: IpAddr, mac: &[u8]) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.header.ifindex = index;
+    message.header.state = NeighbourState::Permanent;
+    message.header.kind = RouteType::Unicast;
+    message.attributes =
+        vec![NeighbourAttribute::Destination(address.into()), NeighbourAttribute::LinkLayerAddress(mac.to_vec())];
+    message
+}
+
+fn forwarding(index: u32, mac: &[u8], machine: IpAddr) -> NeighbourMessage {
+    let mut message = neighbour(index, machine, mac);
+    message.header.family = AddressFamily::Bridge;
+    // In the device's own table, not in that of a bridge above it.
+    message.header.flags = NeighbourFlags::Own;
+    message
+}
+
+/// Where the family is that of a bridge, the address is bytes.
+fn neighbour_ip(address: &NeighbourAddress) -> Option<IpAddr> {
+    match address {
+        NeighbourAddress::Inet(address) => Some((*address).into()),
+        NeighbourAddress::Inet6(address) => Some((*address).into()),
+        NeighbourAddress::Other(bytes) => match bytes.len() {
+            4 => <[u8; 4]>::try_from(bytes.as_slice()).ok().map(IpAddr::from),
+            16 => <[u8; 16]>::try_from(bytes.as_slice()).ok().map(IpAddr::from),
+            _ => None,
+        },
+        _ => None,
     }
 }

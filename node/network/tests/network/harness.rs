@@ -145,6 +145,7 @@ impl Node {
             service_cidr: Some("10.96.0.0/12".parse().unwrap()),
             node_ip: Some(IpAddr::V4(Self::ADDRESS)),
             mtu: None,
+            overhead: 0,
             cni_bin_dir: dir.path().join("bin"),
             cni_conf_dir: dir.path().join("conf"),
             data_dir: dir.path().join("data"),

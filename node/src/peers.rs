@@ -1,0 +1,152 @@
+//! Follows the Nodes and keeps the ways to their pods.
+
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures::StreamExt as _;
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::Node;
+use kube::Api;
+use kube::runtime::reflector::{self, Store};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use skep_network::{Applied, Peer, Peers, Watch};
+use tokio::sync::Notify;
+
+use crate::run::RECONCILE_NETWORK;
+
+/// Changes that come close together are one.
+const SETTLE: Duration = Duration::from_millis(250);
+
+/// Applies `peers` to the Nodes whenever one of them or the kernel's routes change, and every minute. Until the Nodes are
+/// known, what is there stays: after a restart no route is lost.
+pub(crate) async fn follow(client: kube::Client, own: &str, peers: Peers) -> anyhow::Result<()> {
+    let (store, writer) = reflector::store();
+    let nodes = watcher(Api::<Node>::all(client), watcher::Config::default());
+    let mut nodes = pin!(nodes.default_backoff().reflect(writer));
+    let drift = drift()?;
+    let (mut known, mut applied) = (Vec::new(), None);
+    let mut listed = false;
+    loop {
+        let forced = tokio::select! {
+            event = nodes.next() => {
+                match event {
+                    Some(Ok(watcher::Event::InitDone)) => listed = true,
+                    Some(Ok(watcher::Event::Init | watcher::Event::InitApply(_))) => continue,
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => {
+                        tracing::debug!(%error, "watching the Nodes");
+                        continue;
+                    }
+                    None => anyhow::bail!("the watch of Nodes ended"),
+                }
+                false
+            }
+            () = drift.notified() => true,
+            () = tokio::time::sleep(RECONCILE_NETWORK) => true,
+        };
+        let wanted = peers_of(&store, own);
+        // Most changes of Nodes are heartbeats.
+        if !listed || (!forced && wanted == known && applied.is_some()) {
+            continue;
+        }
+        if forced {
+            tokio::time::sleep(SETTLE).await;
+        }
+        known.clone_from(&wanted);
+        let worker = peers.clone();
+        match tokio::task::spawn_blocking(move || worker.apply(&wanted)).await? {
+            Ok(done) => {
+                report(&done, applied.as_ref());
+                applied = Some(done);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "could not put the ways to other nodes right");
+                applied = None;
+            }
+        }
+    }
+}
+
+/// Notified when links, addresses or routes change. The thread that listens ends at the first change that nobody waits
+/// for any more.
+fn drift() -> anyhow::Result<Arc<Notify>> {
+    let (watch, changed) = (Watch::open()?, Arc::new(Notify::new()));
+    let weak = Arc::downgrade(&changed);
+    let listen = move || {
+        while let Some(changed) = weak.upgrade() {
+            changed.notify_one();
+            drop(changed);
+            if let Err(error) = watch.wait() {
+                tracing::warn!(%error, "routes are looked at once a minute only");
+                break;
+            }
+        }
+    };
+    std::thread::Builder::new().name("routes".into()).spawn(listen).context("starting a thread")?;
+    Ok(changed)
+}
+
+fn report(done: &Applied, before: Option<&Applied>) {
+    let Applied { direct, vxlan, failed, changed, removed } = *done;
+    if changed + removed > 0 || before.is_none() {
+        tracing::info!(direct, vxlan, failed, changed, removed, "ways to other nodes' pods");
+    }
+}
+
+/// All other nodes that have pod CIDRs, in the order of their names.
+fn peers_of(store: &Store<Node>, own: &str) -> Vec<Peer> {
+    let mut peers: Vec<Peer> = store.state().iter().filter_map(|node| peer(node, own)).collect();
+    peers.sort_by(|a, b| a.name.cmp(&b.name));
+    peers
+}
+
+fn peer(node: &Node, own: &str) -> Option<Peer> {
+    let name = node.metadata.name.clone().filter(|name| name != own)?;
+    let pod_cidrs: Vec<IpNet> =
+        node.spec.iter().flat_map(|spec| pod_cidrs(spec.pod_cidrs.as_deref(), spec.pod_cidr.as_deref())).collect();
+    let addresses: Vec<IpAddr> = node
+        .status
+        .iter()
+        .flat_map(|status| status.addresses.iter().flatten())
+        .filter(|address| address.type_ == "InternalIP")
+        .filter_map(|address| address.address.parse().ok())
+        .collect();
+    (!pod_cidrs.is_empty()).then_some(Peer { name, pod_cidrs, addresses })
+}
+
+/// `podCIDRs`, or the older `podCIDR`.
+pub(crate) fn pod_cidrs(all: Option<&[String]>, first: Option<&str>) -> Vec<IpNet> {
+    let parsed: Vec<IpNet> = all.unwrap_or_default().iter().filter_map(|cidr| cidr.parse().ok()).collect();
+    if parsed.is_empty() { first.and_then(|cidr| cidr.parse().ok()).into_iter().collect() } else { parsed }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_peer_has_the_pod_cidrs_and_internal_addresses_of_its_node() {
+        let node = |spec: serde_json::Value| -> Node {
+            let addresses = json!([
+                { "type": "Hostname", "address": "b" },
+                { "type": "ExternalIP", "address": "203.0.113.1" },
+                { "type": "InternalIP", "address": "192.0.2.2" },
+                { "type": "InternalIP", "address": "2001:db8::2" },
+            ]);
+            let node = json!({ "metadata": { "name": "b" }, "spec": spec, "status": { "addresses": addresses } });
+            serde_json::from_value(node).unwrap()
+        };
+        let both = node(json!({ "podCIDR": "10.0.1.0/24", "podCIDRs": ["10.0.1.0/24", "fd00:1::/64"] }));
+        let found = peer(&both, "a").unwrap();
+        assert_eq!(found.pod_cidrs, ["10.0.1.0/24".parse::<IpNet>().unwrap(), "fd00:1::/64".parse().unwrap()]);
+        assert_eq!(found.addresses, ["192.0.2.2".parse::<IpAddr>().unwrap(), "2001:db8::2".parse().unwrap()]);
+        assert_eq!(peer(&both, "b"), None, "a node is no peer of its own");
+        assert_eq!(peer(&node(json!({ "podCIDR": "10.0.1.0/24" })), "a").unwrap().pod_cidrs.len(), 1);
+        assert_eq!(peer(&node(json!({})), "a"), None);
+    }
+}
