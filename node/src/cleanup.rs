@@ -5,15 +5,17 @@ use skep_cri::Cri;
 use skep_network::Network;
 use skep_proxy::Proxy;
 
+use crate::dns;
 use crate::run::{network_config, pod_cidr_file};
 use crate::settings::Settings;
 
-/// Pods first, then their network, then the service data plane. Goes on after a failure and tells the first.
+/// Pods first, then their network, then the service data plane and the DNS address. Goes on after a failure and tells the first.
 pub(crate) async fn cleanup(settings: Settings) -> anyhow::Result<()> {
     let pods = remove_pods(&settings).await.context("removing pods");
     let network = remove_network(&settings).context("removing the pod network");
     let proxy = Proxy::cleanup(&settings.bpf_root).context("removing the service data plane");
-    pods.and(network).and(proxy)
+    let dns = dns::cleanup(&settings).await.context("removing the DNS address");
+    pods.and(network).and(proxy).and(dns)
 }
 
 async fn remove_pods(settings: &Settings) -> anyhow::Result<()> {

@@ -5,6 +5,7 @@
 
 mod cleanup;
 mod cluster;
+mod dns;
 mod host;
 mod peers;
 mod run;

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -17,12 +18,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster;
+use crate::dns;
 use crate::host;
 use crate::peers;
 use crate::settings::Settings;
 
-const FIRST_RETRY: Duration = Duration::from_millis(200);
-const LAST_RETRY: Duration = Duration::from_secs(5);
+pub(crate) const FIRST_RETRY: Duration = Duration::from_millis(200);
+pub(crate) const LAST_RETRY: Duration = Duration::from_secs(5);
 pub(crate) const RECONCILE_NETWORK: Duration = Duration::from_secs(60);
 
 /// Runs the node until a signal; its pods and Services outlive it.
@@ -59,6 +61,9 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let kubelet = kubelet_config(&settings, node_ips, client_ca);
     let (client, stop) = (cluster.client.clone(), shutdown.clone());
     tasks.spawn(async move { skep_kubelet::run(client, kubelet, cri, stop).await.context("the kubelet") });
+    let settings = Arc::new(settings);
+    let (client, names, stop) = (cluster.client.clone(), settings.clone(), shutdown.clone());
+    tasks.spawn(async move { dns::run(client, &names, stop).await.context("cluster DNS") });
     let (client, stop) = (cluster.client, shutdown.clone());
     tasks.spawn(async move {
         stop.run_until_cancelled(pod_network(client, &settings, &network_ips))
@@ -177,7 +182,7 @@ async fn pod_network(client: kube::Client, settings: &Settings, node_ips: &[IpAd
     std::fs::create_dir_all(&settings.data_dir).with_context(|| format!("creating {}", settings.data_dir.display()))?;
     std::fs::write(&note, format!("{pod_cidr}\n")).with_context(|| format!("writing {}", note.display()))?;
     let config = network_config(settings, pod_cidr, node_ip);
-    let network = std::sync::Arc::new(tokio::task::spawn_blocking(move || Network::setup(config)).await??);
+    let network = Arc::new(tokio::task::spawn_blocking(move || Network::setup(config)).await??);
     let peers = Peers::new(PeersConfig {
         routing: settings.node_routing,
         node_ips: node_ips.to_vec(),
@@ -189,7 +194,7 @@ async fn pod_network(client: kube::Client, settings: &Settings, node_ips: &[IpAd
 }
 
 /// Repairs the pod network from time to time.
-async fn repair(network: std::sync::Arc<Network>) -> anyhow::Result<()> {
+async fn repair(network: Arc<Network>) -> anyhow::Result<()> {
     loop {
         let worker = network.clone();
         match tokio::task::spawn_blocking(move || worker.reconcile()).await? {

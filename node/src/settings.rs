@@ -99,6 +99,9 @@ pub(crate) struct Options {
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     #[serde(deserialize_with = "list")]
     cluster_dns: Option<Vec<String>>,
+    /// Answer on those of --cluster-dns that are Service addresses; `false` where pods of the cluster do [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    serve_dns: Option<bool>,
     /// DNS domain of the cluster [default: cluster.local]
     #[arg(long, value_name = "DOMAIN")]
     cluster_domain: Option<String>,
@@ -184,6 +187,7 @@ pub(crate) struct Settings {
     pub(crate) vxlan_port: u16,
     pub(crate) pod_mtu: Option<u32>,
     pub(crate) cluster_dns: Vec<IpAddr>,
+    pub(crate) serve_dns: bool,
     pub(crate) cluster_domain: String,
     pub(crate) resolv_conf: PathBuf,
     pub(crate) address: IpAddr,
@@ -243,6 +247,7 @@ impl Options {
             vxlan_port,
             pod_mtu,
             cluster_dns,
+            serve_dns,
             cluster_domain,
             resolv_conf,
             address,
@@ -309,6 +314,7 @@ impl Options {
             vxlan_port,
             pod_mtu: self.pod_mtu,
             cluster_dns,
+            serve_dns: self.serve_dns.unwrap_or(true),
             cluster_domain: self.cluster_domain.unwrap_or_else(|| "cluster.local".to_owned()),
             resolv_conf: self.resolv_conf.unwrap_or_else(|| "/etc/resolv.conf".into()),
             address: self.address.unwrap_or(IpAddr::from([0, 0, 0, 0])),
