@@ -1,5 +1,5 @@
 //! The CNI plugin: one call, one command, JSON in and out.
-//! <https://github.com/containernetworking/cni/blob/spec-v1.0.0/SPEC.md>
+//! <https://github.com/containernetworking/cni/blob/spec-v1.1.0/SPEC.md>
 
 mod protocol;
 
@@ -12,8 +12,8 @@ use ipnet::{IpNet, Ipv4Net};
 use serde_json::{Value, json};
 
 use crate::pod_link::{self, GATEWAY, Wiring};
-use crate::{Error, Ipam, Lease};
-use protocol::{CniError, NetConf, Version, code};
+use crate::{Error, Ipam, Lease, bandwidth};
+use protocol::{CniError, NetConf, PrevResult, Version, code};
 
 /// The plugin's name: its file's in the plugin directory, its `type` in a network configuration.
 pub const PLUGIN_NAME: &str = "skep-cni";
@@ -91,6 +91,7 @@ pub(crate) fn plugin_config(pod_cidr: &IpNet, data_dir: &Path, wiring: Wiring) -
         "podCIDR": pod_cidr,
         "dataDir": data_dir,
         "mtu": wiring.mtu,
+        "capabilities": { "bandwidth": true },
     });
     if let Some(node_ip) = wiring.node_ip {
         config["nodeIP"] = json!(node_ip);
@@ -106,13 +107,16 @@ fn answer(environment: &Environment, stdin: &str) -> Result<Option<Value>, CniEr
     let conf = NetConf::parse(stdin)?;
     let version = conf.version()?;
     let command = environment.command.as_str();
-    if !matches!(command, "ADD" | "DEL" | "CHECK") {
+    if !matches!(command, "ADD" | "DEL" | "CHECK" | "GC" | "STATUS") {
         let message = if command.is_empty() {
             "CNI_COMMAND is not set".to_owned()
         } else {
             format!("unknown CNI_COMMAND {command:?}")
         };
         return Err(CniError::new(code::ENVIRONMENT, message));
+    }
+    if matches!(command, "GC" | "STATUS") {
+        return collect_or_tell(command, &conf, version).map(|()| None);
     }
     for (name, missing) in [
         ("CNI_CONTAINERID", environment.container.is_empty()),
@@ -131,9 +135,9 @@ fn answer(environment: &Environment, stdin: &str) -> Result<Option<Value>, CniEr
     }
     let call = Call::new(environment, &conf)?;
     match command {
-        "ADD" => call.add(version).map(Some),
+        "ADD" => call.add(version, &conf).map(Some),
         "DEL" => call.delete().map(|()| None),
-        _ => call.check().map(|()| None),
+        _ => call.check(&conf).map(|()| None),
     }
 }
 
@@ -146,23 +150,17 @@ struct Call<'a> {
 
 impl<'a> Call<'a> {
     fn new(environment: &'a Environment, conf: &NetConf) -> Result<Self, CniError> {
-        let missing = |key: &str| CniError::new(code::CONFIG, format!("the network configuration has no {key}"));
-        let cidr = match conf.pod_cidr.ok_or_else(|| missing("podCIDR"))? {
-            IpNet::V4(cidr) => cidr,
-            IpNet::V6(cidr) => return Err(CniError::new(code::CONFIG, format!("podCIDR {cidr} must be IPv4"))),
-        };
-        let data_dir = conf.data_dir.as_ref().ok_or_else(|| missing("dataDir"))?;
-        let ipam = Ipam::open(data_dir.join(IPAM_DIR), cidr)?;
-        Ok(Self { environment, ipam, wiring: Wiring { mtu: conf.mtu.unwrap_or(1500), node_ip: conf.node_ip } })
+        let wiring = Wiring { mtu: conf.mtu.unwrap_or(1500), node_ip: conf.node_ip };
+        Ok(Self { environment, ipam: ipam(conf)?, wiring })
     }
-
-    fn add(&self, version: Version) -> Result<Value, CniError> {
+    fn add(&self, version: Version, conf: &NetConf) -> Result<Value, CniError> {
         let Environment { container, namespace, interface, .. } = self.environment;
         let _lock = self.ipam.lock_pod(&pod_link::host_device_name(container, interface))?;
         let (lease, new) = self.ipam.allocate(container, interface, namespace)?;
         // A second ADD for the same interface: what is there and whole is the answer.
         let connected = !new && pod_link::check(&lease, self.wiring).is_ok();
-        if !connected && let Err(error) = pod_link::connect(&lease, self.wiring) {
+        let wired = if connected { Ok(()) } else { pod_link::connect(&lease, self.wiring) };
+        if let Err(error) = wired.and_then(|()| bandwidth::limit(&lease, conf.runtime_config.bandwidth)) {
             // The runtime sends DEL after a failed ADD, but it need not. A device of an earlier ADD goes with the address.
             let released =
                 pod_link::disconnect(container, interface).and_then(|_| self.ipam.release(container, interface));
@@ -183,12 +181,17 @@ impl<'a> Call<'a> {
         Ok(())
     }
 
-    fn check(&self) -> Result<(), CniError> {
+    fn check(&self, conf: &NetConf) -> Result<(), CniError> {
         let Environment { container, interface, namespace, .. } = self.environment;
         let unknown =
             || CniError::new(code::UNKNOWN_CONTAINER, format!("{interface} of container {container} was never added"));
         let lease =
             Lease { namespace: namespace.clone(), ..self.ipam.find(container, interface)?.ok_or_else(unknown)? };
+        let known = |result: &PrevResult| result.ips.iter().any(|ip| ip.address.addr() == lease.address);
+        if conf.prev_result.as_ref().is_some_and(|result| !known(result)) {
+            let message = format!("{interface} has the address {}, which prevResult does not name", lease.address);
+            return Err(CniError::new(code::BROKEN, message));
+        }
         Ok(pod_link::check(&lease, self.wiring)?)
     }
 
@@ -216,6 +219,45 @@ impl<'a> Call<'a> {
             "dns": {},
         })
     }
+}
+
+/// GC and STATUS, which are of no container.
+fn collect_or_tell(command: &str, conf: &NetConf, version: Version) -> Result<(), CniError> {
+    if !version.has_collection() {
+        return Err(CniError::new(code::VERSION, format!("cniVersion {version} does not allow {command}")));
+    }
+    if conf.kind == LOOPBACK_NAME {
+        return Ok(());
+    }
+    let ipam = ipam(conf)?;
+    if command == "STATUS" {
+        let full = |error: Error| CniError::new(code::NOT_AVAILABLE, error.to_string());
+        return ipam.check_room().map_err(full);
+    }
+    let valid = conf.valid_attachments.as_ref().ok_or_else(|| {
+        // Without the list everything would be garbage.
+        CniError::new(code::CONFIG, "the network configuration has no cni.dev/valid-attachments")
+    })?;
+    let is_valid = |lease: &Lease| {
+        valid.iter().any(|valid| valid.container == lease.container && valid.interface == lease.interface)
+    };
+    for lease in ipam.leases()?.iter().filter(|lease| !is_valid(lease)) {
+        let _lock = ipam.lock_pod(&pod_link::host_device_name(&lease.container, &lease.interface))?;
+        pod_link::disconnect(&lease.container, &lease.interface)?;
+        ipam.release(&lease.container, &lease.interface)?;
+    }
+    Ok(())
+}
+
+/// The leases a network configuration speaks of.
+fn ipam(conf: &NetConf) -> Result<Ipam, CniError> {
+    let missing = |key: &str| CniError::new(code::CONFIG, format!("the network configuration has no {key}"));
+    let cidr = match conf.pod_cidr.ok_or_else(|| missing("podCIDR"))? {
+        IpNet::V4(cidr) => cidr,
+        IpNet::V6(cidr) => return Err(CniError::new(code::CONFIG, format!("podCIDR {cidr} must be IPv4"))),
+    };
+    let data_dir = conf.data_dir.as_ref().ok_or_else(|| missing("dataDir"))?;
+    Ok(Ipam::open(data_dir.join(IPAM_DIR), cidr)?)
 }
 
 fn loopback(environment: &Environment, version: Version) -> Result<Option<Value>, CniError> {

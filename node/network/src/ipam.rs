@@ -131,6 +131,15 @@ impl Ipam {
         self.scan()?.into_iter().map(|name| self.read(name)).collect()
     }
 
+    /// Whether there is an address for one more pod.
+    ///
+    /// # Errors
+    /// [`Error::Exhausted`] when there is none.
+    pub fn check_room(&self) -> Result<()> {
+        let _lock = self.lock()?;
+        self.next(&self.scan()?).map(drop)
+    }
+
     /// Removes the directory and with it every lease.
     pub(crate) fn destroy(self) -> Result<()> {
         let lock = self.lock()?;

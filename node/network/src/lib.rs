@@ -10,6 +10,7 @@
 //! for some milliseconds. Works on Linux 5.4 and later; needs CAP_NET_ADMIN and CAP_SYS_ADMIN.
 #![forbid(unsafe_code)]
 
+mod bandwidth;
 mod cni;
 mod error;
 mod files;

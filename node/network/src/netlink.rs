@@ -2,6 +2,7 @@
 //! thread uses it.
 
 mod link;
+mod qdisc;
 mod route;
 mod watch;
 

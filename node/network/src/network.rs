@@ -236,7 +236,8 @@ impl Network {
     fn write_conflist(&self) -> Result<()> {
         let path = self.config.cni_conf_dir.join(CONFLIST_NAME);
         let plugin = cni::plugin_config(&self.config.pod_cidr, &self.config.data_dir, self.wiring);
-        let conflist = json!({ "cniVersion": "1.0.0", "name": "skep", "plugins": [plugin] });
+        let conflist =
+            json!({ "cniVersion": "1.0.0", "cniVersions": ["1.0.0", "1.1.0"], "name": "skep", "plugins": [plugin] });
         let text = format!("{conflist:#}\n");
         if fs::read_to_string(&path).is_ok_and(|present| present == text) {
             return Ok(());

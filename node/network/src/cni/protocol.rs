@@ -8,6 +8,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::bandwidth::Bandwidth;
+
 /// Error codes: below 100 the specification's, from there on ours.
 pub(crate) mod code {
     pub(crate) const VERSION: u32 = 1;
@@ -17,6 +19,8 @@ pub(crate) mod code {
     pub(crate) const DECODE: u32 = 6;
     pub(crate) const CONFIG: u32 = 7;
     pub(crate) const TRY_AGAIN_LATER: u32 = 11;
+    /// STATUS: no ADD can be served.
+    pub(crate) const NOT_AVAILABLE: u32 = 50;
     /// The kernel refused.
     pub(crate) const KERNEL: u32 = 100;
     /// CHECK found something missing.
@@ -52,10 +56,12 @@ pub(crate) enum Version {
     V0_4_0,
     #[serde(rename = "1.0.0")]
     V1_0_0,
+    #[serde(rename = "1.1.0")]
+    V1_1_0,
 }
 
 impl Version {
-    pub(crate) const SUPPORTED: [Self; 4] = [Self::V0_3_0, Self::V0_3_1, Self::V0_4_0, Self::V1_0_0];
+    pub(crate) const SUPPORTED: [Self; 5] = [Self::V0_3_0, Self::V0_3_1, Self::V0_4_0, Self::V1_0_0, Self::V1_1_0];
 
     fn parse(text: &str) -> Option<Self> {
         Self::SUPPORTED.into_iter().find(|version| version.to_string() == text)
@@ -73,6 +79,11 @@ impl Version {
         self >= Self::V0_4_0
     }
 
+    /// GC and STATUS came with 1.1.0.
+    pub(crate) fn has_collection(self) -> bool {
+        self >= Self::V1_1_0
+    }
+
     /// Before 1.0.0 every address says its family.
     pub(crate) fn has_address_families(self) -> bool {
         self < Self::V1_0_0
@@ -86,6 +97,7 @@ impl fmt::Display for Version {
             Self::V0_3_1 => "0.3.1",
             Self::V0_4_0 => "0.4.0",
             Self::V1_0_0 => "1.0.0",
+            Self::V1_1_0 => "1.1.0",
         })
     }
 }
@@ -104,6 +116,42 @@ pub(crate) struct NetConf {
     pub(crate) mtu: Option<u32>,
     #[serde(rename = "nodeIP")]
     pub(crate) node_ip: Option<IpAddr>,
+    #[serde(default)]
+    pub(crate) runtime_config: RuntimeConfig,
+    /// CHECK: what ADD and the plugins after it made.
+    pub(crate) prev_result: Option<PrevResult>,
+    /// GC: what is to stay.
+    #[serde(rename = "cni.dev/valid-attachments")]
+    pub(crate) valid_attachments: Option<Vec<Attachment>>,
+}
+
+/// Values of the capabilities the configuration names.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct RuntimeConfig {
+    #[serde(default)]
+    pub(crate) bandwidth: Bandwidth,
+}
+
+/// What of a result matters here.
+#[derive(Debug, Deserialize)]
+pub(crate) struct PrevResult {
+    #[serde(default)]
+    pub(crate) ips: Vec<PrevAddress>,
+}
+
+/// An address of a result.
+#[derive(Debug, Deserialize)]
+pub(crate) struct PrevAddress {
+    pub(crate) address: IpNet,
+}
+
+/// An interface of a container that is in use.
+#[derive(Debug, PartialEq, Eq, Hash, Deserialize)]
+pub(crate) struct Attachment {
+    #[serde(rename = "containerID")]
+    pub(crate) container: String,
+    #[serde(rename = "ifname")]
+    pub(crate) interface: String,
 }
 
 impl NetConf {
