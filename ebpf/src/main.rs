@@ -12,6 +12,7 @@ mod sock;
 mod sock4;
 mod sock6;
 mod stats;
+mod tc;
 
 /// Nothing here can panic: the verifier would refuse the loop.
 #[cfg(not(test))]

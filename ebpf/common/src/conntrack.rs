@@ -361,9 +361,19 @@ mod tests {
 
     #[test]
     fn seals_cover_the_key_and_everything_that_steers() {
-        let flow =
-            Flow { used: 1, state: 1, backend: 1, service: 2, seal: 0, to: [1; 4], from: [2; 4], to_port: 3, from_port: 4, pad: 0 }
-                .sealed(&TUPLE);
+        let flow = Flow {
+            used: 1,
+            state: 1,
+            backend: 1,
+            service: 2,
+            seal: 0,
+            to: [1; 4],
+            from: [2; 4],
+            to_port: 3,
+            from_port: 4,
+            pad: 0,
+        }
+        .sealed(&TUPLE);
         assert!(flow.is_sealed_for(&TUPLE));
         assert!(Flow { used: 2, state: 2, ..flow }.is_sealed_for(&TUPLE));
         assert!(!flow.is_sealed_for(&TUPLE.reversed()));

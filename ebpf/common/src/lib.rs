@@ -17,6 +17,8 @@
 //! their key and fields. A program copies the value, recomputes the seal and looks again when it does not match.
 #![cfg_attr(not(test), no_std)]
 
+pub mod conntrack;
+pub mod packet;
 pub mod service;
 
 pub use service::{

@@ -15,8 +15,8 @@ use super::{
     send::{self, Way},
 };
 
-/// Translates the error and sends it on its way.
-#[inline(always)]
+/// Translates the error and sends it on its way. A function of its own: it is rare, and has a stack of its own.
+#[inline(never)]
 pub(super) fn translate(ctx: &TcContext, scratch: &mut Scratch) -> i32 {
     let Scratch { packet, flow, flow_key: key, reply, route, outer, .. } = scratch;
     *key = packet.tuple.reversed();

@@ -11,7 +11,7 @@ use skep_ebpf_common::{
 use super::maps::FRAGMENTS;
 
 /// Headers of IPv6 that may come before the transport's; more than that is nobody's honest packet.
-const MAX_EXTENSIONS: u32 = 6;
+const MAX_EXTENSIONS: u32 = 4;
 
 /// What was recognised.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -102,6 +102,12 @@ pub(super) fn parse(ctx: &TcContext, packet: &mut Packet) -> Kind {
         _ => return Kind::Other,
     }
     if !ip(ctx, ETHERNET, packet) || packet.end > ctx.len() {
+        return Kind::Other;
+    }
+    // Nobody sends from there; the stack has its own word on such packets.
+    let source = &packet.tuple.source;
+    let first = if packet.ip6 { source[0] } else { source[3] }.to_ne_bytes()[0];
+    if first == 0xff || (!packet.ip6 && matches!(first, 0 | 127 | 224..)) {
         return Kind::Other;
     }
     match packet.tuple.protocol {

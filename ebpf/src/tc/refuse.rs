@@ -32,15 +32,16 @@ type Result<T = (), E = i64> = core::result::Result<T, E>;
 /// Hops the answer may take.
 const TTL: u8 = 64;
 
-/// Answers a packet.
-#[inline(always)]
+/// Answers a packet. A function of its own: it is rare, and has a stack of its own.
+#[inline(never)]
 pub(super) fn refuse(ctx: &TcContext, scratch: &mut Scratch) -> i32 {
     let Scratch { packet, head, quote, .. } = scratch;
     let header = if packet.ip6 { 40 } else { 20 };
     if packet.piece != Piece::Whole || packet.l4 != ETHERNET + header || packet.flags & tcp_flags::RST != 0 {
         return dropped(Drop::RefusedSilently);
     }
-    let done = if packet.tuple.protocol == UDP { unreachable(ctx, packet, head, quote) } else { reset(ctx, packet, head) };
+    let done =
+        if packet.tuple.protocol == UDP { unreachable(ctx, packet, head, quote) } else { reset(ctx, packet, head) };
     if done.is_err() {
         return dropped(Drop::Rewrite);
     }
@@ -65,13 +66,8 @@ fn reset(ctx: &TcContext, packet: &Packet, segment: &mut [u32; 5]) -> Result {
         let next = u32::from_be(header[1]).wrapping_add(length);
         (0, next.to_be(), tcp_flags::RST | tcp_flags::ACK)
     };
-    *segment = [
-        header[0].rotate_left(16),
-        sequence,
-        acknowledged,
-        (0x5000_0000_u32 | (u32::from(answer) << 16)).to_be(),
-        0,
-    ];
+    *segment =
+        [header[0].rotate_left(16), sequence, acknowledged, (0x5000_0000_u32 | (u32::from(answer) << 16)).to_be(), 0];
     let pseudo = pseudo(packet, packet.tuple.protocol, 20);
     let check = if partial { fold(pseudo) } else { !fold(pseudo + sum(segment)?) };
     segment[4] = u32::from(check);
@@ -106,7 +102,11 @@ fn unreachable(ctx: &TcContext, packet: &Packet, head: &mut [u32; 5], quote: &mu
     if packet.ip6 {
         ctx.store((packet.l4 + 8) as usize, quote, 0)?;
     } else {
-        ctx.store((packet.l4 + 8) as usize, &[quote[0], quote[1], quote[2], quote[3], quote[4], quote[5], quote[6]], 0)?;
+        ctx.store(
+            (packet.l4 + 8) as usize,
+            &[quote[0], quote[1], quote[2], quote[3], quote[4], quote[5], quote[6]],
+            0,
+        )?;
     }
     turn(ctx, packet, protocol, length)
 }
@@ -165,9 +165,7 @@ fn pseudo(packet: &Packet, protocol: u8, length: u16) -> u64 {
 #[inline(always)]
 fn sum<const N: usize>(words: &[u32; N]) -> Result<u64> {
     // SAFETY: the words lie on the stack; nothing is taken off.
-    let sum = unsafe {
-        bpf_csum_diff(ptr::null_mut(), 0, ptr::from_ref(words).cast_mut().cast(), (N * 4) as u32, 0)
-    };
+    let sum = unsafe { bpf_csum_diff(ptr::null_mut(), 0, ptr::from_ref(words).cast_mut().cast(), (N * 4) as u32, 0) };
     if sum < 0 { Err(sum) } else { Ok(sum as u64 & 0xffff_ffff) }
 }
 

@@ -115,7 +115,8 @@ fn address(
             return Err(change);
         }
         let change = change as u64;
-        if flags & u64::from(BPF_F_PSEUDO_HDR) == 0 || ctx.l4_csum_replace(check as usize, 0, change, flags | IP6).is_err()
+        if flags & u64::from(BPF_F_PSEUDO_HDR) == 0
+            || ctx.l4_csum_replace(check as usize, 0, change, flags | IP6).is_err()
         {
             ctx.l4_csum_replace(check as usize, 0, change, flags)?;
         }

@@ -23,7 +23,7 @@ use super::{
 use crate::lookup::{self, Chosen, Client, Origin, Reason, Verdict};
 
 /// How many source ports are tried before a flow is given up.
-const ATTEMPTS: u32 = 16;
+const ATTEMPTS: u32 = 8;
 
 /// The entry of the other direction is looked after once in so many nanoseconds.
 const CARE: u64 = 1_000_000_000;

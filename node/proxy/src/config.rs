@@ -1,6 +1,6 @@
 //! What can be chosen.
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
 /// Configuration of the service data plane.
 #[derive(Clone, Debug)]
@@ -11,6 +11,9 @@ pub struct Config {
     pub cgroup_root: Option<PathBuf>,
     /// This node's name; decides which endpoints are local for `internalTrafficPolicy: Local`.
     pub node_name: Option<String>,
+    /// Which of this node's addresses serve node ports: those in one of these ranges (address and length of the prefix).
+    /// Default: none given, which means all.
+    pub node_port_addresses: Vec<(IpAddr, u8)>,
     /// Size of the Maglev table from which traffic from outside the cluster chooses its backend: one of
     /// [`crate::maglev::SIZES`], the same on all nodes. Zero, the default, chooses at random.
     pub maglev: u32,
@@ -24,6 +27,7 @@ impl Default for Config {
             bpf_root: PathBuf::from("/sys/fs/bpf/skep"),
             cgroup_root: None,
             node_name: None,
+            node_port_addresses: Vec::new(),
             maglev: 0,
             maps: MapSizes::default(),
         }

@@ -20,7 +20,7 @@ use crate::{Error, MapSizes, Result};
 pub(crate) const LOGS: &str = "AYA_LOGS";
 
 /// Every map that is pinned, with its configured capacity (`None`: the object's own).
-pub(crate) fn pinned(sizes: &MapSizes) -> [(&'static str, Option<u32>); 14] {
+pub(crate) fn pinned(sizes: &MapSizes) -> [(&'static str, Option<u32>); 19] {
     [
         // A service port has one or two frontends; with node ports and load balancers some have four.
         ("FRONTENDS", Some(sizes.services.saturating_mul(4))),
@@ -36,6 +36,12 @@ pub(crate) fn pinned(sizes: &MapSizes) -> [(&'static str, Option<u32>); 14] {
         ("STICKY", Some(sizes.sticky)),
         ("UDP_PEERS", Some(sizes.udp_peers)),
         ("TCP_PEERS", Some(sizes.tcp_peers)),
+        // Flows of the per-packet path.
+        ("FLOWS", Some(sizes.tcp_peers.saturating_mul(2))),
+        ("REPLIES", Some(sizes.tcp_peers.saturating_mul(2))),
+        ("FRAGMENTS", None),
+        ("NODE", None),
+        ("PACKET_DROPS", None),
         (LOGS, None),
     ]
 }

@@ -37,6 +37,7 @@ pub struct Metrics {
     pub(crate) service_changes_pending: Gauge,
     pub(crate) last_sync: Gauge<f64, AtomicU64>,
     pub(crate) failures: Counter,
+    pub(crate) mended: Counter,
     pub(crate) updates: Counter,
     pub(crate) deletes: Counter,
     entries: Family<MapLabel, Gauge<i64, AtomicI64>>,
@@ -62,6 +63,7 @@ impl Default for Metrics {
             service_changes_pending: Gauge::default(),
             last_sync: Gauge::default(),
             failures: Counter::default(),
+            mended: Counter::default(),
             updates: Counter::default(),
             deletes: Counter::default(),
             entries: Family::default(),
@@ -116,6 +118,7 @@ impl Metrics {
             self.change.clone(),
         );
         own.register("failures", "Changes that could not be written and are tried again", self.failures.clone());
+        own.register("map_entries_mended", "Map entries somebody else changed, put right", self.mended.clone());
         own.register("map_updates", "Map entries written", self.updates.clone());
         own.register("map_deletes", "Map entries removed", self.deletes.clone());
         own.register("map_entries", "Entries in a map", self.entries.clone());

@@ -8,6 +8,7 @@
 //! Cost: proportional to the service that changes. The mirror kept here never asks the maps after it was read once.
 
 mod addresses;
+mod check;
 mod ids;
 mod plan;
 mod recover;

@@ -2,7 +2,10 @@
 
 mod watch;
 
-use std::path::{Path, PathBuf};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use prometheus_client::registry::Registry;
 
@@ -20,6 +23,7 @@ pub struct Proxy {
     programmer: Programmer,
     attachments: Vec<(&'static str, Attachment)>,
     node_name: Option<String>,
+    node_port_addresses: Vec<(IpAddr, u8)>,
     maglev: u32,
     metrics: Metrics,
     log: KernelLog,
@@ -67,6 +71,7 @@ impl Proxy {
             programmer,
             attachments,
             node_name: config.node_name,
+            node_port_addresses: config.node_port_addresses,
             maglev: config.maglev,
             metrics,
             log,

@@ -1,4 +1,5 @@
-//! The few BPF calls aya has no safe form for: batches of map elements, and opening a pin without knowing what it is.
+//! The few system calls without a safe form: batches of map elements, opening a pin without knowing what it is, and what the
+//! kernel says of this network namespace.
 //!
 //! Audit: the only module of this crate with `unsafe`. Those that call `bpf(2)` pass pointers to buffers they borrow for the
 //! duration of the call, with lengths taken from those buffers.
@@ -8,6 +9,7 @@ use std::{
     ffi::CString,
     io,
     mem::{MaybeUninit, size_of},
+    net::IpAddr,
     os::{
         fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
         unix::ffi::OsStrExt,
@@ -19,6 +21,9 @@ use aya::Pod;
 use aya_log::EbpfLogger;
 use log::Log;
 use tokio::io::{Interest, unix::AsyncFd};
+
+/// `SO_NETNS_COOKIE`, which libc does not name everywhere.
+const SO_NETNS_COOKIE: libc::c_int = 71;
 
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_MAP_LOOKUP_BATCH: libc::c_int = 24;
@@ -162,4 +167,95 @@ pub(crate) fn lift_memlock_limit() {
     let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
     // SAFETY: the pointer is to a live rlimit for the duration of the call.
     unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
+}
+
+/// The kernel's number of the calling thread's network namespace. Minimum kernel: 5.14; zero before that.
+pub(crate) fn netns_cookie() -> u64 {
+    let Ok(socket) = std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0)) else { return 0 };
+    let mut cookie = 0_u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: both pointers are to live variables, and the length is that of the first.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { cookie } else { 0 }
+}
+
+/// Every address of every interface in the calling thread's network namespace.
+pub(crate) fn interface_addresses() -> io::Result<Vec<IpAddr>> {
+    let mut first: *mut libc::ifaddrs = std::ptr::null_mut();
+    // SAFETY: the pointer is to a live variable; what it receives is freed below.
+    if unsafe { libc::getifaddrs(&raw mut first) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut addresses = Vec::new();
+    let mut next = first;
+    while !next.is_null() {
+        // SAFETY: the list stays until it is freed below, and its links lead to elements or to null.
+        let entry = unsafe { &*next };
+        if !entry.ifa_addr.is_null() {
+            // SAFETY: an address is of the type its family names, and lives as long as the list.
+            match i32::from(unsafe { (*entry.ifa_addr).sa_family }) {
+                libc::AF_INET => {
+                    // SAFETY: as above.
+                    let address = unsafe { entry.ifa_addr.cast::<libc::sockaddr_in>().read_unaligned() };
+                    addresses.push(IpAddr::from(address.sin_addr.s_addr.to_ne_bytes()));
+                }
+                libc::AF_INET6 => {
+                    // SAFETY: as above.
+                    let address = unsafe { entry.ifa_addr.cast::<libc::sockaddr_in6>().read_unaligned() };
+                    addresses.push(IpAddr::from(address.sin6_addr.s6_addr));
+                }
+                _ => {}
+            }
+        }
+        next = entry.ifa_next;
+    }
+    // SAFETY: the list came from `getifaddrs` and is freed once.
+    unsafe { libc::freeifaddrs(first) };
+    Ok(addresses)
+}
+
+/// A socket that becomes readable when an address of an interface comes or goes. Must be called in a tokio runtime with I/O
+/// enabled.
+pub(crate) fn address_news() -> io::Result<AsyncFd<OwnedFd>> {
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: a plain call; the descriptor it returns is nobody else's.
+    let socket = unsafe {
+        match libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE) {
+            -1 => return Err(io::Error::last_os_error()),
+            fd => OwnedFd::from_raw_fd(fd),
+        }
+    };
+    // SAFETY: any bytes, zeros too, are a value of it.
+    let mut address: libc::sockaddr_nl = unsafe { MaybeUninit::zeroed().assume_init() };
+    address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
+    address.nl_groups = (libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR) as u32;
+    let length = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
+    // SAFETY: the pointer is to a live address of that length.
+    if unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: an owned descriptor names the same socket until it is dropped, after it was deregistered.
+    unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }.map_err(io::Error::from)
+}
+
+/// Takes what is waiting on such a socket; what it says does not matter.
+pub(crate) fn drain(socket: BorrowedFd<'_>) {
+    let mut buffer = [0_u8; 4096];
+    loop {
+        // SAFETY: the buffer lives and has that length.
+        let got = unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+        // Lost messages (ENOBUFS) are news like any other.
+        let lost = got < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ENOBUFS);
+        if got <= 0 && !lost {
+            return;
+        }
+    }
 }

@@ -9,3 +9,5 @@ mod errors;
 mod flows;
 #[path = "packets/rig.rs"]
 mod rig;
+#[path = "packets/traffic.rs"]
+mod traffic;

@@ -11,7 +11,10 @@ use std::{
 
 use futures::StreamExt;
 use jiff::Timestamp;
-use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use k8s_openapi::api::{
+    core::v1::{Node, Service},
+    discovery::v1::EndpointSlice,
+};
 use kube::{
     Api,
     runtime::{WatchStreamExt, watcher},
@@ -23,6 +26,7 @@ use self::claims::{Claims, Released};
 use super::Proxy;
 use crate::{
     Error, Metrics, Programmer, Result, bpffs,
+    node::NodeAddresses,
     programmer::Writes,
     service::{Frontend, Service as Desired, ServicePort},
     tracker::{HEADLESS, SERVICE_PROXY_NAME, ServiceKey, Tracker, key_of},
@@ -37,6 +41,12 @@ const NEARLY_FULL: usize = 90;
 /// Annotation with the time of the change that made the controller write a slice.
 const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
+/// How often the maps are compared with what was written.
+const CHECK: Duration = Duration::from_secs(60);
+
+/// Label of a Node: the zone it is in.
+const ZONE: &str = "topology.kubernetes.io/zone";
+
 /// How many services are written before other tasks get a turn.
 const CHUNK: usize = 256;
 
@@ -48,17 +58,27 @@ impl Proxy {
     /// # Errors
     /// None at present: trouble with the API or with maps is logged, counted and tried again.
     pub async fn run(self, client: kube::Client, shutdown: CancellationToken) -> Result<()> {
-        let Self { programmer, node_name, maglev, metrics, log, bpf_root, _lock: lock, .. } = self;
+        let Self { programmer, node_name, node_port_addresses, maglev, metrics, log, bpf_root, _lock: lock, .. } = self;
         let config = watcher::Config::default().labels(&format!("!{SERVICE_PROXY_NAME},!{HEADLESS}"));
         let mut services = pin!(watcher(Api::<Service>::all(client.clone()), config.clone()).default_backoff());
-        let mut slices = pin!(watcher(Api::<EndpointSlice>::all(client), config).default_backoff());
+        let mut slices = pin!(watcher(Api::<EndpointSlice>::all(client.clone()), config).default_backoff());
+        // Its label says the zone it is in. Without a name there is no such Node, and nothing comes.
+        let own = node_name.as_deref().unwrap_or_default();
+        let own = watcher::Config::default().fields(&format!("metadata.name={own}"));
+        let mut node = pin!(watcher(Api::<Node>::all(client), own).default_backoff());
+        let addresses = NodeAddresses::new(node_port_addresses)
+            .inspect_err(|error| tracing::error!(%error, "this node's addresses cannot be followed: no node ports"))
+            .ok();
         let mut kernel_log = pin!(async {
             if let Err(error) = log.forward().await {
                 tracing::warn!(%error, "the kernel programs' log cannot be read");
             }
             std::future::pending::<()>().await;
         });
+        let named = node_name.is_some();
         let mut keeper = Keeper::new(Tracker::new(node_name, maglev), programmer, metrics, bpf_root);
+        keeper.note_addresses(addresses.as_ref());
+        let mut check_at = Instant::now() + CHECK;
         loop {
             let retry_at = keeper.retry_at;
             let retry = async {
@@ -78,6 +98,15 @@ impl Proxy {
                     Ok(event) => keeper.slice_event(event).await,
                     Err(error) => tracing::warn!(%error, "watching EndpointSlices failed, trying again"),
                 },
+                Some(event) = node.next(), if named => match event {
+                    Ok(event) => keeper.node_event(event).await,
+                    Err(error) => tracing::warn!(%error, "watching this Node failed, trying again"),
+                },
+                () = news(addresses.as_ref()) => keeper.note_addresses(addresses.as_ref()),
+                () = sleep_until(check_at.into()) => {
+                    keeper.check();
+                    check_at = Instant::now() + CHECK;
+                }
                 () = &mut kernel_log => {}
                 () = retry => {
                     let again: Vec<ServiceKey> = keeper.failed.iter().cloned().collect();
@@ -90,6 +119,17 @@ impl Proxy {
         drop(lock);
         Ok(())
     }
+}
+
+/// Waits for news of the node's addresses.
+async fn news(addresses: Option<&NodeAddresses>) {
+    if let Some(addresses) = addresses {
+        match addresses.changed().await {
+            Ok(()) => return,
+            Err(error) => tracing::error!(%error, "this node's addresses cannot be followed any more"),
+        }
+    }
+    std::future::pending().await
 }
 
 /// Joins what the API says with what is programmed.
@@ -199,6 +239,39 @@ impl Keeper {
         if let (true, true, Some(time)) = (any, self.ready(), triggered) {
             let latency = Timestamp::now().duration_since(time).as_secs_f64();
             self.metrics.latency.observe(latency.max(0.0));
+        }
+    }
+
+    async fn node_event(&mut self, event: watcher::Event<Node>) {
+        let (watcher::Event::Apply(node) | watcher::Event::InitApply(node)) = event else { return };
+        let zone = node.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE)).cloned();
+        if self.tracker.set_zone(zone) {
+            let all = self.tracker.services().cloned().collect();
+            self.serve(all).await;
+        }
+    }
+
+    /// Writes which addresses are this node's.
+    fn note_addresses(&mut self, addresses: Option<&NodeAddresses>) {
+        let Some(addresses) = addresses else { return };
+        let before = self.programmer.writes();
+        match addresses.read() {
+            Ok(addresses) => {
+                if let Err(error) = self.programmer.set_node_addresses(&addresses) {
+                    self.metrics.failures.inc();
+                    tracing::error!(error = %chain(&error), "this node's addresses cannot be written");
+                }
+            }
+            Err(error) => tracing::error!(%error, "this node's addresses cannot be read"),
+        }
+        self.count_writes(before);
+    }
+
+    /// Puts right what somebody else did to the maps.
+    fn check(&mut self) {
+        match self.programmer.check() {
+            Ok(mended) => drop(self.metrics.mended.inc_by(mended as u64)),
+            Err(error) => tracing::error!(error = %chain(&error), "the service maps cannot be checked"),
         }
     }
 

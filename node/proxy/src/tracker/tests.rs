@@ -160,3 +160,160 @@ fn slices_of_other_address_types_and_ports_without_number_are_left_out() {
     tracker.apply_slice(&slice("a", "web", json!([{ "addresses": ["10.0.0.1"] }]), ports));
     assert_eq!(backends(&tracker), [""; 0]);
 }
+
+/// An endpoint of the table below: its state, whether it is on this node, and whom its hints mean.
+struct Row {
+    state: &'static str,
+    here: bool,
+    zones: &'static [&'static str],
+    nodes: &'static [&'static str],
+}
+
+const fn row(state: &'static str, here: bool) -> Row {
+    Row { state, here, zones: &[], nodes: &[] }
+}
+
+const fn zoned(state: &'static str, here: bool, zones: &'static [&'static str]) -> Row {
+    Row { state, here, zones, nodes: &[] }
+}
+
+const fn noded(state: &'static str, nodes: &'static [&'static str], zones: &'static [&'static str]) -> Row {
+    Row { state, here: false, zones, nodes }
+}
+
+/// What `rows`, numbered from 1, leave for policy `Cluster` and for policy `Local`.
+fn categorized(rows: &[Row], zone: Option<&str>) -> (Vec<u8>, Vec<u8>) {
+    let mut tracker = Tracker::new(Some("here".into()), 0);
+    tracker.set_zone(zone.map(Into::into));
+    let mut service = web();
+    let spec = service.spec.as_mut().unwrap();
+    spec.internal_traffic_policy = Some("Local".into());
+    tracker.apply_service(&service);
+    let endpoints: Vec<Value> = rows
+        .iter()
+        .enumerate()
+        .map(|(n, row)| {
+            let (ready, serving, terminating) = match row.state {
+                "ready" => (true, true, false),
+                "leaving" => (false, true, true),
+                "gone" => (false, false, true),
+                "unready" => (false, false, false),
+                "published" => (true, false, true),
+                other => panic!("{other}"),
+            };
+            let names = |names: &[&str]| names.iter().map(|name| json!({ "name": name })).collect::<Vec<_>>();
+            json!({ "addresses": [format!("10.0.0.{}", n + 1)], "nodeName": if row.here { "here" } else { "there" },
+                "conditions": { "ready": ready, "serving": serving, "terminating": terminating },
+                "hints": { "forZones": names(row.zones), "forNodes": names(row.nodes) } })
+        })
+        .collect();
+    tracker.apply_slice(&slice("a", "web", json!(endpoints), http(80)));
+    let (_, service) = tracker.desired(&key()).swap_remove(0);
+    let numbers = |backends: &[crate::Backend]| backends.iter().map(|b| last(b.address.ip())).collect();
+    (numbers(&service.cluster), numbers(&service.local))
+}
+
+fn last(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(address) => address.octets()[3],
+        IpAddr::V6(address) => address.octets()[15],
+    }
+}
+
+#[test]
+fn endpoints_are_sorted_as_upstreams_proxy_does() {
+    const A: &[&str] = &["a"];
+    const B: &[&str] = &["b"];
+    // Endpoints, the zone of this node, those for policy Cluster, those for policy Local.
+    type Case<'a> = (&'a [Row], Option<&'a str>, &'a [u8], &'a [u8]);
+    let cases: [Case<'_>; 17] = [
+        (&[], None, &[], &[]),
+        (&[row("ready", true), row("ready", false)], None, &[1, 2], &[1]),
+        (&[row("ready", false)], None, &[1], &[]),
+        // Readiness before termination, here and in the cluster by themselves.
+        (&[row("leaving", true), row("ready", false)], None, &[2], &[1]),
+        (&[row("leaving", true), row("leaving", false)], None, &[1, 2], &[1]),
+        (&[row("leaving", false), row("unready", true)], None, &[1], &[]),
+        (&[row("gone", true), row("unready", true)], None, &[], &[]),
+        (&[row("published", true), row("leaving", true)], None, &[1], &[1]),
+        // Hints for zones: only if all ready ones have them and one is for here.
+        (&[zoned("ready", true, A), zoned("ready", false, B)], Some("a"), &[1], &[1]),
+        (&[zoned("ready", true, A), zoned("ready", false, B)], Some("b"), &[2], &[1]),
+        (&[zoned("ready", true, A), zoned("ready", false, B)], Some("c"), &[1, 2], &[1]),
+        (&[zoned("ready", true, A), zoned("ready", false, B)], None, &[1, 2], &[1]),
+        (&[zoned("ready", true, A), row("ready", false)], Some("a"), &[1, 2], &[1]),
+        // Those that are not ready have no say, and the last resort knows no hints.
+        (&[zoned("ready", false, A), row("unready", false)], Some("a"), &[1], &[]),
+        (&[zoned("leaving", false, B), zoned("leaving", false, A)], Some("a"), &[1, 2], &[]),
+        // Hints for nodes go before those for zones, which are followed when no node is meant.
+        (&[noded("ready", &["here"], B), noded("ready", &["there"], A)], Some("a"), &[1], &[]),
+        (&[noded("ready", &["x"], B), noded("ready", &["there"], A)], Some("a"), &[2], &[]),
+    ];
+    for (n, (rows, zone, cluster, local)) in cases.into_iter().enumerate() {
+        assert_eq!(categorized(rows, zone), (cluster.to_vec(), local.to_vec()), "case {n}");
+    }
+}
+
+#[test]
+fn every_kind_of_frontend_is_read_for_its_family() {
+    let mut tracker = Tracker::new(None, 251);
+    let mut dual = service(json!({ "type": "LoadBalancer",
+        "clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00::1"], "ipFamilies": ["IPv4", "IPv6"],
+        "externalIPs": ["192.0.2.1"], "externalTrafficPolicy": "Local", "sessionAffinity": "ClientIP",
+        "loadBalancerSourceRanges": ["203.0.113.77/24", " 2001:db8::/32"],
+        "ports": [{ "name": "http", "port": 80, "nodePort": 30080, "targetPort": "web" }] }));
+    dual.status = serde_json::from_value(json!({ "loadBalancer": { "ingress": [
+        { "ip": "198.51.100.1", "ipMode": "VIP" }, { "ip": "198.51.100.2", "ipMode": "Proxy" },
+        { "ip": "2001:db8::5" }, { "hostname": "balancer.example" } ] } }))
+    .unwrap();
+    tracker.apply_service(&dual);
+    let desired = tracker.desired(&key());
+    let shown: Vec<Vec<String>> = desired
+        .iter()
+        .map(|(_, service)| service.frontends.iter().map(|(at, kind)| format!("{kind:?} {at}")).collect())
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            vec![
+                "NodePort 0.0.0.0:30080/TCP",
+                "ClusterIP 10.96.0.1:80/TCP",
+                "ExternalIP 192.0.2.1:80/TCP",
+                "LoadBalancer 198.51.100.1:80/TCP",
+            ],
+            vec!["NodePort [::]:30080/TCP", "LoadBalancer [2001:db8::5]:80/TCP", "ClusterIP [fd00::1]:80/TCP"],
+        ]
+    );
+    for (n, range) in [("203.0.113.0", 24), ("2001:db8::", 32)].into_iter().enumerate() {
+        let service = &desired[n].1;
+        assert_eq!(service.source_ranges, [(range.0.parse().unwrap(), range.1)]);
+        assert!(service.external_local && !service.internal_local);
+        assert_eq!((service.affinity, service.maglev), (Some(10_800), 251));
+    }
+
+    // A Service that nobody outside can reach has no policy for them.
+    let mut inner = web();
+    inner.spec.as_mut().unwrap().external_traffic_policy = Some("Local".into());
+    tracker.apply_service(&inner);
+    assert!(tracker.desired(&key()).iter().all(|(_, service)| !service.external_local && service.maglev == 0));
+}
+
+#[test]
+fn a_dual_stack_service_has_the_endpoints_of_each_family_and_none_by_name() {
+    let mut tracker = Tracker::default();
+    tracker.apply_service(&service(json!({ "clusterIPs": ["10.96.0.1", "fd00::1"],
+        "ports": [{ "name": "http", "port": 80 }] })));
+    tracker.apply_slice(&slice("four", "web", json!([{ "addresses": ["10.0.0.1"] }]), http(80)));
+    let mut six = slice("six", "web", json!([{ "addresses": ["fd00::9"] }]), http(80));
+    six.address_type = "IPv6".into();
+    tracker.apply_slice(&six);
+    let mut named = slice("named", "web", json!([{ "addresses": ["example.com"] }]), http(80));
+    named.address_type = "FQDN".into();
+    tracker.apply_slice(&named);
+    let backends: Vec<Vec<String>> = tracker
+        .desired(&key())
+        .iter()
+        .map(|(_, service)| service.cluster.iter().map(|backend| backend.address.to_string()).collect())
+        .collect();
+    assert_eq!(backends, [["10.0.0.1:80"], ["[fd00::9]:80"]]);
+}

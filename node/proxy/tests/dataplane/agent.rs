@@ -44,6 +44,8 @@ pub(crate) enum Request {
     UdpSend { socket: String, to: SocketAddr, mapped: bool },
     /// Send one datagram from each of so many new sockets.
     UdpFresh { to: SocketAddr, times: usize },
+    /// The cookie of the network namespace.
+    NetnsCookie,
     /// Load the data plane and serve one TCP port, as a daemon would; with `churn` the backends are exchanged, one half for
     /// the other, without end.
     Load { churn: bool, bpf_root: PathBuf, cgroup: PathBuf, vip: SocketAddrV4, backends: Vec<SocketAddrV4> },
@@ -59,6 +61,8 @@ pub(crate) struct Answer {
     pub(crate) peer: Option<String>,
     /// What recvfrom showed.
     pub(crate) source: Option<String>,
+    /// The number asked for.
+    pub(crate) number: u64,
 }
 
 impl Answer {
@@ -216,6 +220,7 @@ impl State {
                 let result = sent.and_then(|_| receive(socket, &mut answer.source));
                 answer.count(result);
             }
+            Request::NetnsCookie => answer.number = netns_cookie(),
             Request::UdpFresh { to, times } => {
                 for _ in 0..times {
                     let socket = udp(to.is_ipv6());
@@ -271,6 +276,24 @@ impl Load {
         self.threads.into_iter().for_each(|thread| thread.join().unwrap());
         self.answer.lock().unwrap().clone()
     }
+}
+
+fn netns_cookie() -> u64 {
+    let socket = udp(false);
+    let (mut cookie, mut length) = (0_u64, 8);
+    // SAFETY: both pointers are to live variables, and the length is that of the first.
+    let result = unsafe {
+        // SO_NETNS_COOKIE
+        libc::getsockopt(
+            std::os::fd::AsRawFd::as_raw_fd(&socket),
+            libc::SOL_SOCKET,
+            71,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    assert_eq!(result, 0);
+    cookie
 }
 
 fn serve(at: SocketAddr) {

@@ -8,8 +8,8 @@ use std::{
 use aya::maps::{HashMap, Map, MapData};
 use proptest::{prelude::*, test_runner::TestRunner};
 use skep_ebpf_common::{
-    Address, AddressValue, BackendValue, FrontendKey, FrontendValue, SlotKey, SlotValue, address_bits, kind, mapped,
-    port,
+    Address, AddressValue, BackendValue, FrontendKey, FrontendValue, ServiceValue, SlotKey, SlotValue, address_bits,
+    kind, mapped, port,
 };
 use skep_proxy::{
     Error, Family, Frontend, Kind, MapSizes, Protocol, Proxy, Service, ServicePort, ServiceTable,
@@ -124,6 +124,7 @@ fn any_sequence_of_changes_leaves_what_a_rebuild_would() {
                 }
             }
             expect_exactly(&ground, &table);
+            assert_eq!(proxy.programmer().check().unwrap(), 0, "the self-check has nothing to mend");
             drop(proxy);
             Ok(())
         })
@@ -217,6 +218,33 @@ fn leftovers_of_a_change_that_was_cut_short_are_removed_and_holes_are_filled() {
     proxy.sync(&table).unwrap();
     assert!(proxy.programmer().writes().updates > 0);
     expect_exactly(&ground, &table);
+}
+
+#[test]
+fn what_somebody_else_changed_in_the_maps_is_mended() {
+    let ground = Ground::new();
+    let table: ServiceTable = (0..4).map(|n| (at(n), service(n, 0..4))).collect();
+    let mut proxy = ground.load();
+    proxy.sync(&table).unwrap();
+    let whole = entries(&ground);
+    let root = ground.bpf_root();
+    let mut frontends: HashMap<MapData, FrontendKey, FrontendValue> = open(&root, "FRONTENDS");
+    let mut slots: HashMap<MapData, SlotKey, SlotValue> = open(&root, "SLOTS");
+    let mut backends: HashMap<MapData, u32, BackendValue> = open(&root, "BACKENDS");
+    let mut addresses: HashMap<MapData, Address, AddressValue> = open(&root, "ADDRESSES");
+    let mut services: HashMap<MapData, u32, ServiceValue> = open(&root, "SERVICES");
+    // One entry gone, one changed and one too many, in five maps.
+    frontends.remove(&frontends.keys().next().unwrap().unwrap()).unwrap();
+    let slot = slots.keys().next().unwrap().unwrap();
+    slots.insert(slot, SlotValue::sealed(&slot, 77), 0).unwrap();
+    backends.insert(900, BackendValue::sealed(900, 1, mapped(1), port(80), 0), 0).unwrap();
+    addresses.remove(&addresses.keys().next().unwrap().unwrap()).unwrap();
+    let id = services.keys().next().unwrap().unwrap();
+    services.insert(id, ServiceValue::default().sealed(id), 0).unwrap();
+    assert_eq!(proxy.programmer().check().unwrap(), 5);
+    expect_exactly(&ground, &table);
+    assert_eq!(entries(&ground), whole);
+    assert_eq!(proxy.programmer().check().unwrap(), 0);
 }
 
 #[test]

@@ -78,7 +78,8 @@ fn errors_about_other_packets_and_broken_ones_pass_untouched() {
         assert_eq!(rig.run("from_device", &frame), (NEXT, frame.clone()));
         // Cut short at every length.
         let frame = error(seen.to.ip(), seen.from.ip(), kind, code, &forwarded, 8);
-        for length in 14..frame.len() {
+        // (Newer kernels refuse to run a program on less than a whole IP header.)
+        for length in net.shortest()..frame.len() {
             let cut = &frame[..length];
             assert_eq!(rig.run("from_device", cut), (NEXT, cut.to_vec()), "{length} bytes");
         }

@@ -35,6 +35,13 @@ pub(crate) struct Net {
     pub(crate) there: &'static str,
 }
 
+impl Net {
+    /// The shortest frame of this family that the kernel runs a program on: an Ethernet and an IP header.
+    pub(crate) fn shortest(&self) -> usize {
+        if self.node.starts_with('[') { 54 } else { 34 }
+    }
+}
+
 pub(crate) const IP4: Net =
     Net { node: "192.0.2.1:30080", client: "192.0.2.9:4321", here: "10.1.0.5:8080", there: "10.2.0.5:8080" };
 pub(crate) const IP6: Net =
@@ -48,16 +55,12 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
+    /// With a device of the node and one of a pod, and routes.
     pub(crate) fn new() -> Self {
-        assert!(nix::unistd::geteuid().is_root(), "this test loads programs into the kernel: run it as root");
-        unshare(CloneFlags::CLONE_NEWNET).unwrap();
-        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
-        std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").unwrap();
-        for (name, mac, addresses) in [
-            ("out0", "02:00:00:00:00:01", ["192.0.2.1/24", "2001:db8::1/64"]),
-            ("pod0", "02:00:00:00:00:01", ["10.1.0.1/24", "fd01::1/64"]),
-        ] {
-            ip(&format!("link add name {name} address {mac} type veth peer name {name}-peer"));
+        let mut rig = Self::bare();
+        for (name, addresses) in [("out0", ["192.0.2.1/24", "2001:db8::1/64"]), ("pod0", ["10.1.0.1/24", "fd01::1/64"])]
+        {
+            ip(&format!("link add name {name} address 02:00:00:00:00:01 type veth peer name {name}-peer"));
             ip(&format!("link set {name} up"));
             ip(&format!("link set {name}-peer up"));
             for address in addresses {
@@ -66,16 +69,21 @@ impl Rig {
         }
         ip("route add 10.2.0.0/24 via 192.0.2.2");
         ip("-6 route add fd02::/64 via 2001:db8::2");
+        (rig.device, rig.pod) = (ifindex("out0"), ifindex("pod0"));
+        rig
+    }
+
+    /// In a namespace without devices.
+    pub(crate) fn bare() -> Self {
+        assert!(nix::unistd::geteuid().is_root(), "this test loads programs into the kernel: run it as root");
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+        std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").unwrap();
         let mut loader = EbpfLoader::new();
         for map in ["FRONTENDS", "ADDRESSES", "SERVICES", "SLOTS", "BACKENDS", "FLOWS", "REPLIES"] {
             loader.map_max_entries(map, 1024);
         }
-        let mut ebpf = loader.load(OBJECT).unwrap();
-        for name in ["from_device", "from_pod", "to_device"] {
-            program(&mut ebpf, name).load().unwrap();
-        }
-        let (device, pod) = (ifindex("out0"), ifindex("pod0"));
-        Self { ebpf, device, pod, next: 1 }
+        Self { ebpf: loader.load(OBJECT).unwrap(), device: 0, pod: 0, next: 1 }
     }
 
     /// Runs a program on a frame that came in by the device it is for; its verdict, and the frame as it leaves it.
@@ -139,7 +147,9 @@ impl Rig {
         let ids = self.set_backends(service, 0, backends);
         let key = FrontendKey::new(listens, port(at.port()), protocol);
         self.map("FRONTENDS").insert(key, FrontendValue::sealed(&key, service, kind), 0).unwrap();
-        self.map::<[u32; 4], AddressValue>("ADDRESSES").insert(own, AddressValue { bits, ..AddressValue::default() }, 0).unwrap();
+        self.map::<[u32; 4], AddressValue>("ADDRESSES")
+            .insert(own, AddressValue { bits, ..AddressValue::default() }, 0)
+            .unwrap();
         (service, ids)
     }
 
@@ -200,8 +210,13 @@ impl Rig {
     }
 }
 
+/// A program, loaded when first asked for: the verifier takes a second for each.
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut SchedClassifier {
-    ebpf.program_mut(name).unwrap().try_into().unwrap()
+    let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
+    if program.fd().is_err() {
+        program.load().unwrap();
+    }
+    program
 }
 
 /// An address as the maps keep it.

@@ -49,7 +49,7 @@ impl Ground {
                 service.frontends.iter().map(|f| format!("{}:{}", f.address, f.port)).collect();
             format!("{} {} {}", service.name, frontends.join(","), backends.join(","))
         };
-        services.into_iter().map(line).collect()
+        services.into_iter().filter(|service| !service.frontends.is_empty()).map(line).collect()
     }
 }
 

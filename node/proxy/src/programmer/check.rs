@@ -1,0 +1,74 @@
+//! Comparing the maps with the mirror, and mending what somebody else changed.
+
+use std::{collections::HashMap, hash::Hash};
+
+use aya::Pod;
+use skep_ebpf_common::{
+    Address, AddressValue, BackendValue, FrontendKey, FrontendValue, ServiceInfo, ServiceValue, SlotKey, SlotValue,
+};
+
+use super::{Plan, Programmer, backend_value, info, slot_keys};
+use crate::{Result, maps::Table};
+
+/// What the maps should hold.
+#[derive(Default)]
+struct Wanted {
+    frontends: HashMap<FrontendKey, FrontendValue>,
+    services: HashMap<u32, ServiceValue>,
+    slots: HashMap<SlotKey, SlotValue>,
+    backends: HashMap<u32, BackendValue>,
+    infos: HashMap<u32, ServiceInfo>,
+    addresses: HashMap<Address, AddressValue>,
+}
+
+impl Programmer {
+    /// Reads all maps and makes them hold exactly what was written. Returns how many entries were not as they should be:
+    /// zero unless somebody else wrote to them.
+    ///
+    /// # Errors
+    /// When a map cannot be read or refuses a write.
+    pub fn check(&mut self) -> Result<usize> {
+        let mut wanted = Wanted { addresses: self.addresses.entries().collect(), ..Wanted::default() };
+        // What is known to be damaged is written anew by the next change.
+        for (port, live) in self.services.iter().filter(|(_, live)| live.whole) {
+            let id = live.id;
+            let plan = Plan::new(&live.service, &live.backends);
+            let value = ServiceValue { generation: live.generation, ..plan.value }.sealed(id);
+            wanted.services.insert(id, value);
+            wanted.infos.insert(id, info(port));
+            let keys = slot_keys(id, live.generation, plan.slots.len());
+            wanted.slots.extend(keys.zip(&plan.slots).map(|(key, backend)| (key, SlotValue::sealed(&key, *backend))));
+            wanted.backends.extend(live.backends.iter().map(|placed| (placed.id, backend_value(id, placed))));
+            for (frontend, kind) in &live.service.frontends {
+                let key = frontend.key();
+                wanted.frontends.insert(key, FrontendValue::sealed(&key, id, kind.number()));
+            }
+        }
+        // From what is led to, to what leads there.
+        let maps = &mut self.maps;
+        Ok(mend(&mut maps.backends, &wanted.backends)?
+            + mend(&mut maps.slots, &wanted.slots)?
+            + mend(&mut maps.info, &wanted.infos)?
+            + mend(&mut maps.services, &wanted.services)?
+            + mend(&mut maps.addresses, &wanted.addresses)?
+            + mend(&mut maps.frontends, &wanted.frontends)?)
+    }
+}
+
+/// Makes a map hold exactly that. Returns how many entries it lacked, had too many or had otherwise.
+fn mend<K: Pod + Eq + Hash, V: Pod + PartialEq>(table: &mut Table<K, V>, wanted: &HashMap<K, V>) -> Result<usize> {
+    let found: HashMap<K, V> = table.entries()?.into_iter().collect();
+    let mut mended = 0;
+    for (key, value) in wanted.iter().filter(|(key, value)| found.get(key) != Some(value)) {
+        table.insert(key, value)?;
+        mended += 1;
+    }
+    for key in found.keys().filter(|key| !wanted.contains_key(key)) {
+        table.remove(key)?;
+        mended += 1;
+    }
+    if mended > 0 {
+        tracing::error!(map = table.name(), entries = mended, "a service map was changed by somebody else; mended");
+    }
+    Ok(mended)
+}

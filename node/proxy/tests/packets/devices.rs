@@ -1,0 +1,121 @@
+//! Programs on devices: attached, kept over restarts, with devices that come and go.
+
+use std::path::PathBuf;
+
+use aya::maps::{Map, MapData};
+use nix::sched::{CloneFlags, unshare};
+use skep_proxy::{
+    Attachment::{Attached, Kept},
+    MapSizes, Proxy,
+    devices::{Devices, Method, Settings},
+};
+use tempfile::TempDir;
+
+use crate::rig::ip;
+
+const SIZES: MapSizes = MapSizes { services: 1024, backends: 1024, sticky: 1024, udp_peers: 1024, tcp_peers: 1024 };
+
+/// A network namespace with one device of the node, one of a pod and one of somebody else, and a place for pins.
+struct Ground(TempDir);
+
+impl Ground {
+    fn new() -> Self {
+        assert!(nix::unistd::geteuid().is_root(), "this test loads programs into the kernel: run it as root");
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        for name in ["up.0", "pod0", "else0"] {
+            add(name);
+        }
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn root(&self) -> PathBuf {
+        self.0.path().join("bpf")
+    }
+
+    fn open(&self, method: Method) -> Devices {
+        let settings = Settings {
+            node: vec!["up.0".into()],
+            is_pod: |name| name == "pod0",
+            ports: 61_000..=65_000,
+            method,
+            ..Settings::default()
+        };
+        Devices::open(&self.root(), &SIZES, settings).unwrap()
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        if let Err(error) = Proxy::cleanup(&self.root()) {
+            eprintln!("cannot clean up {}: {error}", self.root().display());
+        }
+    }
+}
+
+fn add(name: &str) {
+    ip(&format!("link add name {name} type veth peer name {name}-x"));
+    ip(&format!("link set {name} up"));
+}
+
+#[test]
+fn links_are_kept_over_restarts_and_follow_devices() {
+    let ground = Ground::new();
+    let all = |attachment| {
+        [("pod0", "from_pod"), ("up.0", "from_device"), ("up.0", "to_device")]
+            .map(|(device, program)| (device.to_owned(), program, attachment))
+            .to_vec()
+    };
+    let mut devices = ground.open(Method::Tcx);
+    assert_eq!(devices.reconcile().unwrap(), all(Attached));
+    assert_eq!(devices.reconcile().unwrap(), all(Kept));
+    drop(devices);
+    let reserved = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports").unwrap();
+    assert_eq!(reserved.trim(), "61000-65000");
+
+    // A daemon that starts again.
+    let mut devices = ground.open(Method::Tcx);
+    assert_eq!(devices.reconcile().unwrap(), all(Kept));
+
+    // A pod goes, and another one gets a device of the same name.
+    ip("link delete pod0");
+    assert_eq!(devices.reconcile().unwrap(), all(Kept)[1..]);
+    let links = ground.root().join("v2/links");
+    let pins = || std::fs::read_dir(&links).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+    assert_eq!(pins().len(), 2, "the dead link's pin went: {:?}", pins());
+    add("pod0");
+    assert_eq!(devices.reconcile().unwrap()[0], ("pod0".to_owned(), "from_pod", Attached));
+
+    // Programs on other maps are replaced in the links.
+    for map in std::fs::read_dir(ground.root().join("v2/maps")).unwrap() {
+        std::fs::remove_file(map.unwrap().path()).unwrap();
+    }
+    drop(devices);
+    let mut devices = ground.open(Method::Tcx);
+    assert_eq!(devices.reconcile().unwrap(), all(Attached));
+    assert_eq!(devices.reconcile().unwrap(), all(Kept));
+    let data = MapData::from_pin(ground.root().join("v2/maps/FLOWS")).unwrap();
+    assert!(matches!(Map::from_map_data(data).unwrap(), Map::LruHashMap(_)));
+
+    devices.detach().unwrap();
+    assert_eq!(pins(), Vec::<std::ffi::OsString>::new());
+    assert_eq!(devices.reconcile().unwrap(), all(Attached));
+}
+
+#[test]
+fn older_kernels_get_filters() {
+    let ground = Ground::new();
+    let mut devices = ground.open(Method::Clsact);
+    let attached = devices.reconcile().unwrap();
+    assert_eq!(attached.len(), 3);
+    assert!(attached.iter().all(|(_, _, attachment)| *attachment == Attached));
+    assert!(devices.reconcile().unwrap().iter().all(|(_, _, attachment)| *attachment == Kept));
+    drop(devices);
+    // They outlive the daemon, and the next one puts its own in their place, not beside them.
+    let mut devices = ground.open(Method::Clsact);
+    devices.reconcile().unwrap();
+    devices.detach().unwrap();
+    for side in [aya::programs::TcAttachType::Ingress, aya::programs::TcAttachType::Egress] {
+        let program = if side == aya::programs::TcAttachType::Ingress { "from_device" } else { "to_device" };
+        assert!(aya::programs::tc::qdisc_detach_program("up.0", side, program).is_err(), "a filter was left");
+    }
+}
