@@ -4,9 +4,11 @@
 //! stored. Every chapter is toured, also after one has failed; the failures are told together.
 #![allow(clippy::disallowed_methods, reason = "these tests have no runtime: they may sleep")]
 
+mod access;
 mod apply;
 mod change;
 mod create;
+mod custom;
 mod delete;
 mod describe;
 mod explain;
@@ -15,6 +17,7 @@ mod nodes;
 mod policy;
 mod rollout;
 mod run;
+mod server_side;
 mod wait;
 
 use std::process::Command;
@@ -40,6 +43,9 @@ const OBJECTS: &[Chapter] = &[
     ("apply", apply::client_side),
     ("diff", apply::diff),
     ("prune", apply::prune),
+    ("server-side", server_side::conflicts),
+    ("server-side-writers", server_side::other_writers),
+    ("server-side-migrate", server_side::migration),
     ("kustomize", apply::kustomize),
     ("edit", change::edit),
     ("patch", change::patch),
@@ -61,6 +67,15 @@ const OBJECTS: &[Chapter] = &[
     ("certificate", policy::certificates),
     ("events", policy::events),
     ("fake-node", nodes::an_object_alone),
+    ("custom", custom::definitions),
+    ("custom-objects", custom::objects),
+    ("custom-apply", custom::applied),
+    ("custom-refused", custom::refused),
+    ("auth", access::can_i),
+    ("auth-reconcile", access::reconcile),
+    ("token", access::tokens),
+    ("signed", access::a_signed_certificate),
+    ("quota", access::quotas),
 ];
 
 /// What needs pods that run.
@@ -71,6 +86,8 @@ const WORKLOADS: &[Chapter] = &[
     ("attach", run::attach),
     ("forward", run::forward),
     ("debug", run::debug),
+    ("debug-beside", run::debug_beside),
+    ("identity", run::identity_inside),
     ("expose", run::expose),
     ("rollout", rollout::of_running_pods),
     ("wait-pods", wait::pods),

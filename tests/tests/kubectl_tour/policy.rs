@@ -25,17 +25,19 @@ pub(crate) fn autoscale(k: &Kubectl) -> Result<()> {
     )
 }
 
-/// A request for a certificate of user `user`.
-fn signing_request(name: &str, user: &str) -> Result<String> {
+/// A manifest that asks `signer` for a certificate of user `user` in group `people`, and the key it is for (PEM).
+pub(crate) fn signing_request(name: &str, user: &str, signer: &str) -> Result<(String, String)> {
     let key = rcgen::KeyPair::generate()?;
     let mut parameters = rcgen::CertificateParams::new(Vec::new())?;
     parameters.distinguished_name = rcgen::DistinguishedName::new();
     parameters.distinguished_name.push(rcgen::DnType::CommonName, user);
+    parameters.distinguished_name.push(rcgen::DnType::OrganizationName, "people");
     let request = parameters.serialize_request(&key)?.pem()?;
     let request = base64(request.as_bytes());
-    Ok(format!(
-        "---\n{{apiVersion: certificates.k8s.io/v1, kind: CertificateSigningRequest, metadata: {{name: {name}}}, spec: {{request: {request}, signerName: example.com/tour, usages: [client auth]}}}}"
-    ))
+    let manifest = format!(
+        "---\n{{apiVersion: certificates.k8s.io/v1, kind: CertificateSigningRequest, metadata: {{name: {name}}}, spec: {{request: {request}, signerName: {signer}, usages: [client auth]}}}}"
+    );
+    Ok((manifest, key.serialize_pem()))
 }
 
 fn base64(bytes: &[u8]) -> String {
@@ -43,10 +45,16 @@ fn base64(bytes: &[u8]) -> String {
     base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
+/// The bytes that `text` means.
+pub(crate) fn unbase64(text: &str) -> Result<Vec<u8>> {
+    use base64::Engine as _;
+    Ok(base64::engine::general_purpose::STANDARD.decode(text.trim())?)
+}
+
 pub(crate) fn certificates(k: &Kubectl) -> Result<()> {
     for name in ["yes", "no"] {
         let name = format!("{}-{name}", k.namespace());
-        k.reads("create -f -", &signing_request(&name, "jane")?, &["created"])?;
+        k.reads("create -f -", &signing_request(&name, "jane", "example.com/tour")?.0, &["created"])?;
         k.says(&format!("get csr {name}"), &["SIGNERNAME", "example.com/tour", "kubernetes-admin", "Pending"])?;
     }
     k.says("certificate approve {ns}-yes", &["certificatesigningrequest.certificates.k8s.io/{ns}-yes approved"])?;

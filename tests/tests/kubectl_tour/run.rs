@@ -3,6 +3,8 @@
 use anyhow::{Context as _, Result, ensure};
 use skep_tests::kubectl::Kubectl;
 
+use crate::access;
+
 const IMAGE: &str = "localhost/skep/toolbox:1";
 
 fn ready(k: &Kubectl, name: &str, command: &str) -> Result<()> {
@@ -121,6 +123,76 @@ pub(crate) fn debug(k: &Kubectl) -> Result<()> {
         "the copy has both containers"
     );
     k.ok("delete pod web copy --now").map(drop)
+}
+
+pub(crate) fn debug_beside(k: &Kubectl) -> Result<()> {
+    ready(k, "web", "")?;
+    k.ok(&format!("debug web --image={IMAGE} -c extra --profile=general -- sleep 3600"))?;
+    k.waits("get pod web -o 'jsonpath={.status.ephemeralContainerStatuses[0].state.running.startedAt}'", &["Z"])?;
+    k.has("pod web", "{.spec.ephemeralContainers[0].name} {.spec.containers[*].name}", "extra web")?;
+    k.is("exec web -c extra -- sh -c 'echo beside'", "beside")?;
+    k.says("describe pod web", &["Ephemeral Containers:\n  extra:\n", IMAGE])?;
+    k.ok("delete pod web --now").map(drop)
+}
+
+/// A pod with the node's kubectl in it, which uses what every pod has: its token, the API's certificate authority, and
+/// the API's address in its environment.
+fn with_kubectl(k: &Kubectl) -> Result<String> {
+    let program = skep_tests::kubectl::program(k.version())?.canonicalize()?;
+    Ok(format!(
+        "apiVersion: v1
+kind: Pod
+metadata: {{ name: inside }}
+spec:
+  serviceAccountName: robot
+  terminationGracePeriodSeconds: 1
+  containers:
+    - name: main
+      image: {IMAGE}
+      command: [sh, -c, 'exec sleep 3600']
+      env: [{{ name: HOME, value: /scratch }}]
+      volumeMounts:
+        - {{ name: kubectl, mountPath: /kubectl, readOnly: true }}
+        - {{ name: scratch, mountPath: /scratch }}
+  volumes:
+    - {{ name: kubectl, hostPath: {{ path: '{}', type: File }} }}
+    - {{ name: scratch, emptyDir: {{}} }}
+",
+        program.display()
+    ))
+}
+
+pub(crate) fn identity_inside(k: &Kubectl) -> Result<()> {
+    let me = format!("system:serviceaccount:{}:robot", k.namespace());
+    k.ok("create serviceaccount robot")?;
+    k.reads("create -f -", &with_kubectl(k)?, &["pod/inside created"])?;
+    k.ok("wait --for=condition=Ready pod/inside --timeout=50s")?;
+    let address = k.ok("get service kubernetes -n default -o 'jsonpath={.spec.clusterIP}:{.spec.ports[0].port}'")?;
+    k.is("exec inside -- sh -c 'echo $KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT'", &address)?;
+    let inside = |line: &str| format!("exec inside -- /kubectl {line}");
+    k.is(&inside("auth whoami -o jsonpath={.status.userInfo.username}"), &me)?;
+    k.is(
+        &inside("auth whoami -o 'jsonpath={.status.userInfo.extra.authentication\\.kubernetes\\.io/pod-name}'"),
+        "[\"inside\"]",
+    )?;
+    k.refuses(
+        &inside("get pods"),
+        &format!("Error from server (Forbidden): pods is forbidden: User \"{me}\" cannot list resource \"pods\" in API group \"\" in the namespace \"{{ns}}\""),
+    )?;
+    k.ok("create role read --verb=get,list --resource=pods")?;
+    k.ok("create rolebinding read --role=read --serviceaccount={ns}:robot")?;
+    k.waits(&inside("get pods -o name"), &["pod/inside"])?;
+    let told = k.tell(&inside("get pods -v=6"), &[], "")?;
+    ensure!(told.stderr.contains(&format!("https://{address}/api/v1/namespaces/")), "another address: {told:?}");
+    k.refuses(&inside("get secrets"), &format!("User \"{me}\" cannot list resource \"secrets\""))?;
+    k.refuses(&inside("get pods -n default"), "in the namespace \"default\"")?;
+
+    // The token is worth as much outside, but not longer than the pod lives.
+    let token = k.ok("exec inside -- busybox cat /var/run/secrets/kubernetes.io/serviceaccount/token")?;
+    let outside = access::as_user(k, "outside", &format!("--token={}", token.trim()))?;
+    outside.says("get pods -o name", &["pod/inside"])?;
+    k.ok("delete pod inside --now")?;
+    access::fails_at_last(&outside, "get pods", "error: You must be logged in to the server (Unauthorized)")
 }
 
 pub(crate) fn expose(k: &Kubectl) -> Result<()> {
