@@ -225,6 +225,8 @@ fn api_config(settings: &Settings, pki: &Pki, storage: Storage) -> anyhow::Resul
         ca: pki.front_proxy_ca().certificate().to_owned(),
         name: "front-proxy-client".to_owned(),
     });
+    // The convention of kubeadm, and the nodes' default.
+    config.cluster_dns = settings.service_cluster_ip_range.hosts().nth(9);
     config.node_port_range = settings.service_node_port_range.clone();
     config.service_accounts =
         Some(ServiceAccountKeys::new(pki.service_account_key(), pki.service_account_public_key()));

@@ -1,6 +1,7 @@
 //! What every cluster has: the system namespaces and the `kubernetes` Service.
 
 pub(crate) mod adopt;
+mod cluster_dns;
 pub(crate) mod masters;
 pub(crate) mod rbac;
 
@@ -71,6 +72,7 @@ pub(crate) async fn run(registries: &Registries, config: &Config) -> Result<()> 
     }
     authentication(&bootstrap, config).await?;
     service_cidr(&bootstrap, config).await?;
+    cluster_dns::ensure(&bootstrap, config).await;
     // No pod reaches this server by a loopback address, and validation refuses one.
     if config.advertise_address.is_loopback() {
         return Ok(());

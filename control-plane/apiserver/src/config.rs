@@ -33,6 +33,8 @@ pub struct Config {
     pub storage: Storage,
     /// Where Services get their cluster IPs.
     pub service_cidr: IpNet,
+    /// The address of the Service `kube-dns`, on which every node answers its own pods; `None`: there is no such Service.
+    pub cluster_dns: Option<IpAddr>,
     /// Where Services get their node ports (upstream: 30000-32767).
     pub node_port_range: RangeInclusive<u16>,
     /// Where clients in the cluster reach this server.
@@ -84,6 +86,7 @@ impl Config {
         Self {
             storage,
             service_cidr,
+            cluster_dns: None,
             node_port_range: 30000..=32767,
             advertise_address,
             secure_port,
