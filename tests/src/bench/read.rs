@@ -11,7 +11,7 @@ use super::bare::Bare;
 use super::client::{Client, Protocol, load};
 use super::contest::{Contest, ROUNDS};
 use super::row::{Goal, Row, median};
-use super::server::{CONCURRENCY, Server, make_pods, pod, pod_path};
+use super::server::{CONCURRENCY, Etcd, Server, make_pods, pod, pod_path};
 use super::usage::{forget_peak, peak_rss_mb, rss_mb};
 
 /// GETs in one round.
@@ -19,29 +19,35 @@ const GETS: usize = 20_000;
 /// Pods in the large list.
 const MANY: usize = 10_000;
 
-/// Measures GETs of one pod.
+/// Measures GETs of one pod, with an etcd of the server's own and with one of somebody else's.
 pub fn get() -> Result<Vec<Row>> {
     tokio::runtime::Runtime::new()?.block_on(async {
-        let server = Server::start().await?;
-        let maker = server.client(Protocol::Http2, 1).await?;
-        let path = pod_path("sample");
-        maker.expect(Method::POST, &pod_path(""), pod("sample", 0)).await?;
-        let body = maker.expect(Method::GET, &path, Bytes::new()).await?;
-        let bare = Bare::start(&server.folder().join("bare"), &body)?;
-        let mut rows = Vec::new();
-        for (protocol, connections, name) in [
-            (Protocol::Http2, 4, "GET a 4 KiB pod, consistent, HTTP/2"),
-            (Protocol::Http1, CONCURRENCY, "GET a 4 KiB pod, consistent, HTTP/1.1"),
-        ] {
-            let ours = Arc::new(server.client(protocol, connections).await?);
-            let limit = Arc::new(bare.client(protocol, connections).await?);
-            let round = async |client: &Arc<Client>| gets(client, &path, body.len(), CONCURRENCY, GETS).await;
-            let contest =
-                Contest::run(GETS, server.pid()?, async |_| round(&limit).await, async |_| round(&ours).await).await?;
-            rows.extend(contest.rows(name, "bare hyper and rustls", 0.7, 0.06));
-        }
+        let mut rows = gets_with(Etcd::Own, "").await?;
+        rows.extend(gets_with(Etcd::External, ", external etcd").await?);
         Ok(rows)
     })
+}
+
+async fn gets_with(etcd: Etcd, with: &str) -> Result<Vec<Row>> {
+    let server = Server::start_with(etcd).await?;
+    let maker = server.client(Protocol::Http2, 1).await?;
+    let path = pod_path("sample");
+    maker.expect(Method::POST, &pod_path(""), pod("sample", 0)).await?;
+    let body = maker.expect(Method::GET, &path, Bytes::new()).await?;
+    let bare = Bare::start(&server.folder().join("bare"), &body)?;
+    let mut rows = Vec::new();
+    for (protocol, connections, name) in [
+        (Protocol::Http2, 4, "GET a 4 KiB pod, consistent, HTTP/2"),
+        (Protocol::Http1, CONCURRENCY, "GET a 4 KiB pod, consistent, HTTP/1.1"),
+    ] {
+        let ours = Arc::new(server.client(protocol, connections).await?);
+        let limit = Arc::new(bare.client(protocol, connections).await?);
+        let round = async |client: &Arc<Client>| gets(client, &path, body.len(), CONCURRENCY, GETS).await;
+        let contest =
+            Contest::run(GETS, server.pid()?, async |_| round(&limit).await, async |_| round(&ours).await).await?;
+        rows.extend(contest.rows(&format!("{name}{with}"), "bare hyper and rustls", 0.7, 0.06));
+    }
+    Ok(rows)
 }
 
 async fn gets(client: &Arc<Client>, path: &str, expected: usize, concurrency: usize, total: usize) -> Result<Duration> {

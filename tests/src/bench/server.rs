@@ -1,4 +1,4 @@
-//! What the rows of the API are measured on: an etcd and a `skep-server` with nothing but the API, on loopback.
+//! What the rows of the API are measured on: a `skep-server` with nothing but the API, and its etcd, on loopback.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
@@ -23,8 +23,18 @@ pub const CONCURRENCY: usize = 32;
 /// The namespace everything is measured in.
 pub const NAMESPACE: &str = "default";
 
+/// Who runs the etcd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Etcd {
+    /// The server, as it does unless told of another.
+    Own,
+    /// Somebody else: the server is given its endpoint.
+    External,
+}
+
 /// The running pair; both end when this is dropped.
 pub struct Server {
+    /// Not started when the server runs its own.
     etcd: Daemon,
     server: Daemon,
     etcd_url: String,
@@ -33,12 +43,16 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts both and waits until the API is ready.
+    /// Starts a server with its own etcd and waits until the API is ready.
     pub async fn start() -> Result<Self> {
+        Self::start_with(Etcd::Own).await
+    }
+
+    /// Starts both and waits until the API is ready.
+    pub async fn start_with(etcd: Etcd) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("skep-bench").tempdir()?;
         let (client_port, peer_port, api_port) = (free_port()?, free_port()?, free_port()?);
         let etcd_url = format!("http://127.0.0.1:{client_port}");
-        let peer_url = format!("http://127.0.0.1:{peer_port}");
         let started = Self {
             etcd: Daemon::new("etcd", folder.path()),
             server: Daemon::new("skep-server", folder.path()),
@@ -47,20 +61,28 @@ impl Server {
             folder,
         };
         let (data, url) = (started.folder.path(), &started.etcd_url);
-        started.etcd.start(
-            Command::new(require("etcd")?)
-                .arg("--data-dir")
-                .arg(data.join("etcd"))
-                .args(["--listen-client-urls", url, "--advertise-client-urls", url])
-                .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
-                .args(["--initial-cluster", &format!("default={peer_url}")]),
-        )?;
+        let port = client_port.to_string();
+        let which = match etcd {
+            Etcd::Own => ["--etcd-client-port", &port],
+            Etcd::External => {
+                let peer_url = format!("http://127.0.0.1:{peer_port}");
+                started.etcd.start(
+                    Command::new(require("etcd")?)
+                        .arg("--data-dir")
+                        .arg(data.join("etcd"))
+                        .args(["--listen-client-urls", url, "--advertise-client-urls", url])
+                        .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
+                        .args(["--initial-cluster", &format!("default={peer_url}")]),
+                )?;
+                ["--etcd-endpoints", url]
+            }
+        };
         started.server.start(
             Command::new(workspace::programs(workspace::Profile::Release).join("skep-server"))
                 .args(["run", "--components", "apiserver", "--bind-address", "127.0.0.1"])
                 // Only written into Endpoints that nobody follows here; a loopback address is refused.
                 .args(["--advertise-address", "198.51.100.1", "--secure-port", &api_port.to_string()])
-                .args(["--etcd-endpoints", url])
+                .args(which)
                 .arg("--data-dir")
                 .arg(data.join("server")),
         )?;
