@@ -5,11 +5,16 @@
 //! with mutations of good input, so that they are exercised wherever tests run.
 #![forbid(unsafe_code)]
 
+use std::sync::{Arc, LazyLock};
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hickory_proto::op::{Message, MessageType};
+use hickory_proto::rr::Name;
 use http::{Method, Uri};
 use jiff::Timestamp;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::JSONSchemaProps;
+use parking_lot::RwLock;
 use serde_json::Value;
 use skep_api::continuation::ContinueToken;
 use skep_api::field::Path;
@@ -18,6 +23,7 @@ use skep_api::request::Query;
 use skep_api::selector::{FieldSelector, LabelSelector};
 use skep_api::{Quantity, RequestInfo};
 use skep_apply::{Apply, Managed, Set, Type, apply, strategic};
+use skep_dns::{Forwarder, Handler, Index, Metrics, Step, Transport, Zone};
 
 /// A fuzz target.
 pub type Target = fn(&[u8]);
@@ -56,6 +62,15 @@ pub const TARGETS: &[(&str, Target, &[&str])] = &[
         ],
     ),
     ("protobuf", protobuf, &[]),
+    (
+        "names",
+        names,
+        &[
+            "\u{1}\u{2}\u{1}\0\0\u{1}\0\0\0\0\0\0\u{3}web\u{2}ns\u{3}svc\u{7}cluster\u{5}local\0\0\u{1}\0\u{1}",
+            "\u{1}\u{2}\u{1}\0\0\u{1}\0\0\0\0\0\u{1}\u{5}_http\u{4}_tcp\u{3}web\u{2}ns\u{3}svc\u{7}cluster\u{5}local\0\0\u{21}\0\u{1}\0\0\u{29}\u{4}\0\0\0\0\0\0\0",
+            "\u{1}\u{2}\u{1}\0\0\u{1}\0\0\0\0\0\0\u{1}7\u{1}0\u{2}96\u{2}10\u{7}in-addr\u{4}arpa\0\0\u{c}\0\u{1}",
+        ],
+    ),
     (
         "continue_tokens",
         continue_tokens,
@@ -218,5 +233,32 @@ pub fn managed_fields(data: &[u8]) {
     if let Ok(set) = Set::from_fields_v1(&value) {
         let again = Set::from_fields_v1(&set.to_fields_v1());
         assert!(again.is_ok_and(|again| again.paths() == set.paths()), "{value} is written as {}", set.to_fields_v1());
+    }
+}
+
+/// DNS questions: no answer is larger than what the peer takes, and each is one to this question.
+pub fn names(data: &[u8]) {
+    static HANDLER: LazyLock<Option<Handler>> = LazyLock::new(|| {
+        let domain = Name::from_ascii("cluster.local").ok()?;
+        let zone = Zone::new(domain, vec!["10.96.0.0/12".parse().ok()?], vec![[10, 96, 0, 10].into()]).ok()?;
+        let mut index = Index::default();
+        let service = serde_json::from_value(serde_json::json!({
+            "metadata": {"namespace": "ns", "name": "web"},
+            "spec": {"clusterIP": "10.96.0.7", "ports": [{"name": "http", "port": 80}]},
+        }));
+        index.apply_service(&service.ok()?);
+        index.complete();
+        let index = Arc::new(RwLock::new(index));
+        Some(Handler::new(zone, index, Forwarder::new(Vec::new()), Metrics::default()))
+    });
+    let Some(handler) = &*HANDLER else { panic!("the example is wrong") };
+    for (transport, most) in [(Transport::Udp, 1232), (Transport::Tcp, usize::from(u16::MAX))] {
+        if let Step::Reply(reply) = handler.begin(data, transport) {
+            assert!(reply.len() <= most, "{} bytes", reply.len());
+            assert_eq!(reply[..2], data[..2]);
+            assert!(
+                Message::from_vec(&reply).is_ok_and(|message| message.metadata.message_type == MessageType::Response)
+            );
+        }
     }
 }

@@ -33,7 +33,7 @@ pub use address::{assign, remove};
 pub use answer::{TTL, Zone};
 pub use error::{Error, Result};
 pub use forward::Forwarder;
-pub use handler::{Handler, Transport};
+pub use handler::{Handler, Pending, Step, Transport};
 pub use index::Index;
 pub use metrics::Metrics;
 
