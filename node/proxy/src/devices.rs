@@ -54,7 +54,7 @@ pub enum Method {
 impl Method {
     /// The better one this kernel has.
     pub fn of_this_kernel() -> Self {
-        if KernelVersion::at_least(6, 6, 0) { Self::Tcx } else { Self::Clsact }
+        if is_at_least(6, 6) { Self::Tcx } else { Self::Clsact }
     }
 }
 
@@ -106,7 +106,7 @@ impl Devices {
     /// When privileges or kernel features lack, or the kernel refuses something.
     pub fn open(bpf_root: &Path, sizes: &MapSizes, settings: Settings) -> Result<Self> {
         kernel::check()?;
-        if !KernelVersion::at_least(5, 10, 0) {
+        if !is_at_least(5, 10) {
             return Err(Error::Kernel {
                 found: kernel::release(),
                 needed: "5.10",
@@ -243,6 +243,7 @@ fn attach_filter(program: &mut SchedClassifier, name: &'static str, side: TcAtta
     let failed = |source| Error::Program { name, source };
     match tc::qdisc_add_clsact(device) {
         Ok(()) | Err(tc::TcError::AlreadyAttached) => {}
+        Err(tc::TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
         Err(error) => return Err(failed(error.into())),
     }
     // One of an earlier daemon; mostly there is none.
@@ -252,6 +253,10 @@ fn attach_filter(program: &mut SchedClassifier, name: &'static str, side: TcAtta
     // It would be taken off when dropped; it shall outlive this process.
     std::mem::forget(program.take_link(id).map_err(failed)?);
     Ok(())
+}
+
+fn is_at_least(major: u8, minor: u8) -> bool {
+    KernelVersion::current().is_ok_and(|found| found >= KernelVersion::new(major, minor, 0))
 }
 
 /// Names of the devices of this thread's network namespace. (`/sys/class/net` may show another one's.)

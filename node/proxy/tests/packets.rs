@@ -3,6 +3,8 @@
 
 #[path = "packets/craft.rs"]
 mod craft;
+#[path = "packets/devices.rs"]
+mod devices;
 #[path = "packets/errors.rs"]
 mod errors;
 #[path = "packets/flows.rs"]
