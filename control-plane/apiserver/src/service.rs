@@ -300,7 +300,8 @@ impl Shared {
             warnings,
         };
         if let Some(review) = review {
-            return reviews::answer(call, review, &self.authorizer, &self.authenticator).boxed().await;
+            let answer = reviews::answer(call, review, &self.authorizer, &self.authenticator).boxed();
+            return tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| Err(timed_out()));
         }
         if let Some(registry) = registry.filter(|_| watch) {
             let counted = self.flow.watchers.enter(&registry.info().group, &registry.info().plural);

@@ -76,12 +76,14 @@ async fn a_body_that_never_ends_is_cut_off_in_the_clients_own_time() {
     let (code, refused) = server.get(&format!("{MAPS}?timeout=soon")).await;
     assert_eq!(code, 400);
     assert_eq!(refused["message"], "invalid timeout specified in the request URL - time: invalid duration \"soon\"");
-    let body = StreamBody::new(stream::pending::<Result<Frame<Bytes>, Infallible>>());
-    let request = Request::post(format!("{MAPS}?timeout=20ms")).body(body).unwrap();
-    let response = server.service().oneshot(request).await.unwrap();
-    assert_eq!(response.status(), 504);
-    let status: Value = serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap();
-    assert_eq!(status["message"], "Timeout: request did not complete within the allotted timeout");
+    for path in [MAPS, "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"] {
+        let body = StreamBody::new(stream::pending::<Result<Frame<Bytes>, Infallible>>());
+        let request = Request::post(format!("{path}?timeout=20ms")).body(body).unwrap();
+        let response = server.service().oneshot(request).await.unwrap();
+        assert_eq!(response.status(), 504, "{path}");
+        let status: Value = serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap();
+        assert_eq!(status["message"], "Timeout: request did not complete within the allotted timeout");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
