@@ -23,7 +23,7 @@ use aya::{
     Ebpf,
     maps::{Array, MapData},
     programs::{
-        LinkOrder, SchedClassifier, TcAttachType,
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType,
         links::{FdLink, PinnedLink},
         tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions},
     },
@@ -41,6 +41,9 @@ use self::pins::Pinned;
 
 /// Where Linux lists ports it shall not choose by itself.
 const RESERVED_PORTS: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+
+/// How often loading is tried when a signal interrupts it.
+const LOAD_ATTEMPTS: u32 = 5;
 
 /// How programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,7 +212,15 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedCl
 }
 
 fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<()> {
-    program(ebpf, name)?.load().map_err(|source| Error::Program { name, source })
+    let program = program(ebpf, name)?;
+    for _ in 1..LOAD_ATTEMPTS {
+        match program.load() {
+            // A signal came while the verifier was at work.
+            Err(ProgramError::LoadError { io_error, .. }) if io_error.kind() == io::ErrorKind::WouldBlock => {}
+            other => return other.map_err(|source| Error::Program { name, source }),
+        }
+    }
+    program.load().map_err(|source| Error::Program { name, source })
 }
 
 fn attach_link(

@@ -1,6 +1,7 @@
 //! The object with maps of its own (nothing pinned), in a network namespace of the test's thread.
 
 use std::{
+    io::ErrorKind,
     net::{IpAddr, SocketAddr},
     process::Command,
 };
@@ -8,7 +9,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader, Pod, TestRun as _,
     maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, lpm_trie::Key},
-    programs::{SchedClassifier, TestRunOptions},
+    programs::{ProgramError, SchedClassifier, TestRunOptions},
 };
 use nix::sched::{CloneFlags, unshare};
 use skep_ebpf_common::{
@@ -214,7 +215,15 @@ impl Rig {
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut SchedClassifier {
     let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
     if program.fd().is_err() {
-        program.load().unwrap();
+        // The verifier gives up with EAGAIN when a signal comes, as of a child of another test's thread.
+        let interrupted = |result: &Result<(), ProgramError>| matches!(result, Err(ProgramError::LoadError { io_error, .. }) if io_error.kind() == ErrorKind::WouldBlock);
+        let mut result = program.load();
+        for _ in 0..4 {
+            if interrupted(&result) {
+                result = program.load();
+            }
+        }
+        result.unwrap();
     }
     program
 }
