@@ -44,6 +44,7 @@ mod judge;
 mod limit_ranger;
 mod matching;
 mod namespace_lifecycle;
+mod node_restriction;
 mod pod_security;
 pub(crate) mod policies;
 mod priority;
@@ -162,10 +163,14 @@ impl Admission {
         object: &mut dyn Object,
     ) -> Result<(), StatusError> {
         let create = attributes.operation == Operation::Create && attributes.subresource.is_empty();
+        if !(create && attributes.is("", "pods")) {
+            self.node_restriction(attributes, Some(object)).await?;
+        }
         match (&*attributes.info.plural, &*attributes.info.group) {
             ("pods", "") if create => {
                 self.limit_defaults(attributes, object);
                 self.service_account(attributes, object).await?;
+                self.node_restriction(attributes, Some(object)).await?;
                 self.priority(attributes, object).await?;
                 default_toleration_seconds::tolerate(object);
                 self.runtime_class(attributes, object).await?;
@@ -237,6 +242,7 @@ impl Admission {
 
     /// Both phases of a deletion of `attributes.old`.
     pub(crate) async fn delete(&self, attributes: &Attributes<'_>) -> Result<(), StatusError> {
+        self.node_restriction(attributes, None).await?;
         for external in self.external.iter().filter(|external| external.cares(Phase::Mutate, attributes)) {
             external.mutate(attributes, None).await?;
         }

@@ -9,7 +9,7 @@ use super::{Admission, Attributes};
 use crate::registry::{generic::refresh, object::Object};
 
 /// Marks the API's image of a static pod; it runs as no account.
-const MIRROR: &str = "kubernetes.io/config.mirror";
+pub(super) const MIRROR: &str = "kubernetes.io/config.mirror";
 
 impl Admission {
     pub(super) async fn service_account(

@@ -50,6 +50,7 @@ pub(crate) async fn answer(call: Call<'_>, registry: &Arc<Registry>) -> Result<R
     let accepted = accept_plain(call.headers)?;
     let options = CreateOptions::parse(&call.request.query)?;
     let namespace = call.namespace(registry).unwrap_or_default();
+    let scope = call.scope(registry, options.dry_run);
     let headers = call.headers;
     let body = request_body::read(call.body).await?;
     let unreadable = |error: &dyn std::fmt::Display| {
@@ -63,7 +64,8 @@ pub(crate) async fn answer(call: Call<'_>, registry: &Arc<Registry>) -> Result<R
     if let Some(request) = value.as_object_mut() {
         request.remove("status");
     }
-    let mut request = TokenRequest::deserialize(value).map_err(|error| unreadable(&error))?;
+    let request = TokenRequest::deserialize(value).map_err(|error| unreadable(&error))?;
+    let mut request = registry.admit_part(&scope, name, "token", request).await?;
     check_names(&request, name, namespace)?;
     let object = registry.get_object(Some(namespace), name).await?;
     let account = object.as_any().downcast_ref::<ServiceAccount>().ok_or_else(StatusError::generic_not_found)?;

@@ -14,6 +14,7 @@ mod identity;
 mod kubectl;
 mod logs;
 mod masters;
+mod node_restriction;
 mod paths;
 mod pipeline;
 mod pod_parts;
