@@ -17,6 +17,9 @@ pub const STREAM_PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protoc
 /// What SPDY calls itself in an `Upgrade` header.
 pub const SPDY: &str = "SPDY/3.1";
 
+/// How a token is written among the protocols of a WebSocket.
+const BEARER_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
+
 /// The headers of a client that are its upgrade's. Others, credentials above all, are for whom it spoke to alone.
 const FORWARDED: [HeaderName; 8] = [
     CONNECTION,
@@ -48,6 +51,21 @@ pub(crate) fn words<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Itera
     values.flat_map(|value| value.split(',')).map(str::trim).filter(|word| !word.is_empty())
 }
 
+/// Takes tokens out of the protocols a WebSocket client offers: browsers can send one nowhere else, and it is for whom
+/// they spoke to alone.
+pub fn remove_bearer_protocols(headers: &mut HeaderMap) {
+    let kept: Vec<&str> =
+        words(headers, &SEC_WEBSOCKET_PROTOCOL).filter(|word| !word.starts_with(BEARER_PROTOCOL)).collect();
+    match HeaderValue::try_from(kept.join(", ")) {
+        Ok(kept) if !kept.is_empty() => {
+            headers.insert(SEC_WEBSOCKET_PROTOCOL, kept);
+        }
+        _ => {
+            headers.remove(SEC_WEBSOCKET_PROTOCOL);
+        }
+    }
+}
+
 /// The headers that carry a client's upgrade on to the next server.
 pub fn forwarded(headers: &HeaderMap) -> HeaderMap {
     let mut own = HeaderMap::new();
@@ -56,6 +74,7 @@ pub fn forwarded(headers: &HeaderMap) -> HeaderMap {
             own.append(name.clone(), value.clone());
         }
     }
+    remove_bearer_protocols(&mut own);
     own
 }
 
@@ -115,8 +134,11 @@ mod tests {
         headers.append(STREAM_PROTOCOL, HeaderValue::from_static("v3.channel.k8s.io"));
         headers.insert(http::header::AUTHORIZATION, HeaderValue::from_static("Bearer secret"));
         headers.insert("impersonate-user", HeaderValue::from_static("root"));
+        let offered = "base64url.bearer.authorization.k8s.io.c2VjcmV0, v5.channel.k8s.io";
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(offered));
         assert!(is_upgrade(&headers));
         let passed = forwarded(&headers);
+        assert_eq!(passed[SEC_WEBSOCKET_PROTOCOL], "v5.channel.k8s.io");
         assert_eq!(passed.get_all(STREAM_PROTOCOL).iter().count(), 2);
         assert!(passed.get("authorization").is_none() && passed.get("impersonate-user").is_none());
     }

@@ -6,13 +6,11 @@ use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{self, CONNECTION, UPGRADE},
 };
+use skep_stream::upgrade::remove_bearer_protocols;
 
 /// Where the client sees what it asks for.
 pub(super) const FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-
-/// How a token is written among the protocols of a WebSocket.
-const BEARER_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
 
 /// Headers that speak of one connection.
 const HOP_BY_HOP: [HeaderName; 9] = [
@@ -92,21 +90,7 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
 /// What identified the client here is for nobody else, and nobody may say who it is but this server.
 fn remove_credentials(headers: &mut HeaderMap) {
     headers.remove(header::AUTHORIZATION);
-    // Browsers can send a token nowhere else.
-    let offered = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
-    let kept: Vec<&str> = offered
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .filter(|word| !word.is_empty() && !word.starts_with(BEARER_PROTOCOL))
-        .collect();
-    match HeaderValue::try_from(kept.join(", ")) {
-        Ok(kept) if !kept.is_empty() => {
-            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, kept);
-        }
-        _ => {
-            headers.remove(header::SEC_WEBSOCKET_PROTOCOL);
-        }
-    }
+    remove_bearer_protocols(headers);
     let own = |name: &HeaderName| {
         let name = name.as_str();
         name.starts_with("impersonate-")
