@@ -55,17 +55,27 @@ impl ReadIndex {
 
     /// The next question; sees to it that it will be sent.
     fn join(&self) -> Arc<Question> {
-        let mut state = self.0.state.lock();
-        if let Some(question) = &state.gathering {
-            return question.clone();
-        }
-        let question: Arc<Question> = state.gathering.insert(Arc::default()).clone();
-        if state.askers < UNDER_WAY {
-            state.askers += 1;
-            // It ends as soon as nobody asks.
+        let (question, needs_asker) = self.enlist();
+        if needs_asker {
+            // It ends as soon as nobody asks. Not spawned under the lock: a runtime that is shutting down drops the asker
+            // at once, and that takes the lock itself.
             tokio::spawn(Asker { shared: self.0.clone(), question: None, counted: true }.run());
         }
         question
+    }
+
+    /// The next question, and whether it needs one more asker, who is counted already.
+    fn enlist(&self) -> (Arc<Question>, bool) {
+        let mut state = self.0.state.lock();
+        if let Some(question) = &state.gathering {
+            return (question.clone(), false);
+        }
+        let question: Arc<Question> = state.gathering.insert(Arc::default()).clone();
+        let needs_asker = state.askers < UNDER_WAY;
+        if needs_asker {
+            state.askers += 1;
+        }
+        (question, needs_asker)
     }
 }
 
@@ -204,6 +214,34 @@ mod tests {
         let last = reader(&index).await;
         questions.recv().await.unwrap().send(Ok(3)).unwrap();
         assert_eq!(last.await.unwrap().unwrap(), 3);
+    }
+
+    /// Asks when it is dropped, as a task may whose runtime is going away.
+    struct AsksAtTheEnd(ReadIndex, std::sync::mpsc::Sender<bool>);
+
+    impl Drop for AsksAtTheEnd {
+        fn drop(&mut self) {
+            let question = self.0.join();
+            let _ = self.1.send(question.answer.get().is_some_and(|answer| matches!(answer, Err(Error::Closed))));
+        }
+    }
+
+    #[test]
+    fn a_question_to_a_runtime_that_goes_away_fails_and_does_not_block() {
+        let (index, _questions) = index();
+        let (done, answered) = std::sync::mpsc::channel();
+        let asks = AsksAtTheEnd(index, done);
+        // On a thread of its own, which a deadlock would keep.
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.spawn(async move {
+                let _asks = asks;
+                std::future::pending::<()>().await;
+            });
+            runtime.block_on(tokio::task::yield_now());
+        });
+        let limit = std::time::Duration::from_secs(60);
+        assert!(answered.recv_timeout(limit).expect("the question is answered"), "with the end of the storage");
     }
 
     #[tokio::test]
