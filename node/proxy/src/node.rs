@@ -47,7 +47,7 @@ fn select(addresses: Vec<IpAddr>, netns: u64, ranges: &[(IpAddr, u8)]) -> HashMa
     let link_local = |address: &IpAddr| matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
     addresses
         .into_iter()
-        .filter(|address| !link_local(address) && !(address.is_loopback() && netns == 0))
+        .filter(|address| !(link_local(address) || address.is_loopback() && netns == 0))
         .filter(|address| ranges.is_empty() || ranges.iter().any(|range| contains(*range, *address)))
         .map(|address| (address, if address.is_loopback() { netns } else { 0 }))
         .collect()

@@ -157,7 +157,7 @@ impl<'a> Request<'a> {
         if holds { Ok(()) } else { Err(self.forbidden(why())) }
     }
 
-    fn new<T: 'static>(&self) -> Result<&'a T, StatusError> {
+    fn incoming<T: 'static>(&self) -> Result<&'a T, StatusError> {
         let object = self.object.and_then(|object| object.as_any().downcast_ref::<T>());
         object.ok_or_else(|| self.forbidden("unexpected type"))
     }
@@ -187,7 +187,7 @@ impl<'a> Request<'a> {
         self.demand(runs_on(old, self.node), || {
             format!("node {node} can only update pod status for pods with spec.nodeName set to itself")
         })?;
-        let new = self.new::<Pod>()?;
+        let new = self.incoming::<Pod>()?;
         self.demand(changed_labels(&new.metadata, &old.metadata).is_empty(), || {
             format!("node {node} cannot update labels through pod status")
         })?;
@@ -204,7 +204,7 @@ impl<'a> Request<'a> {
         let spec = |node: &'a Node| node.spec.as_ref();
         match self.attributes.operation {
             Operation::Create => {
-                let new = self.new::<Node>()?;
+                let new = self.incoming::<Node>()?;
                 let configured = spec(new).is_some_and(|spec| spec.config_source.is_some());
                 self.demand(!configured, || {
                     format!("node {node} is not allowed to create pods with a non-nil configSource")
@@ -216,7 +216,7 @@ impl<'a> Request<'a> {
                 })
             }
             Operation::Update => {
-                let new = self.new::<Node>()?;
+                let new = self.incoming::<Node>()?;
                 let Some(old) = self.old::<Node>() else { return Err(self.forbidden("unexpected type")) };
                 let source = |node: &'a Node| spec(node).and_then(|spec| spec.config_source.as_ref());
                 self.demand(source(new).is_none() || source(new) == source(old), || {
@@ -237,7 +237,7 @@ impl<'a> Request<'a> {
         if self.attributes.operation != Operation::Update {
             return Err(self.unexpected());
         }
-        let new = self.new::<PersistentVolumeClaim>()?;
+        let new = self.incoming::<PersistentVolumeClaim>()?;
         let Some(old) = self.old::<PersistentVolumeClaim>() else { return Err(self.unexpected()) };
         let fields = changed_fields(&settled(new)?, &settled(old)?);
         self.demand(fields.is_empty(), || {
@@ -264,7 +264,7 @@ impl<'a> Request<'a> {
 
     fn resource_slice(&self) -> Result<(), StatusError> {
         let (slice, what) = match self.attributes.operation {
-            Operation::Create => (Some(self.new::<ResourceSlice>()?), "create"),
+            Operation::Create => (Some(self.incoming::<ResourceSlice>()?), "create"),
             Operation::Delete => (self.old::<ResourceSlice>(), "delete"),
             _ => return Ok(()),
         };
@@ -276,7 +276,7 @@ impl<'a> Request<'a> {
         if self.attributes.operation != Operation::Create {
             return Ok(());
         }
-        let request = self.new::<CertificateSigningRequest>()?;
+        let request = self.incoming::<CertificateSigningRequest>()?;
         if !SIGNERS.contains(&request.spec.signer_name.as_str()) {
             return Ok(());
         }

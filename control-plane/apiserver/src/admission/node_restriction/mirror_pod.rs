@@ -11,7 +11,7 @@ use crate::admission::service_account::MIRROR;
 
 impl Admission {
     pub(super) async fn mirror_pod(&self, request: &Request<'_>) -> Result<(), StatusError> {
-        let pod = request.new::<Pod>()?;
+        let pod = request.incoming::<Pod>()?;
         let node = quote(request.node);
         let is_mirror = pod.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(MIRROR));
         request.demand(is_mirror, || {

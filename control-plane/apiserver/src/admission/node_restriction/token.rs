@@ -16,7 +16,7 @@ const VERB: &str = "request-serviceaccounts-token-audience";
 
 impl Admission {
     pub(super) async fn node_token(&self, request: &Request<'_>) -> Result<(), StatusError> {
-        let asked = request.new::<TokenRequest>()?;
+        let asked = request.incoming::<TokenRequest>()?;
         let text = |field: &Option<String>| field.clone().unwrap_or_default();
         let bound = asked.spec.bound_object_ref.as_ref();
         let bound = bound.map(|to| (text(&to.api_version), text(&to.kind), text(&to.name), text(&to.uid)));
