@@ -90,9 +90,20 @@ impl Client {
         Ok(Self { senders, address })
     }
 
-    /// Sends one request and reads the whole answer.
+    /// Sends one request, its body in JSON, and reads the whole answer.
     pub async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<(StatusCode, Bytes)> {
-        let request = self.request(method, path, "application/json", body)?;
+        self.send_typed(method, path, "application/json", body).await
+    }
+
+    /// Like [`Client::send`] with a body of some media type.
+    pub async fn send_typed(
+        &self,
+        method: Method,
+        path: &str,
+        media_type: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes)> {
+        let request = self.request(method, path, media_type, body)?;
         self.exchange(request, async |body| Ok(body.collect().await?.to_bytes())).await
     }
 
