@@ -1,5 +1,6 @@
 //! CustomResourceDefinitions themselves: defaults, what a caller may set, validation.
 
+mod conversion;
 mod schema;
 mod selectable;
 mod structural;
@@ -172,7 +173,7 @@ mod tests {
 
     #[test]
     fn bad_definitions_are_refused_in_upstreams_words() {
-        const SCHEMA: &str = "spec.versions[0].schema.openAPIV3Schema";
+        const SCHEMA: &str = "spec.validation.openAPIV3Schema";
         let at = |path: &str, value: Value| {
             let path = path.to_owned();
             complaints(move |crd| *crd.pointer_mut(&path).unwrap() = value)

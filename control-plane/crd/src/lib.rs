@@ -9,6 +9,7 @@ mod columns;
 pub mod default;
 pub mod definition;
 pub mod embedded;
+mod field_path;
 mod format;
 mod json_path;
 pub mod list_type;

@@ -7,13 +7,11 @@ use serde_json::Value;
 use skep_api::field::{Error, ErrorType, Errors, Path};
 use skep_cel::{Budget, Environment, Inputs, Program, Type, Want};
 
-use crate::{schema::Schema, validate::correlated};
+use crate::{field_path, schema::Schema, validate::correlated};
+
+mod check;
 
 const OLD: &str = "oldSelf";
-/// What one rule may cost by estimation, for all values of one object it is evaluated for.
-const RULE_LIMIT: u64 = 10_000_000;
-/// What all rules of a schema may.
-const SCHEMA_LIMIT: u64 = 100_000_000;
 const OUT_OF_BUDGET: &str =
     "validation failed due to running out of cost budget, no further validation rules will be run";
 
@@ -30,6 +28,8 @@ pub struct Rules {
 #[derive(Debug)]
 struct Rule {
     spec: ValidationRule,
+    /// The field it complains about, as errors show it after the value's own path; empty for the value itself.
+    field: String,
     /// With the text of what is wrong with it, if it cannot be used.
     program: Result<Program, String>,
     message: Option<Result<Program, String>>,
@@ -53,7 +53,7 @@ impl Rules {
         let items = schema.items.as_ref().and_then(|schema| below(schema, json.get("items")));
         let ty = Type::from_schema(json, root);
         let own = match &ty {
-            Some(ty) => schema.validations.iter().map(|spec| Rule::compile(spec, ty)).collect(),
+            Some(ty) => schema.validations.iter().map(|spec| Rule::compile(spec, schema, ty)).collect(),
             None => Vec::new(),
         };
         Some(Self {
@@ -63,74 +63,6 @@ impl Rules {
             additional: additional.map(Box::new),
             items: items.map(Box::new),
         })
-    }
-
-    /// What is wrong with the rules themselves. `path` is that of the schema.
-    pub fn check(&self, schema: &Schema, path: &Path<'_>, errors: &mut Errors) {
-        let mut total = 0;
-        self.check_below(schema, path, 1, None, &mut total, errors);
-        if total > SCHEMA_LIMIT {
-            let what = "x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema";
-            errors.push(Error::forbidden(path, too_expensive(what, total, SCHEMA_LIMIT)));
-        }
-    }
-
-    fn check_below(
-        &self,
-        schema: &Schema,
-        path: &Path<'_>,
-        times: u64,
-        blocked: Option<&str>,
-        total: &mut u64,
-        errors: &mut Errors,
-    ) {
-        let list = path.child("x-kubernetes-validations");
-        for (i, rule) in self.own.iter().enumerate() {
-            let item = list.index(i);
-            let at = item.child("rule");
-            match &rule.program {
-                Ok(program) => {
-                    let cost = program.cost().max.saturating_mul(times);
-                    if cost > RULE_LIMIT {
-                        errors.push(Error::forbidden(&at, too_expensive("estimated rule cost", cost, RULE_LIMIT)));
-                    }
-                    *total = total.saturating_add(cost);
-                    if let (true, Some(blocked)) = (program.uses(OLD), blocked) {
-                        let detail = format!(
-                            "oldSelf cannot be used on the uncorrelatable portion of the schema within {blocked}"
-                        );
-                        errors.push(Error::invalid(&at, &rule.spec.rule, detail));
-                    }
-                }
-                Err(why) => errors.push(Error::invalid(&at, &rule.spec, format!("compilation failed: {why}"))),
-            }
-            if let Some(Err(why)) = &rule.message {
-                let detail = format!("messageExpression compilation failed: {why}");
-                errors.push(Error::invalid(&item.child("messageExpression"), &rule.spec, detail));
-            }
-        }
-        let here = path.to_string();
-        let atomic = schema.map_type.as_deref() == Some("atomic");
-        let inner = blocked.or(atomic.then_some(here.as_str()));
-        for (name, rules) in &self.properties {
-            if let Some(schema) = schema.properties.get(name) {
-                rules.check_below(schema, &path.child("properties").key(name), times, inner, total, errors);
-            }
-        }
-        let many = match &self.ty {
-            Some(Type::List(list)) => list.max,
-            Some(Type::Map(map)) => map.max,
-            _ => None,
-        };
-        let times = times.saturating_mul(many.unwrap_or(u64::MAX));
-        if let (Some(rules), Some(schema)) = (&self.additional, schema.additional_schema()) {
-            rules.check_below(schema, &path.child("additionalProperties"), times, inner, total, errors);
-        }
-        if let (Some(rules), Some(items)) = (&self.items, &schema.items) {
-            let map = schema.list_type.as_deref() == Some("map");
-            let inner = blocked.or((!map).then_some(here.as_str()));
-            rules.check_below(items, &path.child("items"), times, inner, total, errors);
-        }
     }
 
     /// What of `value` breaks a rule. `old` is what it takes the place of.
@@ -186,7 +118,7 @@ impl Rules {
 }
 
 impl Rule {
-    fn compile(spec: &ValidationRule, ty: &Type) -> Self {
+    fn compile(spec: &ValidationRule, schema: &Schema, ty: &Type) -> Self {
         let optional = spec.optional_old_self == Some(true);
         let old = if optional { Type::Optional(Arc::new(ty.clone())) } else { ty.clone() };
         let environment = Environment::new().with("self", ty.clone()).with(OLD, old);
@@ -195,6 +127,7 @@ impl Rule {
         Self {
             program: compile(&spec.rule, Want::Bool),
             message: message.map(|source| compile(source, Want::String)),
+            field: spec.field_path.as_deref().and_then(|path| field_path::resolve(path, schema)).unwrap_or_default(),
             spec: spec.clone(),
         }
     }
@@ -225,8 +158,8 @@ impl Rule {
         }
         let mut complain = |detail: String, kind: ErrorType| {
             let mut field = path.to_string();
-            if let Some(further) = self.spec.field_path.as_deref().filter(|_| kind != ErrorType::Internal) {
-                field = format!("{field}{further}").trim_start_matches('.').to_owned();
+            if kind != ErrorType::Internal {
+                field = format!("{field}{}", self.field).trim_start_matches('.').to_owned();
             }
             if field.is_empty() {
                 "<nil>".clone_into(&mut field);
@@ -271,21 +204,6 @@ impl Rule {
             }
         }
     }
-}
-
-fn too_expensive(what: &str, cost: u64, limit: u64) -> String {
-    let factor = cost as f64 / limit as f64;
-    let factor = if factor > 100.0 {
-        "more than 100x".to_owned()
-    } else if factor < 1.5 {
-        format!("{factor:.6}x")
-    } else {
-        format!("{factor:.1}x")
-    };
-    format!(
-        "{what} exceeds budget by factor of {factor} (try simplifying the rule, or adding maxItems, maxProperties, and \
-         maxLength where arrays, maps, and strings are declared)"
-    )
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use crate::support::TestServer;
 
-const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+pub(crate) const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const TABS: &str = "/apis/stable.example.com/v1/namespaces/default/crontabs";
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -65,7 +65,7 @@ fn tab(name: &str, spec: Value) -> Value {
 }
 
 impl TestServer {
-    async fn define(&self, crd: &Value) {
+    pub(crate) async fn define(&self, crd: &Value) {
         let (code, body) = self.call(Method::POST, CRDS, crd.clone()).await;
         assert_eq!(code, 201, "{body}");
         let name = crd["metadata"]["name"].as_str().unwrap();
@@ -73,7 +73,7 @@ impl TestServer {
     }
 
     /// Asks until the answer is as wanted.
-    async fn until(&self, uri: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) async fn until(&self, uri: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let asked = async {
             loop {
                 let (_, body) = self.get(uri).await;
@@ -86,11 +86,11 @@ impl TestServer {
         timeout(PATIENCE, asked).await.unwrap_or_else(|_| panic!("{uri} is not as wanted"))
     }
 
-    async fn patch(&self, kind: &str, uri: &str, body: Value) -> (StatusCode, Value) {
+    pub(crate) async fn patch(&self, kind: &str, uri: &str, body: Value) -> (StatusCode, Value) {
         self.raw(Method::PATCH, uri, &format!("application/{kind}+json"), body.to_string()).await
     }
 
-    async fn post(&self, uri: &str, body: Value) -> (StatusCode, Value) {
+    pub(crate) async fn post(&self, uri: &str, body: Value) -> (StatusCode, Value) {
         self.call(Method::POST, uri, body).await
     }
 }
@@ -229,7 +229,7 @@ async fn bad_definitions_are_refused() {
         ),
         (
             json!({"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object", "properties": {"a": {}}}}}),
-            "spec.versions[0].schema.openAPIV3Schema.properties[a].type: Required value: must not be empty for specified object fields",
+            "spec.validation.openAPIV3Schema.properties[a].type: Required value: must not be empty for specified object fields",
         ),
     ] {
         let (code, body) = server.post(CRDS, crontabs(|crd| crd["spec"]["versions"] = json!([change]))).await;

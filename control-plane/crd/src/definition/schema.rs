@@ -1,18 +1,20 @@
 //! What upstream demands of `openAPIV3Schema` beyond that it is structural.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+    JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool, ValidationRule,
 };
 use serde_json::Value;
 use skep_api::field::{Error, Errors, Path};
 
 use super::structural;
 use crate::{
-    Rules, prune,
+    Rules, field_path, prune,
     schema::{META_FIELDS, Schema},
 };
 
 const TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
+/// The reasons a broken rule may be told with.
+const REASONS: [&str; 4] = ["FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"];
 /// What may stand at the root beside a status subresource, whose part of the schema is cut out.
 const ROOT: [&str; 22] = [
     "Description",
@@ -325,19 +327,42 @@ fn map_list(keys: &[String], items: Option<&JSONSchemaProps>, path: &Path<'_>, e
 
 fn rules(props: &JSONSchemaProps, path: &Path<'_>, errors: &mut Errors) {
     let list = path.child("x-kubernetes-validations");
-    let broken = |text: &str| text.contains(['\n', '\r']);
     for (i, rule) in props.x_kubernetes_validations.iter().flatten().enumerate() {
-        let at = list.index(i);
-        let message = rule.message.as_deref().unwrap_or_default();
-        if rule.rule.trim().is_empty() {
-            errors.push(Error::required(&at.child("rule"), "rule is not specified"));
-        } else if !message.is_empty() && message.trim().is_empty() {
-            errors.push(Error::invalid(&at.child("message"), message, "message must be non-empty if specified"));
-        } else if broken(message.trim()) {
-            errors.push(Error::invalid(&at.child("message"), message, "message must not contain line breaks"));
-        } else if broken(rule.rule.trim()) && message.trim().is_empty() {
-            let detail = "message must be specified if rule contains line breaks";
-            errors.push(Error::required(&at.child("message"), detail));
-        }
+        self::rule(rule, props, &list.index(i), errors);
+    }
+}
+
+/// Checks what of a rule needs no compiler.
+fn rule(rule: &ValidationRule, props: &JSONSchemaProps, at: &Path<'_>, errors: &mut Errors) {
+    let broken = |text: &str| text.contains(['\n', '\r']);
+    let blank = |text: &str| !text.is_empty() && text.trim().is_empty();
+    let message = rule.message.as_deref().unwrap_or_default();
+    if rule.rule.trim().is_empty() {
+        errors.push(Error::required(&at.child("rule"), "rule is not specified"));
+    } else if blank(message) {
+        errors.push(Error::invalid(&at.child("message"), message, "message must be non-empty if specified"));
+    } else if broken(message.trim()) {
+        errors.push(Error::invalid(&at.child("message"), message, "message must not contain line breaks"));
+    } else if broken(rule.rule.trim()) && message.trim().is_empty() {
+        let detail = "message must be specified if rule contains line breaks";
+        errors.push(Error::required(&at.child("message"), detail));
+    }
+    if rule.message_expression.as_deref().is_some_and(blank) {
+        let detail = "messageExpression must be non-empty if specified";
+        errors.push(Error::required(&at.child("messageExpression"), detail));
+    }
+    if let Some(reason) = rule.reason.as_deref().filter(|reason| !REASONS.contains(reason)) {
+        errors.push(Error::not_supported(&at.child("reason"), reason, &REASONS));
+    }
+    let field = rule.field_path.as_deref().unwrap_or_default();
+    let at = at.child("fieldPath");
+    if blank(field) {
+        errors.push(Error::invalid(&at, field, "fieldPath must be non-empty if specified"));
+    }
+    if broken(field) {
+        errors.push(Error::invalid(&at, field, "fieldPath must not contain line breaks"));
+    }
+    if !field.is_empty() && field_path::resolve(field, &Schema::new(props)).is_none() {
+        errors.push(Error::invalid(&at, field, "fieldPath must be a valid path"));
     }
 }

@@ -1,15 +1,15 @@
 //! What upstream demands of a definition, apart from its schemas.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceColumnDefinition, CustomResourceConversion, CustomResourceDefinition, CustomResourceDefinitionNames,
-    CustomResourceDefinitionVersion, CustomResourceSubresources, WebhookClientConfig,
+    CustomResourceColumnDefinition, CustomResourceDefinition, CustomResourceDefinitionNames,
+    CustomResourceDefinitionVersion, CustomResourceSubresources,
 };
 use skep_api::{
     field::{Error, Errors, Path},
     name,
 };
 
-use super::{is_true, schema, selectable};
+use super::{conversion, is_true, schema, selectable};
 
 const COLUMN_TYPES: &str = "boolean,date,integer,number,string";
 const COLUMN_FORMATS: &str = "byte,date,date-time,double,float,int32,int64,password";
@@ -29,7 +29,8 @@ pub fn validate(crd: &CustomResourceDefinition) -> Errors {
     group(&spec.group, &path, &mut errors);
     let scope = path.child("scope");
     one_of(&spec.scope, &["Cluster", "Namespaced"], &scope, &mut errors);
-    versions(crd, &path, &mut errors);
+    let shared = Parts::shared(&spec.versions);
+    versions(crd, shared, &path, &mut errors);
     let names_at = path.child("names");
     let no = |name: Option<&str>| name.unwrap_or_default().is_empty();
     for (field, missing) in [
@@ -43,8 +44,11 @@ pub fn validate(crd: &CustomResourceDefinition) -> Errors {
         }
     }
     names(&spec.names, &names_at, &mut errors);
+    if let Some(first) = spec.versions.first() {
+        parts(first, shared, spec.versions.iter().any(has_status), (&path, "validation"), &mut errors);
+    }
     if let Some(conversion) = &spec.conversion {
-        self::conversion(conversion, &path.child("conversion"), &mut errors);
+        conversion::validate(conversion, &path.child("conversion"), &mut errors);
     }
     if spec.preserve_unknown_fields == Some(true) {
         let at = path.child("preserveUnknownFields");
@@ -88,7 +92,7 @@ fn group(group: &str, path: &Path<'_>, errors: &mut Errors) {
     }
 }
 
-fn one_of(value: &str, known: &[&str], at: &Path<'_>, errors: &mut Errors) {
+pub(super) fn one_of(value: &str, known: &[&str], at: &Path<'_>, errors: &mut Errors) {
     if value.is_empty() {
         errors.push(Error::required(at, ""));
     } else if !known.contains(&value) {
@@ -103,7 +107,39 @@ fn label(value: &str, at: &Path<'_>, errors: &mut Errors) {
     }
 }
 
-fn versions(crd: &CustomResourceDefinition, path: &Path<'_>, errors: &mut Errors) {
+/// Which parts the versions have. Upstream's own form has what all versions share but once, above them, and its errors
+/// name that place.
+#[derive(Clone, Copy)]
+struct Parts {
+    schema: bool,
+    subresources: bool,
+    columns: bool,
+    fields: bool,
+}
+
+impl Parts {
+    /// Those that are the same in all versions.
+    fn shared(all: &[CustomResourceDefinitionVersion]) -> Self {
+        let Some(first) = all.first() else { return Self::none() };
+        let schema = all.iter().all(|version| version.schema == first.schema);
+        Self {
+            schema,
+            subresources: all.iter().all(|version| version.subresources == first.subresources),
+            columns: all.iter().all(|version| version.additional_printer_columns == first.additional_printer_columns),
+            fields: schema && all.iter().all(|version| version.selectable_fields == first.selectable_fields),
+        }
+    }
+
+    fn none() -> Self {
+        Self { schema: false, subresources: false, columns: false, fields: false }
+    }
+
+    fn others(self) -> Self {
+        Self { schema: !self.schema, subresources: !self.subresources, columns: !self.columns, fields: !self.fields }
+    }
+}
+
+fn versions(crd: &CustomResourceDefinition, shared: Parts, path: &Path<'_>, errors: &mut Errors) {
     let all = &crd.spec.versions;
     let list = path.child("versions");
     for (i, version) in all.iter().enumerate() {
@@ -116,7 +152,8 @@ fn versions(crd: &CustomResourceDefinition, path: &Path<'_>, errors: &mut Errors
     for (i, version) in all.iter().enumerate() {
         let at = list.index(i);
         label(&version.name, &at.child("name"), errors);
-        self::version(version, &at, errors);
+        deprecation(version, &at, errors);
+        parts(version, shared.others(), has_status(version), (&at, "schema"), errors);
     }
     let mut unique: Vec<&str> = all.iter().map(|version| version.name.as_str()).collect();
     unique.sort_unstable();
@@ -129,34 +166,49 @@ fn versions(crd: &CustomResourceDefinition, path: &Path<'_>, errors: &mut Errors
     }
 }
 
-fn version(version: &CustomResourceDefinitionVersion, at: &Path<'_>, errors: &mut Errors) {
-    if let Some(warning) = &version.deprecation_warning {
-        let at = at.child("deprecationWarning");
-        if version.deprecated != Some(true) {
-            errors.push(Error::invalid(&at, warning, "can only be set for deprecated versions"));
-        } else if warning.len() > 256 {
-            errors.push(Error::invalid(&at, warning, "must be <= 256 characters long"));
-        } else if warning.is_empty() {
-            errors.push(Error::invalid(&at, warning, "must not be an empty string"));
-        } else if let Some((index, _)) = warning.char_indices().find(|(_, c)| c.is_control()) {
-            let detail =
-                format!("must only contain printable UTF-8 characters; non-printable character found at index {index}");
-            errors.push(Error::invalid(&at, warning, detail));
-        }
+fn has_status(version: &CustomResourceDefinitionVersion) -> bool {
+    version.subresources.as_ref().is_some_and(|subresources| subresources.status.is_some())
+}
+
+fn deprecation(version: &CustomResourceDefinitionVersion, at: &Path<'_>, errors: &mut Errors) {
+    let Some(warning) = &version.deprecation_warning else { return };
+    let at = at.child("deprecationWarning");
+    if version.deprecated != Some(true) {
+        errors.push(Error::invalid(&at, warning, "can only be set for deprecated versions"));
+    } else if warning.len() > 256 {
+        errors.push(Error::invalid(&at, warning, "must be <= 256 characters long"));
+    } else if warning.is_empty() {
+        errors.push(Error::invalid(&at, warning, "must not be an empty string"));
+    } else if let Some((index, _)) = warning.char_indices().find(|(_, c)| c.is_control()) {
+        let detail =
+            format!("must only contain printable UTF-8 characters; non-printable character found at index {index}");
+        errors.push(Error::invalid(&at, warning, detail));
     }
-    let has_status = version.subresources.as_ref().is_some_and(|subresources| subresources.status.is_some());
-    if let Some(schema) = version.schema.as_ref().and_then(|schema| schema.open_api_v3_schema.as_ref()) {
-        schema::validate(schema, has_status, &at.child("schema"), errors);
-        if let Some(fields) = &version.selectable_fields {
-            selectable::validate(fields, schema, &at.child("selectableFields"), errors);
-        }
+}
+
+/// Checks these parts of a version. `schema_name` is what the schema is called there.
+fn parts(
+    version: &CustomResourceDefinitionVersion,
+    which: Parts,
+    has_status: bool,
+    (at, schema_name): (&Path<'_>, &str),
+    errors: &mut Errors,
+) {
+    let schema = version.schema.as_ref().and_then(|schema| schema.open_api_v3_schema.as_ref());
+    if let Some(schema) = schema.filter(|_| which.schema) {
+        schema::validate(schema, has_status, &at.child(schema_name), errors);
     }
-    if let Some(found) = &version.subresources {
+    if let Some(found) = version.subresources.as_ref().filter(|_| which.subresources) {
         subresources(found, &at.child("subresources"), errors);
     }
-    let columns = at.child("additionalPrinterColumns");
-    for (i, column) in version.additional_printer_columns.iter().flatten().enumerate() {
-        self::column(column, &columns.index(i), errors);
+    if which.columns {
+        let columns = at.child("additionalPrinterColumns");
+        for (i, column) in version.additional_printer_columns.iter().flatten().enumerate() {
+            self::column(column, &columns.index(i), errors);
+        }
+    }
+    if let (true, Some(fields), Some(schema)) = (which.fields, &version.selectable_fields, schema) {
+        selectable::validate(fields, schema, &at.child("selectableFields"), errors);
     }
 }
 
@@ -235,74 +287,6 @@ fn names(names: &CustomResourceDefinitionNames, path: &Path<'_>, errors: &mut Er
     let list = path.child("categories");
     for (i, category) in names.categories.iter().flatten().enumerate() {
         label(category, &list.index(i), errors);
-    }
-}
-
-fn conversion(conversion: &CustomResourceConversion, path: &Path<'_>, errors: &mut Errors) {
-    one_of(&conversion.strategy, &["None", "Webhook"], &path.child("strategy"), errors);
-    if conversion.strategy != "Webhook" {
-        if conversion.webhook.is_some() {
-            let detail = "should not be set when strategy is not set to Webhook";
-            errors.push(Error::forbidden(&path.child("webhook"), detail));
-        }
-        return;
-    }
-    let client_at = path.child("webhook.clientConfig");
-    let client = conversion.webhook.as_ref().and_then(|webhook| webhook.client_config.as_ref());
-    match client {
-        None => errors.push(Error::required(&client_at, "required when strategy is set to Webhook")),
-        Some(client) => self::client(client, &client_at, errors),
-    }
-    let versions = conversion.webhook.as_ref().map(|webhook| webhook.conversion_review_versions.as_slice());
-    let versions = versions.unwrap_or_default();
-    let at = path.child("webhook.conversionReviewVersions");
-    if versions.is_empty() {
-        errors.push(Error::required(&at, ""));
-        return;
-    }
-    for (i, version) in versions.iter().enumerate() {
-        if versions[..i].contains(version) {
-            errors.push(Error::invalid(&at.index(i), version, "duplicate version"));
-            continue;
-        }
-        for complaint in name::dns1035_label(version) {
-            errors.push(Error::invalid(&at.index(i), version, complaint));
-        }
-    }
-    if !versions.iter().any(|version| version == "v1" || version == "v1beta1") {
-        errors.push(Error::invalid(&at, versions, "must include at least one of v1, v1beta1"));
-    }
-}
-
-fn client(client: &WebhookClientConfig, path: &Path<'_>, errors: &mut Errors) {
-    match (&client.url, &client.service) {
-        (Some(url), None) => {
-            let at = path.child("url");
-            if !url.starts_with("https://") {
-                let detail = "'https' is the only allowed URL scheme; desired format: https://host[/path]";
-                errors.push(Error::invalid(&at, url, detail));
-            } else if url.trim_start_matches("https://").starts_with('/') || url == "https://" {
-                let detail = "host must be specified; desired format: https://host[/path]";
-                errors.push(Error::invalid(&at, url, detail));
-            }
-        }
-        (None, Some(service)) => {
-            let path = path.child("service");
-            if service.name.is_empty() {
-                errors.push(Error::required(&path.child("name"), "service name is required"));
-            }
-            if service.namespace.is_empty() {
-                errors.push(Error::required(&path.child("namespace"), "service namespace is required"));
-            }
-            if let Some(port) = service.port.filter(|port| !(1..=65535).contains(port)) {
-                let detail = "port is not valid: must be between 1 and 65535, inclusive";
-                errors.push(Error::invalid(&path.child("port"), port, detail));
-            }
-            if let Some(found) = service.path.as_ref().filter(|path| !path.is_empty() && !path.starts_with('/')) {
-                errors.push(Error::invalid(&path.child("path"), found, "must start with a '/'"));
-            }
-        }
-        _ => errors.push(Error::required(path, "exactly one of url or service is required")),
     }
 }
 
