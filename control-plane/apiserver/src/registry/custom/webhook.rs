@@ -44,13 +44,14 @@ fn target(config: &WebhookClientConfig) -> Target {
 }
 
 impl Webhook {
+    /// The error is upstream's text after `conversion webhook for <type> `.
     async fn ask(&self, objects: &[Value], to: &str) -> Result<Vec<Value>, String> {
         let uid = Uuid::new_v4().to_string();
         let asked = review::request(&self.review, &uid, to, objects);
         let answer = self.caller.post(&self.target, Bytes::from(asked.to_string()), WAIT).await;
         // That it could not be called is said by whoever needed the conversion.
-        let answer = answer.map_err(|why| why.replacen("failed to call webhook: ", "", 1))?;
-        let answer = serde_json::from_slice(&answer).map_err(|error| error.to_string())?;
+        let answer = answer.map_err(|why| why.replacen("failed to call webhook: ", "failed: ", 1))?;
+        let answer = serde_json::from_slice(&answer).map_err(|error| format!("failed: {error}"))?;
         review::objects(answer, &self.review, &uid, to, objects)
     }
 }
@@ -61,7 +62,7 @@ impl Converter for Webhook {
             self.ask(&objects, to).await.map_err(|why| {
                 let of = |name: &str| objects.first().and_then(|object| object.get(name)?.as_str()).unwrap_or_default();
                 let (version, kind) = (of("apiVersion"), of("kind"));
-                StatusError::new(500, "", format!("conversion webhook for {version}, Kind={kind} failed: {why}"))
+                StatusError::new(500, "", format!("conversion webhook for {version}, Kind={kind} {why}"))
             })
         }
         .boxed()
