@@ -1,22 +1,20 @@
 //! The server: wires the pipeline and serves it over TLS.
 
+mod connection;
+mod idle;
+
 use std::{sync::Arc, time::Duration};
 
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
-    service::TowerToHyperService,
-};
 use rustls::ServerConfig;
 use skep_storage::ResourceSchema;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::Semaphore,
     task::JoinHandle,
     time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     Config, Error,
@@ -39,12 +37,6 @@ use crate::{
     webhook::WebhookClient,
 };
 
-/// A client must have shaken hands by then.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A client must have sent the head of a request by then.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(32);
-/// Requests of one HTTP/2 connection at once (upstream: 250, for clients that share connections 1000).
-const MAX_STREAMS: u32 = 1000;
 /// How long it may take to tell the others that this server is gone.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long requests under way may take to end once the server is told to stop.
@@ -57,6 +49,7 @@ pub struct ApiServer {
     shutdown_delay: Duration,
     stop_bootstrap: CancellationToken,
     bootstrap: Option<JoinHandle<()>>,
+    definitions: Option<JoinHandle<()>>,
 }
 
 /// What storage should be connected with, so that every resource is loaded at once.
@@ -154,10 +147,11 @@ impl ApiServer {
         let stop_bootstrap = CancellationToken::new();
         flowcontrol::keep(&shared, stop_bootstrap.clone());
         aggregation::keep(&shared, stop_bootstrap.clone());
-        if let Some(mut definitions) = Definitions::new(&shared.registries, webhooks, shared.shutdown.clone()) {
+        let mut definitions = None;
+        if let Some(mut followed) = Definitions::new(&shared.registries, webhooks, shared.shutdown.clone()) {
             let weak = Arc::downgrade(&shared);
-            definitions.reconcile(&shared, &weak).await;
-            definitions.keep(weak, stop_bootstrap.clone());
+            followed.reconcile(&shared, &weak).await;
+            definitions = Some(followed.keep(weak, stop_bootstrap.clone()));
         }
         let bootstrap = bootstrap::keep(Arc::downgrade(&shared), config.clone(), stop_bootstrap.clone());
         Ok(Self {
@@ -166,6 +160,7 @@ impl ApiServer {
             shutdown_delay: config.shutdown_delay,
             stop_bootstrap,
             bootstrap: Some(bootstrap),
+            definitions,
         })
     }
 
@@ -187,7 +182,7 @@ impl ApiServer {
     ) -> Result<()> {
         let acceptor = TlsAcceptor::from(with_alpn(tls));
         let stopping = self.drain(shutdown);
-        let graceful = GracefulShutdown::new();
+        let connections = TaskTracker::new();
         let room = Arc::new(Semaphore::new(self.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
         let service = self.service();
         loop {
@@ -208,16 +203,17 @@ impl ApiServer {
                 },
             };
             let service = service.clone().on_connection(Arc::new(permit), peer);
-            tokio::spawn(connection(stream, acceptor.clone(), service, graceful.watcher()));
+            connections.spawn(connection::serve(stream, acceptor.clone(), service, stopping.clone()));
         }
         drop(listener);
         self.stop();
-        if timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err() {
+        connections.close();
+        if timeout(DRAIN_TIMEOUT, connections.wait()).await.is_err() {
             tracing::warn!("requests were still under way when the server stopped");
         }
         // Without etcd this server cannot be taken off the list; its lease will run out.
-        if let Some(bootstrap) = self.bootstrap.take() {
-            let _ = timeout(LEAVE_TIMEOUT, bootstrap).await;
+        for task in [self.bootstrap.take(), self.definitions.take()].into_iter().flatten() {
+            let _ = timeout(LEAVE_TIMEOUT, task).await;
         }
         Ok(())
     }
@@ -278,43 +274,4 @@ fn is_passing(error: &std::io::Error) -> bool {
     const ENFILE: i32 = 23;
     matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted)
         || matches!(error.raw_os_error(), Some(EMFILE | ENFILE))
-}
-
-/// Serves one connection to its end.
-async fn connection(
-    stream: TcpStream,
-    acceptor: TlsAcceptor,
-    service: ApiService,
-    watcher: hyper_util::server::graceful::Watcher,
-) {
-    // Answers are small and awaited: they must not wait for more to fill a packet.
-    let _ = stream.set_nodelay(true);
-    skep_stream::keepalive::keep_alive(&stream);
-    let tls = match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-        Ok(Ok(tls)) => tls,
-        Ok(Err(error)) => {
-            tracing::debug!(%error, "TLS handshake failed");
-            return;
-        }
-        Err(_) => return,
-    };
-    let service = service.identified(tls.get_ref().1);
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    // ALPN has decided; to wait for the first bytes to tell would be to wait without a limit.
-    builder = match tls.get_ref().1.alpn_protocol() {
-        Some(b"h2") => builder.http2_only(),
-        _ => builder.http1_only(),
-    };
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_STREAMS)
-        .keep_alive_interval(Duration::from_secs(30))
-        .keep_alive_timeout(Duration::from_secs(20));
-    let service = TowerToHyperService::new(service);
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(tls), service);
-    if let Err(error) = watcher.watch(connection).await {
-        tracing::debug!(%error, "a connection broke");
-    }
 }

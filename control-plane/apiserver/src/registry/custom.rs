@@ -5,6 +5,7 @@ mod conversion;
 mod definition;
 pub(crate) mod definitions;
 mod object;
+mod shown;
 mod strategy;
 pub(crate) mod webhook;
 

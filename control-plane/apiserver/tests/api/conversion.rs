@@ -263,3 +263,54 @@ async fn a_webhook_that_fails_is_named_by_the_error_and_nothing_else_suffers() {
     assert_eq!(server.get(V1).await.1["items"].as_array().unwrap().len(), 1);
     assert_eq!(server.call(Method::DELETE, &format!("{V1}/a"), Value::Null).await.0, 200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_state_of_an_object_is_converted_once() {
+    const OBJECTS: usize = 20;
+    let server = TestServer::start().await;
+    let webhook = Webhook::start(&server).await;
+    server.define(&definition(&webhook)).await;
+    for i in 0..OBJECTS {
+        server.create(V1, host(&format!("h{i}"))).await;
+    }
+    // Readers at once and one after the other, lists, pages and watches.
+    let lists = futures::future::join_all((0..10).map(|_| server.get(V2))).await;
+    assert!(lists.iter().all(|(code, list)| *code == 200 && list["items"].as_array().unwrap().len() == OBJECTS));
+    for uri in [V2.to_owned(), format!("{V2}?limit=7"), format!("{V2}/h3")] {
+        assert_eq!(server.get(&uri).await.0, 200);
+    }
+    let watches = futures::future::join_all((0..5).map(|_| watched(&server, V2, OBJECTS))).await;
+    assert!(watches.iter().flatten().all(|event| event["object"]["spec"]["port"] == "1234"));
+    assert_eq!(webhook.converted(), OBJECTS);
+
+    // A dry run is shown as it would be, and is seen by nobody else.
+    let change = json!({"metadata": {"labels": {"dry": "run"}}});
+    let uri = format!("{V2}/h3");
+    let (code, dry) = server.patch("merge-patch", &format!("{uri}?dryRun=All"), change).await;
+    assert_eq!((code.as_u16(), &dry["metadata"]["labels"]), (200, &json!({"dry": "run"})), "{dry}");
+    assert_eq!(server.get(&uri).await.1["metadata"].get("labels"), None);
+
+    // What changes is converted again: to be written, and to be shown.
+    let (code, _) = server.patch("merge-patch", &format!("{V1}/h3"), json!({"spec": {"hostPort": "h:1"}})).await;
+    assert_eq!(code, 200);
+    let before = webhook.converted();
+    let lists = futures::future::join_all((0..10).map(|_| server.get(V2))).await;
+    assert!(lists.iter().all(|(_, list)| list["items"].to_string().contains(r#""port":"1""#)));
+    assert_eq!(webhook.converted(), before + 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watches_of_what_is_being_deleted_end_with_the_server() {
+    let server = TestServer::start().await;
+    let webhook = Webhook::start(&server).await;
+    server.define(&definition(&webhook)).await;
+    // Its deletion waits for a finalizer, and watches go on until then.
+    let mut held = host("held");
+    held["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    server.create(V1, held).await;
+    let watch = server.send(Request::get(format!("{V1}?watch=1")).body(Full::default()).unwrap()).await;
+    assert_eq!(server.call(Method::DELETE, &format!("{CRDS}/{NAME}"), Value::Null).await.0, 200);
+    server.until(&format!("{V1}/held"), |object| object["metadata"].get("deletionTimestamp").is_some()).await;
+    server.server.stop();
+    timeout(PATIENCE, watch.into_body().collect()).await.expect("the watch ends").unwrap();
+}

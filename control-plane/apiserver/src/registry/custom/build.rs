@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     conversion::{Converter, Version},
+    shown::Shown,
     strategy::{Coercion, CustomStrategy},
 };
 use crate::{admission::Admission, registry::generic::Registry};
@@ -37,6 +38,7 @@ pub(super) struct Parts<'a> {
     pub(super) admission: &'a Arc<Admission>,
     pub(super) converter: Option<Arc<dyn Converter>>,
     pub(super) ended: &'a CancellationToken,
+    pub(super) shown: &'a Arc<Shown>,
 }
 
 /// Where the objects of a definition are stored.
@@ -79,6 +81,8 @@ pub(super) async fn build(
             closed: is_closing(crd),
             deprecation: deprecation(crd, version),
             ended: parts.ended.clone(),
+            shown: Arc::clone(parts.shown),
+            number: parts.shown.number(),
         };
         let open_api = props(version).and_then(|props| serde_json::to_value(props).ok()).unwrap_or_default();
         let rules = Rules::new(&coercion.schema, &open_api);

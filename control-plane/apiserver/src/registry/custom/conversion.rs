@@ -6,9 +6,14 @@ use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
 use serde_json::Value;
 use skep_api::status::StatusError;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Conversion, strategy::Coercion};
+use super::{
+    Conversion,
+    shown::{Found, Shown},
+    strategy::Coercion,
+};
 use crate::{registry::erased::UnknownFields, scan};
 
 /// Converts between versions by asking someone.
@@ -31,6 +36,15 @@ pub(super) struct Version {
     pub(super) closed: bool,
     pub(super) deprecation: Option<String>,
     pub(super) ended: CancellationToken,
+    /// What is shown already; this version's is under `number`.
+    pub(super) shown: Arc<Shown>,
+    pub(super) number: u64,
+}
+
+impl Drop for Version {
+    fn drop(&mut self) {
+        self.shown.forget(self.number);
+    }
 }
 
 impl Version {
@@ -64,6 +78,58 @@ impl Version {
         Ok(objects)
     }
 
+    /// Stored objects as others convert them.
+    async fn ask(&self, stored: &[Bytes]) -> Result<Vec<Bytes>, StatusError> {
+        let objects = stored.iter().map(|json| parse(json)).collect::<Result<_, _>>()?;
+        let objects = self.convert(objects, &self.served).await?;
+        objects.into_iter().map(|object| self.finish(object)).collect()
+    }
+
+    /// A stored object as this version shows it, made anew.
+    fn make(&self, stored: &[u8]) -> Result<Bytes, StatusError> {
+        let mut object = parse(stored)?;
+        if object.get("apiVersion").and_then(Value::as_str) != Some(&self.served) {
+            if self.converter.is_some() {
+                return Err(StatusError::internal_error("an object was not converted before it is shown"));
+            }
+            object["apiVersion"] = self.served.as_str().into();
+        }
+        self.finish(object)
+    }
+
+    /// Fills in what is missing in `shown`, as far as nobody else is at it already. Returns what others are at.
+    async fn advance(
+        &self,
+        stored: &[Bytes],
+        shown: &mut [Option<Bytes>],
+    ) -> Result<Vec<watch::Receiver<Option<StatusError>>>, StatusError> {
+        let missing: Vec<usize> = (0..stored.len()).filter(|at| shown[*at].is_none()).collect();
+        let (found, claim) = self.shown.look(self.number, missing.iter().map(|at| &stored[*at]));
+        let (mut mine, mut theirs) = (Vec::new(), Vec::new());
+        for (at, found) in missing.into_iter().zip(found) {
+            match found {
+                Found::Ready(ready) => shown[at] = Some(ready),
+                Found::Pending(pending) => theirs.push(pending),
+                Found::Claimed => mine.push(at),
+            }
+        }
+        if !mine.is_empty() {
+            let asked: Vec<Bytes> = mine.iter().map(|at| stored[*at].clone()).collect();
+            let made = match self.ask(&asked).await {
+                Ok(made) => made,
+                Err(error) => {
+                    claim.fail(&error);
+                    return Err(error);
+                }
+            };
+            for (at, made) in mine.into_iter().zip(made) {
+                self.shown.put(self.number, &stored[at], &made);
+                shown[at] = Some(made);
+            }
+        }
+        Ok(theirs)
+    }
+
     fn finish(&self, mut object: Value) -> Result<Bytes, StatusError> {
         self.coercion.coerce(&mut object, &mut UnknownFields::new());
         let json = serde_json::to_vec(&object).map_err(StatusError::internal_error)?;
@@ -91,22 +157,38 @@ impl Conversion for Version {
 
     fn show<'a>(&'a self, stored: &'a [Bytes]) -> BoxFuture<'a, Result<Vec<Bytes>, StatusError>> {
         async move {
-            let objects = stored.iter().map(|json| parse(json)).collect::<Result<_, _>>()?;
-            let objects = self.convert(objects, &self.served).await?;
-            objects.into_iter().map(|object| self.finish(object)).collect()
+            if self.converter.is_none() {
+                return stored.iter().map(|json| self.present(json)).collect();
+            }
+            let mut shown = vec![None; stored.len()];
+            loop {
+                let pending = self.advance(stored, &mut shown).await?;
+                if pending.is_empty() {
+                    return Ok(shown.into_iter().flatten().collect());
+                }
+                for mut pending in pending {
+                    // An error here only says that nobody is at it any more.
+                    if let Ok(failed) = pending.wait_for(Option::is_some).await
+                        && let Some(error) = failed.clone()
+                    {
+                        return Err(error);
+                    }
+                }
+            }
         }
         .boxed()
     }
 
     fn present(&self, stored: &Bytes) -> Result<Bytes, StatusError> {
-        let mut object = parse(stored)?;
-        if object.get("apiVersion").and_then(Value::as_str) != Some(&self.served) {
-            if self.converter.is_some() {
-                return Err(StatusError::internal_error("an object was not converted before it is shown"));
-            }
-            object["apiVersion"] = self.served.as_str().into();
+        if let Some(shown) = self.shown.get(self.number, stored) {
+            return Ok(shown);
         }
-        self.finish(object)
+        let mut shown = self.make(stored)?;
+        if shown == *stored {
+            shown = stored.clone();
+        }
+        self.shown.put(self.number, stored, &shown);
+        Ok(shown)
     }
 
     fn store(&self, served: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, StatusError>> {

@@ -14,10 +14,10 @@ use serde_json::Value;
 use skep_api::{StatusError, options::DeleteOptions};
 use skep_crd::{definition, names};
 use skep_storage::Resource;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{build, build::Built, definition::PREFIX, webhook};
+use super::{build, build::Built, definition::PREFIX, shown::Shown, webhook};
 use crate::{
     dispatch::{Registries, Table},
     registry::{
@@ -38,12 +38,18 @@ const POLL_MAX: Duration = Duration::from_secs(5);
 /// How long watches of what is no longer defined may still read the last changes.
 const LAST_EVENTS: Duration = Duration::from_secs(1);
 
+/// Bytes of objects that are kept as their versions show them, where that is not as they are stored.
+const SHOWN: usize = 64 << 20;
+
 /// What is known of the definitions.
 pub(crate) struct Definitions {
     cache: Resource,
     known: BTreeMap<String, Known>,
     shutdown: CancellationToken,
     caller: Arc<WebhookClient>,
+    shown: Arc<Shown>,
+    /// Waits for the end of what is no longer served, and deletions of objects. They end with this.
+    tasks: JoinSet<()>,
 }
 
 struct Known {
@@ -71,10 +77,11 @@ impl Definitions {
         shutdown: CancellationToken,
     ) -> Option<Self> {
         let cache = crds(registries)?.cache.clone();
-        Some(Self { cache, known: BTreeMap::new(), shutdown, caller })
+        let shown = Arc::new(Shown::new(SHOWN));
+        Some(Self { cache, known: BTreeMap::new(), shutdown, caller, shown, tasks: JoinSet::new() })
     }
 
-    /// Follows the definitions until `stop`, or until the server is gone.
+    /// Follows the definitions until `stop`, or until the server is gone. All it has begun has ended when the task ends.
     pub(crate) fn keep(mut self, shared: Weak<Shared>, stop: CancellationToken) -> JoinHandle<()> {
         tokio::spawn(async move {
             let follow = async {
@@ -92,10 +99,16 @@ impl Definitions {
                             Err(_) => watcher = self.cache.snapshot_and_watch(PREFIX).1,
                         },
                         () = tokio::time::sleep(RETRY), if !whole => {}
+                        Some(ended) = self.tasks.join_next() => {
+                            if let Err(error) = ended {
+                                tracing::error!(%error, "a task about a definition failed");
+                            }
+                        }
                     }
                 }
             };
             stop.run_until_cancelled(follow).await;
+            self.tasks.shutdown().await;
         })
     }
 
@@ -126,7 +139,7 @@ impl Definitions {
         let gone: Vec<String> = self.known.keys().filter(|name| !present.contains(*name)).cloned().collect();
         for name in gone {
             if let Some(serving) = self.known.remove(&name).and_then(|known| known.serving) {
-                Self::retire(serving, weak);
+                self.retire(serving, weak);
             }
         }
         let names: Vec<String> = self.known.keys().cloned().collect();
@@ -187,16 +200,23 @@ impl Definitions {
         let same = known.serving.as_ref().filter(|serving| serving.key[0] == key[0] && serving.key[1] == key[1]);
         let ended = same.map_or_else(|| self.shutdown.child_token(), |serving| serving.ended.clone());
         let converter = webhook::converter(&known.crd, &self.caller);
-        let parts = build::Parts { storage: &crds.storage, admission: &crds.admission, converter, ended: &ended };
+        let parts = build::Parts {
+            storage: &crds.storage,
+            admission: &crds.admission,
+            converter,
+            ended: &ended,
+            shown: &self.shown,
+        };
         match build::build(&known.crd, parts).await {
             Ok(built) => {
                 let new = built.map(|built| Serving { key, built, ended: ended.clone() });
                 let old = std::mem::replace(&mut known.serving, new);
                 if let Some(old) = old.filter(|old| !same_token(old, &known.serving)) {
                     // What is served now is published at once; those who watch the old begin anew after that.
-                    tokio::spawn(async move {
+                    let ended = old.ended.drop_guard();
+                    self.tasks.spawn(async move {
                         tokio::time::sleep(POLL).await;
-                        old.ended.cancel();
+                        drop(ended);
                     });
                 }
                 true
@@ -218,30 +238,27 @@ impl Definitions {
         }
         known.cleaning = uid;
         let stored = known.serving.as_ref().map(|serving| Arc::clone(&serving.built.stored));
-        let (weak, name, shutdown) = (weak.clone(), name.to_owned(), self.shutdown.clone());
-        tokio::spawn(async move {
-            let work = async {
-                loop {
-                    let Some(shared) = weak.upgrade() else { return };
-                    let done = clean_up(&shared.registries, stored.as_deref(), &name).await;
-                    drop(shared);
-                    match done {
-                        Ok(()) => return,
-                        Err(error) => tracing::warn!(definition = %name, %error, "objects could not be deleted"),
-                    }
-                    tokio::time::sleep(RETRY).await;
+        let (weak, name) = (weak.clone(), name.to_owned());
+        self.tasks.spawn(async move {
+            loop {
+                let Some(shared) = weak.upgrade() else { return };
+                let done = clean_up(&shared.registries, stored.as_deref(), &name).await;
+                drop(shared);
+                match done {
+                    Ok(()) => return,
+                    Err(error) => tracing::warn!(definition = %name, %error, "objects could not be deleted"),
                 }
-            };
-            shutdown.run_until_cancelled(work).await;
+                tokio::time::sleep(RETRY).await;
+            }
         });
     }
 
     /// Ends what is no longer defined, after watches had time for the last changes.
-    fn retire(serving: Serving, weak: &Weak<Shared>) {
-        let weak = weak.clone();
-        tokio::spawn(async move {
+    fn retire(&mut self, serving: Serving, weak: &Weak<Shared>) {
+        let (weak, ended) = (weak.clone(), serving.ended.drop_guard());
+        self.tasks.spawn(async move {
             tokio::time::sleep(LAST_EVENTS).await;
-            serving.ended.cancel();
+            drop(ended);
             let prefix = serving.built.stored.strategy.prefix();
             let Some(shared) = weak.upgrade() else { return };
             if !shared.registries.custom().iter().any(|registry| registry.strategy.prefix() == prefix) {
