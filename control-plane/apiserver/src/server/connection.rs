@@ -1,6 +1,7 @@
 //! One connection, from its TLS handshake to its end.
 
 use std::{
+    future::pending,
     pin::{Pin, pin},
     sync::Arc,
     time::Duration,
@@ -24,6 +25,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(32);
 /// An HTTP/2 connection that asks for nothing this long is ended.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
+/// How long an HTTP/2 client without requests may take to answer that its connection ends.
+const GOODBYE: Duration = Duration::from_secs(3);
 /// Requests of one HTTP/2 connection at once (upstream: 250, for clients that share connections 1000).
 const MAX_STREAMS: u32 = 1000;
 /// How often a silent HTTP/2 client is asked whether it is still there, and how long it may take to say so.
@@ -58,7 +61,7 @@ async fn first(tls: TlsStream<TcpStream>, service: ApiService, stop: Cancellatio
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     let connection = builder.serve_connection(TokioIo::new(tls), TowerToHyperService::new(service));
-    drive(connection.with_upgrades(), stop.cancelled(), |connection| connection.graceful_shutdown()).await
+    drive(connection.with_upgrades(), stop.cancelled(), |connection| connection.graceful_shutdown(), pending()).await
 }
 
 async fn second(tls: TlsStream<TcpStream>, service: ApiService, stop: CancellationToken) -> hyper::Result<()> {
@@ -77,11 +80,19 @@ async fn second(tls: TlsStream<TcpStream>, service: ApiService, stop: Cancellati
             () = activity.ceased(HEADER_TIMEOUT, IDLE_TIMEOUT) => {}
         }
     };
-    drive(connection, end, |connection| connection.graceful_shutdown()).await
+    // A client that has died or never began does not answer the goodbye.
+    let over = activity.ceased(GOODBYE, GOODBYE);
+    drive(connection, end, |connection| connection.graceful_shutdown(), over).await
 }
 
-/// Runs a connection until it ends by itself, or after `end` with the requests that are under way: `last` tells it so.
-async fn drive<C>(connection: C, end: impl Future<Output = ()>, last: fn(Pin<&mut C>)) -> hyper::Result<()>
+/// Runs a connection until it ends by itself. After `end` it takes no further requests (`last` tells it so) and ends with those
+/// that are under way, or with `over`.
+async fn drive<C>(
+    connection: C,
+    end: impl Future<Output = ()>,
+    last: fn(Pin<&mut C>),
+    over: impl Future<Output = ()>,
+) -> hyper::Result<()>
 where
     C: Future<Output = hyper::Result<()>>,
 {
@@ -91,5 +102,8 @@ where
         () = end => {}
     }
     last(connection.as_mut());
-    connection.await
+    tokio::select! {
+        ended = connection => ended,
+        () = over => Ok(()),
+    }
 }
