@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ManagedFieldsEntry, ObjectMeta, OwnerReference};
 use rand::Rng;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::field::{Error, Errors, Path};
 use crate::name::{self, Validator};
+use crate::options::validate_field_manager;
 
 /// A typed API object with metadata.
 pub trait ApiObject:
@@ -42,6 +43,7 @@ impl<T> ApiObject for T where
 pub const IMMUTABLE: &str = "field is immutable";
 
 const TOTAL_ANNOTATIONS: usize = 256 * 1024;
+const MAX_SUBRESOURCE: usize = 256;
 const SUFFIX_ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 const SUFFIX_LENGTH: usize = 5;
 const MAX_GENERATED_BASE: usize = 63 - SUFFIX_LENGTH;
@@ -93,7 +95,29 @@ pub fn validate(meta: &ObjectMeta, namespaced: bool, valid_name: Validator, path
     }
     validate_owners(meta.owner_references.as_deref().unwrap_or_default(), path, &mut errors);
     validate_finalizers(meta.finalizers.as_deref().unwrap_or_default(), path, &mut errors);
+    let managed = meta.managed_fields.as_deref().unwrap_or_default();
+    validate_managed_fields(managed, &path.child("managedFields"), &mut errors);
     errors
+}
+
+/// Checks who is said to own fields. Which fields, is not looked at: what cannot be read never gets here.
+fn validate_managed_fields(managed: &[ManagedFieldsEntry], path: &Path<'_>, errors: &mut Errors) {
+    for (i, entry) in managed.iter().enumerate() {
+        let at = path.index(i);
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        let (operation, fields_type) = (text(&entry.operation), text(&entry.fields_type));
+        if operation != "Apply" && operation != "Update" {
+            errors.push(Error::invalid(&at.child("operation"), operation, "must be `Apply` or `Update`"));
+        }
+        if !fields_type.is_empty() && fields_type != "FieldsV1" {
+            errors.push(Error::invalid(&at.child("fieldsType"), fields_type, "must be `FieldsV1`"));
+        }
+        let manager = entry.manager.as_deref().unwrap_or_default();
+        validate_field_manager(manager, &at.child("manager"), errors);
+        if entry.subresource.as_ref().is_some_and(|subresource| subresource.len() > MAX_SUBRESOURCE) {
+            errors.push(Error::too_long(&at.child("subresource"), MAX_SUBRESOURCE));
+        }
+    }
 }
 
 /// Checks what an update may change in metadata. Uid, creation and deletion times left out by the client are

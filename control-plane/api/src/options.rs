@@ -326,15 +326,19 @@ fn dry_run<'a>(values: impl Iterator<Item = &'a str>, errors: &mut field::Errors
 
 fn field_manager(query: &Query, errors: &mut field::Errors) -> Option<String> {
     let manager = text(query, "fieldManager")?;
-    let path = Path::new("fieldManager");
+    validate_field_manager(&manager, &Path::new("fieldManager"), errors);
+    Some(manager)
+}
+
+/// Checks the name of a manager of fields.
+pub(crate) fn validate_field_manager(manager: &str, path: &Path<'_>, errors: &mut field::Errors) {
     if manager.len() > 128 {
-        errors.push(field::Error::too_long(&path, 128));
+        errors.push(field::Error::too_long(path, 128));
     }
     for (at, character) in manager.char_indices().filter(|(_, character)| !is_printable(*character)) {
         let why = format!("invalid character U+{:04X} (at position {at})", u32::from(character));
-        errors.push(field::Error::invalid(&path, &manager, why));
+        errors.push(field::Error::invalid(path, manager, why));
     }
-    Some(manager)
 }
 
 /// Whether Go calls it printable: of all white space only the common space is.
