@@ -4,17 +4,17 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::{
-    compare::{Comparison, compare, created},
+    compare::{compare, created},
     error::{Conflict, Error},
     field_set::field_set,
     last_applied,
     managers::{Managed, Manager, Operation, whole_seconds},
     merge::merge,
-    remove::remove,
-    reset::STRIPPED,
+    prune::prune,
+    reset::{Ignored, STRIPPED},
     schema::{EMPTY, Type},
-    set::Set,
     validate::validate,
+    versions::{Changes, Versions},
 };
 
 /// The manager kubectl applies as, which may take over what it applied from the client before.
@@ -42,7 +42,9 @@ pub struct Apply<'a> {
     /// Whether to take fields that others own.
     pub force: bool,
     /// Fields that cannot be changed through this resource.
-    pub ignored: &'a Set,
+    pub ignored: Ignored,
+    /// The other versions managers know it in.
+    pub versions: &'a dyn Versions,
     /// The time of the request.
     pub now: Timestamp,
 }
@@ -114,20 +116,27 @@ fn once(request: &Apply<'_>, managed: &mut Managed) -> Result<Option<Value>, Err
         subresource: request.subresource.to_owned(),
     };
     if managed.is_empty() {
-        managed.update(created(of, live), &manager(BEFORE_FIRST_APPLY, Operation::Update), ignored, now);
+        let changes = Changes::new(created(of, live), ignored);
+        managed.update(&changes, &manager(BEFORE_FIRST_APPLY, Operation::Update), now);
     }
     let applier = manager(request.manager, Operation::Apply);
-    let last = managed.find(&applier).map(|entry| std::mem::take(entry.set())).unwrap_or_default();
-    let set = field_set(of, config).recursive_difference(ignored);
+    let others = managed.versions_beside(request.api_version);
+    let last = managed.find(&applier);
+    let last = last.map(|entry| (entry.manager.api_version.clone(), std::mem::take(entry.set())));
+    let set = ignored.strip(field_set(of, config));
     // What the applier still says stays: mostly that is all it ever said.
-    let drops = !last.is_within(&set);
+    let drops =
+        last.filter(|(version, last)| !last.is_empty() && (version != request.api_version || !last.is_within(&set)));
     managed.replace(&applier, set);
 
     let merged = merge(of, live, config);
-    let merged = if drops { prune(of, merged, &last, &managed.all()) } else { merged };
+    let merged = match drops {
+        Some((version, last)) => prune(request, merged, (&version, &last), managed.by_version())?,
+        None => merged,
+    };
     let change = compare(of, live, &merged);
     let same = change.is_same();
-    settle(managed, change.without(ignored), &applier, request.force)?;
+    settle(managed, &request.changes(live, &merged, change, others)?, &applier, request.force)?;
     if let Some(entry) = managed.find(&applier) {
         let left = std::mem::take(entry.set()).difference(&STRIPPED);
         if !left.is_empty() && !same {
@@ -140,31 +149,14 @@ fn once(request: &Apply<'_>, managed: &mut Managed) -> Result<Option<Value>, Err
 }
 
 /// Settles who owns what changed.
-fn settle(managed: &mut Managed, change: Comparison, applier: &Manager, force: bool) -> Result<(), Error> {
-    let Comparison { added, modified, removed } = change;
-    let mut taken = added;
-    taken.unite(modified);
+fn settle(managed: &mut Managed, changes: &Changes, applier: &Manager, force: bool) -> Result<(), Error> {
     if !force {
-        let conflicts = managed.conflicts(&taken, applier);
+        let conflicts = managed.conflicts(changes, applier);
         if !conflicts.is_empty() {
             let conflicts = conflicts.into_iter().map(|(manager, path)| Conflict { manager, path });
             return Err(Error::Conflicts(conflicts.collect()));
         }
     }
-    managed.release_others(&removed, applier, &taken);
+    managed.release_others(changes, applier);
     Ok(())
-}
-
-/// Takes away what the applier owned before (`last`) and nobody owns now.
-fn prune(of: Type<'_>, merged: Value, last: &Set, owned: &Set) -> Value {
-    let named = |set: &Set| set.with_named_fields(of);
-    let last = named(last);
-    let pruned = remove(of, &merged, &last);
-    let all = named(&field_set(of, &merged));
-    // Back comes what anyone owns, and what stands below it.
-    let kept = named(&field_set(of, &pruned)).union(&named(owned));
-    let pruned = remove(of, &merged, &all.clone().difference(&kept));
-    // Back comes what the applier never owned.
-    let pruned = named(&field_set(of, &pruned));
-    remove(of, &merged, &all.difference(&pruned).intersection(&last))
 }

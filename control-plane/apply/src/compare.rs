@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     element::{Element, same},
+    reset::Ignored,
     schema::{EMPTY, Form, Implied, Items, Type},
     set::{Node, Set},
 };
@@ -25,13 +26,13 @@ impl Comparison {
         self.added.is_empty() && self.modified.is_empty() && self.removed.is_empty()
     }
 
-    /// Without the fields of a set and all below them.
+    /// Without what a kind of write cannot change.
     #[must_use]
-    pub fn without(self, ignored: &Set) -> Self {
+    pub fn without(self, ignored: Ignored) -> Self {
         Self {
-            added: self.added.recursive_difference(ignored),
-            modified: self.modified.recursive_difference(ignored),
-            removed: self.removed.recursive_difference(ignored),
+            added: ignored.strip(self.added),
+            modified: ignored.strip(self.modified),
+            removed: ignored.strip(self.removed),
         }
     }
 

@@ -24,6 +24,14 @@ pub enum Error {
         /// All that is wrong.
         errors: String,
     },
+    /// Somebody has to be asked for an object in another version before the apply is tried again.
+    #[error("an object is not converted to {to}")]
+    Unconverted {
+        /// The object as it is.
+        object: Box<serde_json::Value>,
+        /// The version that is wanted.
+        to: String,
+    },
     /// Stored or given managed fields cannot be read.
     #[error("{0}")]
     ManagedFields(String),

@@ -6,6 +6,8 @@
 //! longer applies. What belongs together in a list or map comes from a [`Type`]: a built-in type of `skep-schema`, a
 //! [`Custom`] one made of an OpenAPI schema, or [deduced](Type::Deduced) from the value.
 //!
+//! Managers of other versions own fields of those: [`Versions`] shows them an object as they know it.
+//!
 //! See upstream's document "Server-Side Apply" and KEP-555. There is no I/O here.
 
 #![forbid(unsafe_code)]
@@ -19,6 +21,7 @@ mod fields_v1;
 pub mod last_applied;
 pub mod managers;
 mod merge;
+mod prune;
 mod remove;
 pub mod reset;
 pub mod scale;
@@ -26,6 +29,7 @@ mod schema;
 mod set;
 pub mod strategic;
 mod validate;
+mod versions;
 
 pub use apply::{Apply, apply};
 pub use compare::{Comparison, compare};
@@ -34,6 +38,7 @@ pub use error::{Conflict, Error};
 pub use managers::{Managed, Manager, Operation};
 pub use schema::{Custom, Field, Relation, Type};
 pub use set::{Path, Set};
+pub use versions::{Changes, OneVersion, Versions};
 
 #[cfg(test)]
 mod tests;

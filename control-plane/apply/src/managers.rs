@@ -7,9 +7,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntr
 use serde_json::Value;
 
 use crate::{
-    compare::Comparison,
     error::Error,
     set::{Path, Set},
+    versions::Changes,
 };
 
 /// The type of fields this crate writes.
@@ -154,17 +154,14 @@ impl Managed {
         self.entries.iter_mut().find(|entry| entry.manager.is_same(manager))
     }
 
-    /// Notes that `manager` wrote a state that differs by `change` from what was there: it owns what it added and changed,
-    /// others no longer do; what it removed nobody owns. `ignored` are the fields this kind of write cannot change.
+    /// Notes that `manager` wrote a state that differs by `changes` from what was there: it owns what it added and changed,
+    /// others no longer do; what it removed nobody owns. Managers of versions that are no more are forgotten.
     ///
     /// Its time is set only if it wrote something.
-    pub fn update(&mut self, change: Comparison, manager: &Manager, ignored: &Set, now: Timestamp) {
+    pub fn update(&mut self, changes: &Changes, manager: &Manager, now: Timestamp) {
         debug_assert_eq!(manager.operation, Operation::Update);
-        let Comparison { added, modified, removed } = change.without(ignored);
-        let mut taken = added;
-        taken.unite(modified);
-        let taken = taken.difference(&crate::reset::STRIPPED);
-        self.release(&removed, manager, &taken);
+        self.release(changes, manager);
+        let taken = changes.own().taken.clone().difference(&crate::reset::STRIPPED);
         if !taken.is_empty() {
             let time = Some(whole_seconds(now));
             match self.find(manager) {
@@ -178,12 +175,14 @@ impl Managed {
         self.cap();
     }
 
-    /// What others own of `taken`.
-    pub(crate) fn conflicts(&mut self, taken: &Set, manager: &Manager) -> Vec<(Manager, Path)> {
+    /// What others own of what changed.
+    pub(crate) fn conflicts(&mut self, changes: &Changes, manager: &Manager) -> Vec<(Manager, Path)> {
         let mut found = Vec::new();
         for entry in &mut self.entries {
-            if !entry.manager.is_same(manager) && entry.overlaps(taken) {
-                let paths = entry.set().intersection(taken).paths();
+            let change = changes.of(&entry.manager.api_version, &manager.api_version);
+            let Some(change) = change.filter(|_| !entry.manager.is_same(manager)) else { continue };
+            if entry.overlaps(&change.taken) {
+                let paths = entry.set().intersection(&change.taken).paths();
                 found.extend(paths.into_iter().map(|path| (entry.manager.clone(), path)));
             }
         }
@@ -192,22 +191,23 @@ impl Managed {
     }
 
     /// Takes what changed from all but `manager`, and what was removed from everyone.
-    fn release(&mut self, removed: &Set, manager: &Manager, taken: &Set) {
+    fn release(&mut self, changes: &Changes, manager: &Manager) {
         self.entries.retain_mut(|entry| {
-            if !entry.manager.is_same(manager) && entry.overlaps(taken) {
-                entry.subtract(taken);
+            let Some(change) = changes.of(&entry.manager.api_version, &manager.api_version) else { return false };
+            if !entry.manager.is_same(manager) && entry.overlaps(&change.taken) {
+                entry.subtract(&change.taken);
             }
-            if entry.overlaps(removed) {
-                entry.subtract(removed);
+            if entry.overlaps(&change.removed) {
+                entry.subtract(&change.removed);
             }
             !entry.set_is_empty()
         });
     }
 
     /// Takes what changed or was removed from all but `manager`.
-    pub(crate) fn release_others(&mut self, removed: &Set, manager: &Manager, taken: &Set) {
+    pub(crate) fn release_others(&mut self, changes: &Changes, manager: &Manager) {
         let own: Vec<Entry> = self.entries.extract_if(.., |entry| entry.manager.is_same(manager)).collect();
-        self.release(removed, manager, taken);
+        self.release(changes, manager);
         self.entries.extend(own);
     }
 
@@ -222,15 +222,6 @@ impl Managed {
                 self.entries.push(Entry { manager: manager.clone(), time: None, fields: Fields::Set(set) });
             }
         }
-    }
-
-    /// All that anyone owns.
-    pub(crate) fn all(&mut self) -> Set {
-        let mut all = Set::default();
-        for entry in &mut self.entries {
-            all.unite(entry.set().clone());
-        }
-        all
     }
 }
 

@@ -22,11 +22,16 @@ pub static STRIPPED: LazyLock<Set> = LazyLock::new(|| {
     ])
 });
 
-static NONE: LazyLock<Set> = LazyLock::new(Set::default);
+static NONE: Set = Set::EMPTY;
 static STATUS: LazyLock<Set> = LazyLock::new(|| Set::of_fields(&[&["status"]]));
 static SPEC: LazyLock<Set> = LazyLock::new(|| Set::of_fields(&[&["spec"]]));
 static SPEC_AND_METADATA: LazyLock<Set> = LazyLock::new(|| Set::of_fields(&[&["spec"], &["metadata"]]));
-static METADATA_AND_STATUS: LazyLock<Set> = LazyLock::new(|| Set::of_fields(&[&["metadata"], &["status"]]));
+const RESIZED: &[&[&str]] = &[
+    &["spec", "containers", "*", "resources"],
+    &["spec", "containers", "*", "resizePolicy"],
+    &["spec", "initContainers", "*", "resources"],
+    &["spec", "initContainers", "*", "resizePolicy"],
+];
 static POD_STATUS: LazyLock<Set> = LazyLock::new(|| {
     Set::of_fields(&[&["spec"], &["metadata", "deletionTimestamp"], &["metadata", "ownerReferences"]])
 });
@@ -34,12 +39,37 @@ static DEPLOYMENT_STATUS: LazyLock<Set> = LazyLock::new(|| Set::of_fields(&[&["s
 static SIGNING_STATUS: LazyLock<Set> = LazyLock::new(|| Set::of_fields(&[&["spec"], &["status", "conditions"]]));
 static SIGNING_APPROVAL: LazyLock<Set> = LazyLock::new(|| Set::of_fields(&[&["spec"], &["status", "certificate"]]));
 
-/// The fields a write of a resource (plural name) through a subresource (empty for none) cannot change. `has_status` says
-/// whether the resource has a `status` subresource.
-pub fn ignored(group: &str, resource: &str, subresource: &str, has_status: bool) -> &'static Set {
-    match (subresource, group, resource) {
+/// The fields a kind of write cannot change.
+#[derive(Clone, Copy, Debug)]
+pub enum Ignored {
+    /// These and all below them.
+    Fields(&'static Set),
+    /// All that is not on the way to one of these places, nor below it; `*` stands for any element.
+    AllBut(&'static [&'static [&'static str]]),
+}
+
+impl Ignored {
+    /// None.
+    pub const NOTHING: Self = Self::Fields(&NONE);
+
+    /// A set without them.
+    #[must_use]
+    pub fn strip(self, set: Set) -> Set {
+        match self {
+            Self::Fields(fields) => set.recursive_difference(fields),
+            Self::AllBut(places) => set.within_places(places),
+        }
+    }
+}
+
+/// The fields a write of a resource (plural name) through a subresource (empty for none) cannot change: what upstream's
+/// strategies give as `GetResetFields` and `GetResetFieldsFilter`. `has_status` says whether the resource has a `status`
+/// subresource.
+pub fn ignored(group: &str, resource: &str, subresource: &str, has_status: bool) -> Ignored {
+    Ignored::Fields(match (subresource, group, resource) {
         ("" | "finalize", ..) if has_status => &STATUS,
-        ("ephemeralcontainers" | "resize", ..) => &METADATA_AND_STATUS,
+        ("ephemeralcontainers", ..) => return Ignored::AllBut(&[&["spec", "ephemeralContainers"]]),
+        ("resize", ..) => return Ignored::AllBut(RESIZED),
         ("approval", ..) => &SIGNING_APPROVAL,
         ("status", "", "pods") => &POD_STATUS,
         ("status", "apps", "deployments") => &DEPLOYMENT_STATUS,
@@ -55,6 +85,6 @@ pub fn ignored(group: &str, resource: &str, subresource: &str, has_status: bool)
             _,
         ) => &SPEC_AND_METADATA,
         ("status", ..) => &SPEC,
-        _ => &NONE,
-    }
+        _ => return Ignored::NOTHING,
+    })
 }

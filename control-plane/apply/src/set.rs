@@ -48,6 +48,9 @@ impl Node {
 }
 
 impl Set {
+    /// Nothing.
+    pub const EMPTY: Self = Self { nodes: Vec::new() };
+
     /// The set of the given fields, each the names on the way to it.
     pub fn of_fields(paths: &[&[&str]]) -> Self {
         let mut set = Self::default();
@@ -224,6 +227,21 @@ impl Set {
             }
             !node.is_empty()
         });
+    }
+
+    /// What of it is on the way to one of these places or below it; `*` stands for any element.
+    #[must_use]
+    pub fn within_places(self, places: &[&[&str]]) -> Self {
+        if places.iter().any(|place| place.is_empty()) {
+            return self;
+        }
+        let nodes = self.nodes.into_iter().filter_map(|(element, node)| {
+            let fits = |place: &&&[&str]| place[0] == "*" || element == Element::field(place[0]);
+            let rest: Vec<&[&str]> = places.iter().filter(fits).map(|place| &place[1..]).collect();
+            let below = |node: Node| Node { below: node.below.within_places(&rest), ..node };
+            (!rest.is_empty()).then(|| below(node)).filter(|node| !node.is_empty()).map(|node| (element, node))
+        });
+        Self { nodes: nodes.collect() }
     }
 
     /// The same with each declared field that has something below it: a set with `a.b.c` gets `a`, but not `a.b` if `b` is

@@ -1,13 +1,17 @@
 //! Whole applies and updates, as clients do them.
 
 mod properties;
+mod versions;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::{
-    Apply, Conflict, Custom, Error, Managed, Manager, Operation, Set, Type, apply, compare, managers::keep_times,
-    reset, scale, set::Path,
+    Apply, Changes, Conflict, Custom, Error, Managed, Manager, OneVersion, Operation, Type, apply, compare,
+    managers::keep_times,
+    reset::{self, Ignored},
+    scale,
+    set::Path,
 };
 
 pub(crate) fn deployment() -> Type<'static> {
@@ -39,6 +43,7 @@ impl State {
             subresource: "",
             force,
             ignored: reset::ignored("apps", "deployments", "", true),
+            versions: &OneVersion,
             now: at(self.clock),
         };
         let mut managed = Managed::decode(self.managed.clone().encode().unwrap_or_default())?;
@@ -56,7 +61,7 @@ impl State {
         let empty = json!({});
         let change = compare(of, self.object.as_ref().unwrap_or(&empty), object);
         let ignored = reset::ignored("apps", "deployments", "", true);
-        managed.update(change, &updater(manager), ignored, at(self.clock));
+        managed.update(&Changes::new(change, ignored), &updater(manager), at(self.clock));
         self.object = Some(object.clone());
         self.managed = managed;
     }
@@ -346,7 +351,7 @@ fn replicas_of_a_scale_are_the_objects() {
     let (old, new) = (json!({"spec": {"replicas": 2}}), json!({"spec": {"replicas": 5}}));
     let manager =
         Manager { subresource: "scale".to_owned(), api_version: "autoscaling/v1".to_owned(), ..updater("hpa") };
-    of_scale.update(compare(scale_type, &old, &new), &manager, &Set::default(), at(9));
+    of_scale.update(&Changes::new(compare(scale_type, &old, &new), Ignored::NOTHING), &manager, at(9));
     let mut after = State { managed: scale::to_parent(parent, of_scale, &replicas, "apps/v1"), ..State::default() };
     assert_eq!(after.owned("a"), [".spec.paused"]);
     assert_eq!(after.owned("hpa"), [".spec.replicas"]);

@@ -11,6 +11,7 @@ pub(crate) mod webhook;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use serde_json::Value;
 use skep_api::status::StatusError;
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +37,12 @@ pub(crate) trait Conversion: Send + Sync {
 
     /// The JSON of an object of this version as it is to be stored.
     fn store(&self, served: Vec<u8>) -> BoxFuture<'_, Result<Vec<u8>, StatusError>>;
+
+    /// An object of this version in another version of the definition; none if it has no such version.
+    fn in_version<'a>(&'a self, object: &'a Value, to: &'a str) -> BoxFuture<'a, Result<Option<Value>, StatusError>>;
+
+    /// The type of objects in a version of the definition, as far as owners of fields are concerned.
+    fn field_type_in(&self, api_version: &str) -> skep_apply::Type<'_>;
 
     /// Whether nothing new may be created: the definition is being deleted.
     fn is_closed(&self) -> bool;

@@ -33,6 +33,7 @@ pub(crate) mod patch;
 pub(crate) mod selection;
 mod strict;
 pub(crate) mod update;
+mod versions;
 pub(crate) mod view;
 pub(crate) mod watch;
 

@@ -2,6 +2,10 @@
 
 use std::sync::Arc;
 
+use futures::{
+    FutureExt as _,
+    future::{self, BoxFuture},
+};
 use http::{Response, StatusCode};
 use k8s_openapi::{api::autoscaling::v1::Scale, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use serde_json::Value;
@@ -11,7 +15,7 @@ use skep_api::{
     request::Verb,
     status::StatusError,
 };
-use skep_apply::{Apply, Managed, Manager, Set, Type, compare, scale as owners};
+use skep_apply::{Apply, Changes, Managed, Manager, OneVersion, Type, compare, reset::Ignored, scale as owners};
 
 use crate::{
     dispatch::Call,
@@ -96,7 +100,6 @@ impl ScaleSource<'_> {
     /// The scale that is asked for, and who then owns the number of replicas.
     fn scale(&self, present: &Value, managed: &mut Managed) -> Result<Box<Scale>, StatusError> {
         let of = Type::of_kind("autoscaling", "v1", "Scale");
-        let nothing = Set::default();
         let scale = match &self.change {
             Change::Replace(scale) => scale.clone(),
             Change::Patch(patch) => read(patch.apply(of, present.clone())?)?,
@@ -110,7 +113,9 @@ impl ScaleSource<'_> {
                     manager: self.scope.manager,
                     subresource: "scale",
                     force: *force,
-                    ignored: &nothing,
+                    ignored: Ignored::NOTHING,
+                    // Owners of the scale all know it in this version.
+                    versions: &OneVersion,
                     now: self.scope.now,
                 };
                 let applied = skep_apply::apply(&request, managed).map_err(apply_error)?;
@@ -121,14 +126,15 @@ impl ScaleSource<'_> {
             let asked = serde_json::to_value(&scale).map_err(StatusError::internal_error)?;
             let manager =
                 Manager { api_version: SCALE_VERSION.to_owned(), ..self.registry.updater(self.scope, "scale") };
-            managed.update(compare(of, present, &asked), &manager, &nothing, self.scope.now);
+            let changes = Changes::new(compare(of, present, &asked), Ignored::NOTHING);
+            managed.update(&changes, &manager, self.scope.now);
         }
         Ok(scale)
     }
 }
 
-impl Source for ScaleSource<'_> {
-    fn produce(&mut self, current: &Current<'_>) -> Result<Box<dyn Object>, StatusError> {
+impl ScaleSource<'_> {
+    fn scaled(&self, current: &Current<'_>) -> Result<Box<dyn Object>, StatusError> {
         let present = scale_of(self.registry, current.object)?;
         let present = serde_json::to_value(&present).map_err(StatusError::internal_error)?;
         let stored = current.object.meta().managed_fields.clone().unwrap_or_default();
@@ -160,6 +166,12 @@ impl Source for ScaleSource<'_> {
         let api_version = self.registry.info().api_version();
         meta.managed_fields = owners::to_parent(parent, managed, &path, &api_version).encode();
         Ok(object)
+    }
+}
+
+impl Source for ScaleSource<'_> {
+    fn produce<'a>(&'a mut self, current: &'a Current<'_>) -> BoxFuture<'a, Result<Box<dyn Object>, StatusError>> {
+        future::ready(self.scaled(current)).boxed()
     }
 
     fn ownership(&self) -> Ownership {

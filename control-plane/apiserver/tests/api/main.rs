@@ -15,6 +15,7 @@ mod groups;
 mod identity;
 mod kubectl;
 mod logs;
+mod managed_fields;
 mod masters;
 mod node_restriction;
 mod paths;

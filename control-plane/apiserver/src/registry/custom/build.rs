@@ -13,7 +13,7 @@ use skep_storage::{ResourceSchema, SelectableField, Storage};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    conversion::{Converter, Version},
+    conversion::{Converter, Sibling, Version},
     shown::Shown,
     strategy::{Coercion, CustomStrategy},
 };
@@ -67,6 +67,7 @@ pub(super) async fn build(
     let coercions: Vec<Arc<Coercion>> = crd.spec.versions.iter().map(|version| coercion(crd, version)).collect();
     let all = || crd.spec.versions.iter().zip(&coercions);
     let Some((_, storage)) = all().find(|(version, _)| version.storage) else { return Ok(None) };
+    let siblings: Arc<[Sibling]> = all().map(|(version, coercion)| sibling(crd, version, coercion)).collect();
     let make = |version: &CustomResourceDefinitionVersion, coercion: &Arc<Coercion>| {
         let names = |name: &str| format!("{}/{name}", crd.spec.group);
         let selectable = selectable(version);
@@ -77,6 +78,7 @@ pub(super) async fn build(
             storage: Arc::clone(storage),
             identity: is_identity(crd, version),
             converter: parts.converter.clone(),
+            siblings: Arc::clone(&siblings),
             selectable: selectable.iter().map(|field| field.name.to_string()).collect(),
             closed: is_closing(crd),
             deprecation: deprecation(crd, version),
@@ -84,13 +86,13 @@ pub(super) async fn build(
             shown: Arc::clone(parts.shown),
             number: parts.shown.number(),
         };
-        let open_api = props(version).and_then(|props| serde_json::to_value(props).ok()).unwrap_or_default();
+        let open_api = open_api(version);
         let rules = Rules::new(&coercion.schema, &open_api);
         let strategy = CustomStrategy {
             info: info(crd, version),
             prefix: prefix.clone(),
             coercion: Arc::clone(coercion),
-            fields: skep_apply::Custom::of_resource(open_api.is_object().then_some(&open_api)),
+            fields: field_type(&open_api),
             open_api,
             has_status: version.subresources.as_ref().is_some_and(|parts| parts.status.is_some()),
             scale: version.subresources.as_ref().and_then(|parts| parts.scale.clone()),
@@ -119,6 +121,24 @@ pub(super) fn is_closing(crd: &CustomResourceDefinition) -> bool {
 
 fn props(version: &CustomResourceDefinitionVersion) -> Option<&JSONSchemaProps> {
     version.schema.as_ref()?.open_api_v3_schema.as_ref()
+}
+
+/// The schema as the definition writes it; null if there is none.
+fn open_api(version: &CustomResourceDefinitionVersion) -> Value {
+    props(version).and_then(|props| serde_json::to_value(props).ok()).unwrap_or_default()
+}
+
+fn field_type(open_api: &Value) -> skep_apply::Custom {
+    skep_apply::Custom::of_resource(open_api.is_object().then_some(open_api))
+}
+
+fn sibling(
+    crd: &CustomResourceDefinition,
+    version: &CustomResourceDefinitionVersion,
+    coercion: &Arc<Coercion>,
+) -> Sibling {
+    let api_version = format!("{}/{}", crd.spec.group, version.name);
+    Sibling { api_version, coercion: Arc::clone(coercion), fields: field_type(&open_api(version)) }
 }
 
 fn coercion(crd: &CustomResourceDefinition, version: &CustomResourceDefinitionVersion) -> Arc<Coercion> {

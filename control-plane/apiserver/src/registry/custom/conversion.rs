@@ -22,6 +22,14 @@ pub(super) trait Converter: Send + Sync {
     fn convert<'a>(&'a self, objects: Vec<Value>, to: &'a str) -> BoxFuture<'a, Result<Vec<Value>, StatusError>>;
 }
 
+/// A version of a definition, served or not.
+pub(super) struct Sibling {
+    /// `group/version`.
+    pub(super) api_version: String,
+    pub(super) coercion: Arc<Coercion>,
+    pub(super) fields: skep_apply::Custom,
+}
+
 /// One version as it is served.
 pub(super) struct Version {
     /// `group/version`.
@@ -32,6 +40,8 @@ pub(super) struct Version {
     pub(super) storage: Arc<Coercion>,
     pub(super) identity: bool,
     pub(super) converter: Option<Arc<dyn Converter>>,
+    /// All versions of the definition.
+    pub(super) siblings: Arc<[Sibling]>,
     pub(super) selectable: Vec<String>,
     pub(super) closed: bool,
     pub(super) deprecation: Option<String>,
@@ -48,6 +58,10 @@ impl Drop for Version {
 }
 
 impl Version {
+    fn sibling(&self, api_version: &str) -> Option<&Sibling> {
+        self.siblings.iter().find(|sibling| sibling.api_version == api_version)
+    }
+
     async fn convert(&self, mut objects: Vec<Value>, to: &str) -> Result<Vec<Value>, StatusError> {
         let other = |object: &Value| object.get("apiVersion").and_then(Value::as_str) != Some(to);
         let Some(converter) = &self.converter else {
@@ -202,6 +216,22 @@ impl Conversion for Version {
             serde_json::to_vec(&object).map_err(StatusError::internal_error)
         }
         .boxed()
+    }
+
+    fn in_version<'a>(&'a self, object: &'a Value, to: &'a str) -> BoxFuture<'a, Result<Option<Value>, StatusError>> {
+        async move {
+            let Some(sibling) = self.sibling(to) else { return Ok(None) };
+            let mut found = self.convert(vec![object.clone()], to).await?.pop();
+            if let Some(found) = &mut found {
+                sibling.coercion.coerce(found, &mut UnknownFields::new());
+            }
+            Ok(found)
+        }
+        .boxed()
+    }
+
+    fn field_type_in(&self, api_version: &str) -> skep_apply::Type<'_> {
+        self.sibling(api_version).map_or(skep_apply::Type::Deduced, |sibling| sibling.fields.view())
     }
 
     fn is_closed(&self) -> bool {

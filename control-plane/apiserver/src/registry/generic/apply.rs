@@ -1,11 +1,12 @@
 //! Server-side apply: a configuration as the source of an update.
 
+use futures::{FutureExt as _, future::BoxFuture};
 use serde_json::Value;
 use skep_api::{
     options::{FieldValidation, PatchOptions},
     status::StatusError,
 };
-use skep_apply::{Apply, Managed};
+use skep_apply::{Apply, Managed, OneVersion, Versions};
 
 use super::{
     Registry, Scope,
@@ -13,6 +14,7 @@ use super::{
     ownership::{Ownership, apply_error, without_owners},
     strict,
     update::{Current, Source},
+    versions::Converted,
 };
 use crate::{
     http::request_body::yaml,
@@ -53,7 +55,12 @@ impl<'a> Applied<'a> {
     }
 
     /// Merges the configuration into the object as it is.
-    fn merge(&self, live: Option<&Value>, managed: &mut Managed) -> Result<Option<Value>, StatusError> {
+    fn merge(
+        &self,
+        live: Option<&Value>,
+        managed: &mut Managed,
+        versions: &dyn Versions,
+    ) -> Result<Option<Value>, skep_apply::Error> {
         let info = self.registry.info();
         let request = Apply {
             of: self.registry.field_type(),
@@ -65,9 +72,10 @@ impl<'a> Applied<'a> {
             subresource: self.subresource,
             force: self.force,
             ignored: self.registry.ignored_fields(self.subresource),
+            versions,
             now: self.now,
         };
-        skep_apply::apply(&request, managed).map_err(apply_error)
+        skep_apply::apply(&request, managed)
     }
 
     fn object(&self, value: Value, managed: Managed) -> Result<Box<dyn Object>, StatusError> {
@@ -78,24 +86,38 @@ impl<'a> Applied<'a> {
     }
 }
 
-impl Source for Applied<'_> {
-    fn produce(&mut self, current: &Current<'_>) -> Result<Box<dyn Object>, StatusError> {
+impl Applied<'_> {
+    /// The object with the configuration merged in. What owners in other versions know it as is asked for on the way.
+    async fn merged(&self, current: &Current<'_>) -> Result<Box<dyn Object>, StatusError> {
         let live = without_owners(current.json)?;
         let stored = current.object.meta().managed_fields.clone().unwrap_or_default();
-        let mut managed = Managed::decode(stored).unwrap_or_default();
-        match self.merge(Some(&live), &mut managed)? {
-            Some(value) => self.object(value, managed),
-            None => {
-                let mut object = current.object.boxed_clone();
-                object.meta_mut().managed_fields = managed.encode();
-                Ok(object)
+        let stored = Managed::decode(stored).unwrap_or_default();
+        let mut converted = Converted::new(self.registry);
+        loop {
+            let mut managed = stored.clone();
+            match self.merge(Some(&live), &mut managed, &converted) {
+                Ok(Some(value)) => return self.object(value, managed),
+                Ok(None) => {
+                    let mut object = current.object.boxed_clone();
+                    object.meta_mut().managed_fields = managed.encode();
+                    return Ok(object);
+                }
+                Err(skep_apply::Error::Unconverted { object, to }) => converted.ask(*object, to).await?,
+                Err(error) => return Err(apply_error(error)),
             }
         }
+    }
+}
+
+impl Source for Applied<'_> {
+    fn produce<'a>(&'a mut self, current: &'a Current<'_>) -> BoxFuture<'a, Result<Box<dyn Object>, StatusError>> {
+        self.merged(current).boxed()
     }
 
     fn for_create(&mut self, _: bool) -> Result<Option<Box<dyn Object>>, StatusError> {
         let mut managed = Managed::default();
-        let value = self.merge(None, &mut managed)?.unwrap_or_else(|| self.config.clone());
+        let value =
+            self.merge(None, &mut managed, &OneVersion).map_err(apply_error)?.unwrap_or_else(|| self.config.clone());
         let object = self.object(value, managed)?;
         let uid = object.uid();
         if !uid.is_empty() {

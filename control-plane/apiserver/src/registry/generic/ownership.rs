@@ -8,7 +8,10 @@ use std::borrow::Cow;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, StatusCause};
 use serde_json::Value;
 use skep_api::status::StatusError;
-use skep_apply::{Comparison, Error, Managed, Manager, Operation, Set, Type, compare, reset};
+use skep_apply::{
+    Changes, Comparison, Error, Managed, Manager, Operation, Type, compare,
+    reset::{self, Ignored},
+};
 
 use super::{Registry, Scope};
 use crate::{
@@ -36,7 +39,7 @@ impl Registry {
     }
 
     /// Fields that cannot be changed through a subresource.
-    pub(crate) fn ignored_fields(&self, subresource: &str) -> &'static Set {
+    pub(crate) fn ignored_fields(&self, subresource: &str) -> Ignored {
         let info = self.info();
         reset::ignored(&info.group, &info.plural, subresource, info.subresource("status").is_some())
     }
@@ -63,13 +66,13 @@ impl Registry {
         }
         .map_err(StatusError::internal_error)?;
         let change = compare::created(self.field_type(), &value);
-        managed.update(change, &self.updater(scope, ""), self.ignored_fields(""), scope.now);
+        managed.update(&Changes::new(change, self.ignored_fields("")), &self.updater(scope, ""), scope.now);
         object.meta_mut().managed_fields = managed.encode();
         Ok(())
     }
 
     /// Notes who owns what an update changes. `shown` is the JSON of `old` in the version of the request.
-    pub(super) fn own_updated(
+    pub(super) async fn own_updated(
         &self,
         scope: &Scope<'_>,
         kind: UpdateKind,
@@ -96,7 +99,8 @@ impl Registry {
         } else {
             compare(of, &without_owners(shown)?, &parsed(&json)?)
         };
-        managed.update(change, &self.updater(scope, subresource), self.ignored_fields(subresource), scope.now);
+        let changes = self.changes(change, (shown, &json), &managed, self.ignored_fields(subresource)).await?;
+        managed.update(&changes, &self.updater(scope, subresource), scope.now);
         object.meta_mut().managed_fields = managed.encode();
         Ok(())
     }
@@ -180,7 +184,9 @@ pub(crate) fn apply_error(error: Error) -> StatusError {
         }
         Error::BadRequest(text) => StatusError::bad_request(text.clone()),
         // Upstream gives these no reason.
-        Error::Untyped { .. } | Error::ManagedFields(_) => StatusError::new(500, "", error.to_string()),
+        Error::Untyped { .. } | Error::ManagedFields(_) | Error::Unconverted { .. } => {
+            StatusError::new(500, "", error.to_string())
+        }
     }
 }
 

@@ -1,5 +1,9 @@
 //! PATCH: applies a patch to the JSON of the object stored now.
 
+use futures::{
+    FutureExt as _,
+    future::{self, BoxFuture},
+};
 use http::{HeaderMap, Response};
 use serde_json::Value;
 use skep_api::{
@@ -100,9 +104,15 @@ pub(crate) struct Patched<'a> {
 }
 
 impl Source for Patched<'_> {
-    fn produce(&mut self, current: &Current<'_>) -> Result<Box<dyn Object>, StatusError> {
+    fn produce<'a>(&'a mut self, current: &'a Current<'_>) -> BoxFuture<'a, Result<Box<dyn Object>, StatusError>> {
+        future::ready(self.patched(current.json)).boxed()
+    }
+}
+
+impl Patched<'_> {
+    fn patched(&mut self, json: &[u8]) -> Result<Box<dyn Object>, StatusError> {
         let patched = || {
-            let document = serde_json::from_slice(current.json).map_err(StatusError::internal_error)?;
+            let document = serde_json::from_slice(json).map_err(StatusError::internal_error)?;
             self.patch.apply(self.registry.field_type(), document)
         };
         // A refusal shows the result, which decoding takes apart: it is made again for that.

@@ -3,6 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::{
+    FutureExt as _,
+    future::{self, BoxFuture},
+};
 use http::StatusCode;
 use skep_api::{field, meta, status::StatusError};
 use skep_storage::{Object as Cached, response_bytes};
@@ -36,7 +40,7 @@ pub(crate) struct Current<'a> {
 
 /// Makes the new object from the one stored now. Called again when that turned out to be stale.
 pub(crate) trait Source: Send {
-    fn produce(&mut self, current: &Current<'_>) -> Result<Box<dyn Object>, StatusError>;
+    fn produce<'a>(&'a mut self, current: &'a Current<'_>) -> BoxFuture<'a, Result<Box<dyn Object>, StatusError>>;
 
     /// The object to create if there is none. `allowed` is whether the resource allows creation by update.
     fn for_create(&mut self, allowed: bool) -> Result<Option<Box<dyn Object>>, StatusError> {
@@ -54,8 +58,8 @@ pub(crate) trait Source: Send {
 pub(crate) struct Replacement(pub(crate) Box<dyn Object>);
 
 impl Source for Replacement {
-    fn produce(&mut self, _: &Current<'_>) -> Result<Box<dyn Object>, StatusError> {
-        Ok(self.0.boxed_clone())
+    fn produce<'a>(&'a mut self, _: &'a Current<'_>) -> BoxFuture<'a, Result<Box<dyn Object>, StatusError>> {
+        future::ready(Ok(self.0.boxed_clone())).boxed()
     }
 
     fn for_create(&mut self, allowed: bool) -> Result<Option<Box<dyn Object>>, StatusError> {
@@ -70,10 +74,10 @@ impl<F> Source for Mutation<F>
 where
     F: FnMut(&mut dyn Object) -> Result<(), StatusError> + Send,
 {
-    fn produce(&mut self, current: &Current<'_>) -> Result<Box<dyn Object>, StatusError> {
+    fn produce<'a>(&'a mut self, current: &'a Current<'_>) -> BoxFuture<'a, Result<Box<dyn Object>, StatusError>> {
         let mut object = current.object.boxed_clone();
-        self.0(&mut *object)?;
-        Ok(object)
+        let done = self.0(&mut *object);
+        future::ready(done.map(|()| object)).boxed()
     }
 
     fn ownership(&self) -> Ownership {
@@ -193,7 +197,7 @@ impl Registry {
         let name = cached.name();
         let shown = self.show(cached.json()).await?;
         let old = self.decode_stored(cached, &shown)?;
-        let mut object = source.produce(&Current { json: &shown, object: &*old })?;
+        let mut object = source.produce(&Current { json: &shown, object: &*old }).await?;
 
         let uid = object.uid();
         if !uid.is_empty() && uid != old.uid() {
@@ -224,7 +228,7 @@ impl Registry {
         }
         if source.ownership() == Ownership::Tracked {
             drop_twin_owners(scope, Stage::Sent, object.meta_mut());
-            self.own_updated(scope, kind, &shown, &*old, &mut *object)?;
+            self.own_updated(scope, kind, &shown, &*old, &mut *object).await?;
         }
 
         let mut admitted = self.admit_update(scope, kind, &mut object, &*old).await?;
