@@ -1,11 +1,14 @@
 //! Priority and fairness: whose requests may run, and whose must wait.
 //!
 //! A FlowSchema says of which flow and which priority level a request is; a level has a share of the server's seats
-//! ([`level`]). The objects are read from the watch cache and hold as soon as they change. What upstream makes mandatory
+//! ([`level`]), and lends and borrows them ([`levels`]). The objects are read from the watch cache and hold as soon as they change. What upstream makes mandatory
 //! (`exempt`, `catch-all`) holds even where the objects are missing.
 
+mod demand;
+mod fair;
 mod keeper;
 mod level;
+mod levels;
 mod schema;
 mod shuffle;
 mod work;
@@ -21,7 +24,7 @@ use std::{
 
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use k8s_openapi::api::flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
 use skep_api::request::RequestInfo;
 
@@ -34,7 +37,9 @@ use crate::{
 
 pub(crate) use keeper::keep;
 pub(crate) use level::Load;
-use level::{Kind, Level, Queuing, Rejection, Ticket};
+use level::{Level, Rejection, Ticket};
+use levels::Levels;
+pub(crate) use levels::Share;
 use schema::{Distinguisher, Matcher};
 pub(crate) use work::Watchers;
 
@@ -53,8 +58,8 @@ const LEVEL_UID: HeaderName = HeaderName::from_static("x-kubernetes-pf-priorityl
 
 /// Shares the server's capacity.
 pub(crate) struct FlowControl {
-    /// Seats of all levels together.
-    total: usize,
+    /// For who configures and who adjusts; requests do not need it.
+    levels: Mutex<Levels>,
     configuration: RwLock<Arc<Configuration>>,
     reads: AtomicUsize,
     writes: AtomicUsize,
@@ -66,7 +71,6 @@ pub(crate) struct FlowControl {
 struct Configuration {
     /// By precedence, then name. The last one takes everything.
     flows: Vec<Arc<Flow>>,
-    levels: HashMap<String, Arc<Level>>,
 }
 
 /// A FlowSchema and the level it leads to.
@@ -114,10 +118,11 @@ impl Drop for InFlight<'_> {
 
 impl FlowControl {
     pub(crate) fn new(total: usize, meters: Meters) -> Self {
-        let total = total.max(1);
+        let mut levels = Levels::new(total.max(1));
+        let configuration = Configuration::new(&mut levels, Vec::new(), Vec::new(), &meters);
         Self {
-            total,
-            configuration: RwLock::new(Arc::new(Configuration::new(total, Vec::new(), Vec::new(), None, &meters))),
+            levels: Mutex::new(levels),
+            configuration: RwLock::new(Arc::new(configuration)),
             reads: AtomicUsize::new(0),
             writes: AtomicUsize::new(0),
             watchers: Watchers::default(),
@@ -126,10 +131,15 @@ impl FlowControl {
     }
 
     /// Makes these objects hold from now on. Levels that stay keep who is in them.
-    fn apply(&self, schemas: Vec<FlowSchema>, levels: Vec<PriorityLevelConfiguration>) {
-        let old = Arc::clone(&self.configuration.read());
-        let new = Configuration::new(self.total, schemas, levels, Some(&old), &self.meters);
+    fn apply(&self, schemas: Vec<FlowSchema>, objects: Vec<PriorityLevelConfiguration>) {
+        let mut levels = self.levels.lock();
+        let new = Configuration::new(&mut levels, schemas, objects, &self.meters);
         *self.configuration.write() = Arc::new(new);
+    }
+
+    /// Divides the seats among the levels by what they could have used since the last time.
+    fn adjust(&self) {
+        self.levels.lock().adjust();
     }
 
     /// The flow of a request. There is always one.
@@ -171,10 +181,9 @@ impl FlowControl {
         (self.reads.load(Ordering::Relaxed), self.writes.load(Ordering::Relaxed))
     }
 
-    /// How the levels are doing, by name.
-    pub(crate) fn loads(&self) -> Vec<(String, Load)> {
-        let configuration = self.configuration.read();
-        configuration.levels.iter().map(|(name, level)| (name.clone(), level.load())).collect()
+    /// How the levels are doing, by name, and the fraction of its target that a level gets if it meets no bound.
+    pub(crate) fn report(&self) -> (Vec<(String, Load, Share)>, f64) {
+        self.levels.lock().report()
     }
 }
 
@@ -200,39 +209,22 @@ impl Flow {
 
 impl Configuration {
     fn new(
-        total: usize,
+        levels: &mut Levels,
         mut schemas: Vec<FlowSchema>,
-        mut levels: Vec<PriorityLevelConfiguration>,
-        old: Option<&Self>,
+        mut objects: Vec<PriorityLevelConfiguration>,
         meters: &Meters,
     ) -> Self {
         for name in ["exempt", "catch-all"] {
-            if !levels.iter().any(|level| level.metadata.name.as_deref() == Some(name)) {
-                levels.extend(mandatory(bootstrap::priority_levels(), name));
+            if !objects.iter().any(|level| level.metadata.name.as_deref() == Some(name)) {
+                objects.extend(mandatory(bootstrap::priority_levels(), name));
             }
             if !schemas.iter().any(|schema| schema.metadata.name.as_deref() == Some(name)) {
                 schemas.extend(mandatory(bootstrap::flow_schemas(), name));
             }
         }
-        let shares: f64 = levels.iter().map(shares).sum();
-        let mut own = HashMap::new();
-        let mut described = HashMap::new();
-        for level in &levels {
-            let name = level.metadata.name.clone().unwrap_or_default();
-            let seats = (total as f64 * self::shares(level) / shares.max(1.0)).ceil() as usize;
-            let kind = kind(level, seats);
-            let kept = old.and_then(|old| old.levels.get(&name));
-            let kept = match kept {
-                Some(kept) => {
-                    kept.set(kind);
-                    Arc::clone(kept)
-                }
-                None => Level::new(kind),
-            };
-            let widest = ((seats as f64 * WIDEST).ceil() as usize).max(1);
-            described.insert(name.clone(), (uid(&level.metadata), widest));
-            own.insert(name, kept);
-        }
+        levels.configure(&objects);
+        let uids: HashMap<_, _> =
+            objects.iter().map(|level| (level.metadata.name.as_deref(), uid(&level.metadata))).collect();
         schemas.sort_by_cached_key(|schema| {
             let precedence = schema.spec.as_ref().and_then(|spec| spec.matching_precedence);
             // Whatever precedence it claims, it takes what nobody else has taken.
@@ -242,22 +234,22 @@ impl Configuration {
         let flow = |schema: &FlowSchema| {
             let level_name = schema.spec.as_ref()?.priority_level_configuration.name.clone();
             // One that leads nowhere is passed over; its status says so.
-            let (level_uid, widest) = described.get(&level_name)?.clone();
+            let (level, nominal) = levels.get(&level_name)?;
             let name = schema.metadata.name.clone().unwrap_or_default();
             let (dispatched, waited, executed) = meters.of_flow(&name, &level_name);
             Some(Arc::new(Flow {
                 matcher: Matcher::new(schema),
-                level: Arc::clone(own.get(&level_name)?),
-                widest,
+                level: Arc::clone(level),
+                widest: ((nominal as f64 * WIDEST).ceil() as usize).max(1),
                 schema_uid: uid(&schema.metadata),
-                level_uid,
+                level_uid: uids.get(&Some(level_name.as_str()))?.clone(),
                 meters: FlowMeters { dispatched, waited, executed },
                 rejected: meters.clone(),
                 schema: name,
                 level_name,
             }))
         };
-        Self { flows: schemas.iter().filter_map(flow).collect(), levels: own }
+        Self { flows: schemas.iter().filter_map(flow).collect() }
     }
 }
 
@@ -269,30 +261,6 @@ fn mandatory<T: serde::de::DeserializeOwned>(all: Vec<(&'static str, serde_json:
 fn uid(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> HeaderValue {
     let uid = metadata.uid.as_deref().unwrap_or_default();
     HeaderValue::from_str(uid).unwrap_or_else(|_| HeaderValue::from_static(""))
-}
-
-fn shares(level: &PriorityLevelConfiguration) -> f64 {
-    let Some(spec) = &level.spec else { return 0.0 };
-    let shares = match (&spec.exempt, &spec.limited) {
-        (Some(exempt), _) => exempt.nominal_concurrency_shares.unwrap_or(0),
-        (_, Some(limited)) => limited.nominal_concurrency_shares.unwrap_or(30),
-        _ => 0,
-    };
-    f64::from(shares.max(0))
-}
-
-fn kind(level: &PriorityLevelConfiguration, seats: usize) -> Kind {
-    let Some(spec) = level.spec.as_ref().filter(|spec| spec.type_ != "Exempt") else { return Kind::Exempt };
-    let response = spec.limited.as_ref().and_then(|limited| limited.limit_response.as_ref());
-    let queuing = response.filter(|response| response.type_ == "Queue").map(|response| {
-        let given = response.queuing.clone().unwrap_or_default();
-        let number = |value: Option<i32>, or: usize| {
-            value.and_then(|value| usize::try_from(value).ok()).filter(|value| *value > 0).unwrap_or(or)
-        };
-        let queues = number(given.queues, 64);
-        Queuing { queues, hand: number(given.hand_size, 8).min(queues), length: number(given.queue_length_limit, 50) }
-    });
-    Kind::Limited { seats, queuing }
 }
 
 #[cfg(test)]

@@ -177,7 +177,7 @@ impl Metrics {
     /// The answer of `/metrics`.
     pub(crate) fn respond(&self, flow: &FlowControl) -> Response<Body> {
         let (reads, writes) = flow.in_flight();
-        self.flow.note(flow.loads());
+        self.flow.note(flow.report());
         for (request_kind, count) in [("readOnly", reads), ("mutating", writes)] {
             self.in_flight.get_or_create(&Kind { request_kind }).set(i64::try_from(count).unwrap_or(i64::MAX));
         }

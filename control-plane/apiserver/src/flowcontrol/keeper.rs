@@ -10,8 +10,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::de::DeserializeOwned;
 use skep_api::StatusError;
 use skep_storage::Resource;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use super::levels::PERIOD;
 use crate::{
     dispatch::Registries,
     registry::{
@@ -33,11 +35,23 @@ pub(crate) fn load(shared: &Shared) {
     shared.flow.apply(read(&schemas), read(&levels));
 }
 
-/// Applies the objects whenever they change, until `stop` or the server is gone.
+/// Applies the objects whenever they change and adjusts the levels' seats, until `stop` or the server is gone.
 pub(crate) fn keep(shared: &Arc<Shared>, stop: CancellationToken) {
     load(shared);
     let shared = Arc::downgrade(shared);
-    tokio::spawn(async move { stop.run_until_cancelled(follow(shared)).await });
+    tokio::spawn(async move {
+        stop.run_until_cancelled(async { tokio::join!(follow(shared.clone()), adjust(shared)) }).await
+    });
+}
+
+async fn adjust(shared: Weak<Shared>) {
+    let mut ticks = tokio::time::interval_at(Instant::now() + PERIOD, PERIOD);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let Some(now) = shared.upgrade() else { return };
+        now.flow.adjust();
+    }
 }
 
 async fn follow(shared: Weak<Shared>) {

@@ -7,16 +7,15 @@
 
 use std::{
     collections::VecDeque,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::{sync::oneshot, time::timeout};
+
+use super::demand::{Demand, Period};
 
 /// What a request is assumed to take until it is known, in seconds; upstream's figure.
 const GUESS: f64 = 0.003;
@@ -37,6 +36,16 @@ pub(crate) enum Kind {
     Exempt,
     /// So many seats; without queues nobody waits for them.
     Limited { seats: usize, queuing: Option<Queuing> },
+}
+
+impl Kind {
+    /// The same with so many seats, if it has a limit.
+    pub(super) fn with_seats(self, seats: usize) -> Self {
+        match self {
+            Self::Exempt => Self::Exempt,
+            Self::Limited { queuing, .. } => Self::Limited { seats, queuing },
+        }
+    }
 }
 
 /// What a request occupies.
@@ -82,8 +91,6 @@ pub(crate) struct Load {
 /// A priority level.
 pub(crate) struct Level {
     state: Mutex<State>,
-    /// Requests under way in an exempt level; nothing else is known of them.
-    exempt: AtomicUsize,
 }
 
 struct State {
@@ -92,6 +99,9 @@ struct State {
     in_use: usize,
     executing: usize,
     waiting: usize,
+    /// Seats of those that wait.
+    wanted: usize,
+    demand: Demand,
     queues: Vec<Queue>,
     clock: f64,
     next_id: u64,
@@ -119,7 +129,6 @@ pub(crate) struct Ticket {
     work: Work,
     /// The queue it came from, and since when it runs.
     from: Option<(usize, Instant)>,
-    exempt: bool,
 }
 
 impl Level {
@@ -131,11 +140,12 @@ impl Level {
                 in_use: 0,
                 executing: 0,
                 waiting: 0,
+                wanted: 0,
+                demand: Demand::new(Instant::now()),
                 queues: Vec::new(),
                 clock: 0.0,
                 next_id: 0,
             }),
-            exempt: AtomicUsize::new(0),
         };
         level.state.lock().set(kind);
         Arc::new(level)
@@ -156,13 +166,12 @@ impl Level {
 
     pub(crate) fn load(&self) -> Load {
         let state = self.state.lock();
-        let exempt = self.exempt.load(Ordering::Relaxed);
-        Load {
-            limit: state.limit,
-            seats: state.in_use + exempt,
-            executing: state.executing + exempt,
-            waiting: state.waiting,
-        }
+        Load { limit: state.limit, seats: state.in_use, executing: state.executing, waiting: state.waiting }
+    }
+
+    /// What seats could be used since this was last asked.
+    pub(super) fn demand(&self) -> Period {
+        self.state.lock().demand.take(Instant::now())
     }
 
     /// Seats for a request, at once or after a wait of at most `patience`. `flow` tells flows apart.
@@ -174,14 +183,16 @@ impl Level {
     ) -> Result<Ticket, Rejection> {
         let wait = {
             let mut state = self.state.lock();
-            let Kind::Limited { queuing, .. } = state.kind else {
-                drop(state);
-                self.exempt.fetch_add(1, Ordering::Relaxed);
-                return Ok(Ticket { level: Arc::clone(self), work, from: None, exempt: true });
+            let (exempt, queuing) = match state.kind {
+                Kind::Exempt => (true, None),
+                Kind::Limited { queuing, .. } => (false, queuing),
             };
-            if state.waiting == 0 && state.has_room(work.seats) {
+            if exempt || (state.waiting == 0 && state.has_room(work.seats)) {
                 state.take(work.seats);
-                return Ok(Ticket { level: Arc::clone(self), work, from: None, exempt: false });
+                state.note();
+                // What nobody waits for need not be kept.
+                let after = work.after.filter(|_| !exempt);
+                return Ok(Ticket { level: Arc::clone(self), work: Work { after, ..work }, from: None });
             }
             let Some(queuing) = queuing else { return Err(Rejection::ConcurrencyLimit) };
             let (id, granted) = state.enqueue(work, flow(), queuing)?;
@@ -192,10 +203,6 @@ impl Level {
     }
 
     fn leave(self: &Arc<Self>, ticket: &Ticket) {
-        if ticket.exempt {
-            self.exempt.fetch_sub(1, Ordering::Relaxed);
-            return;
-        }
         let grants = {
             let mut state = self.state.lock();
             state.executing -= 1;
@@ -210,6 +217,7 @@ impl Level {
             if let Some((seats, _)) = ticket.work.after {
                 state.in_use += seats;
             }
+            state.note();
             state.dispatch(self)
         };
         if let Some((seats, time)) = ticket.work.after {
@@ -224,6 +232,7 @@ impl Level {
             let grants = {
                 let mut state = level.state.lock();
                 state.in_use -= seats;
+                state.note();
                 state.dispatch(&level)
             };
             hand_out(grants);
@@ -259,9 +268,19 @@ impl State {
                     queue.waiters.push_back(waiter);
                 }
                 // Its sender is dropped, which turns it away.
-                None => self.waiting -= 1,
+                None => {
+                    self.waiting -= 1;
+                    self.wanted -= waiter.work.seats;
+                }
             }
         }
+        self.note();
+    }
+
+    /// Notes the demand, when it has changed. To be called whenever seats are taken, given back, or waited for no longer;
+    /// to hand seats to those that waited changes nothing.
+    fn note(&mut self) {
+        self.demand.set(self.in_use + self.wanted, Instant::now);
     }
 
     fn has_room(&self, seats: usize) -> bool {
@@ -297,6 +316,8 @@ impl State {
         queue.load += work.seats;
         queue.waiters.push_back(Waiter { id, work, grant });
         self.waiting += 1;
+        self.wanted += work.seats;
+        self.note();
         Ok((id, granted))
     }
 
@@ -318,9 +339,10 @@ impl State {
             self.clock = self.clock.max(queue.clock);
             queue.clock += seats as f64 * GUESS;
             self.waiting -= 1;
+            self.wanted -= seats;
             self.take(seats);
             let from = Some((at, Instant::now()));
-            let ticket = Ticket { level: Arc::clone(level), work: waiter.work, from, exempt: false };
+            let ticket = Ticket { level: Arc::clone(level), work: waiter.work, from };
             grants.push((waiter.grant, ticket));
         }
         grants
@@ -331,8 +353,10 @@ impl State {
             if let Some(at) = queue.waiters.iter().position(|waiter| waiter.id == id) {
                 if let Some(waiter) = queue.waiters.remove(at) {
                     queue.load = queue.load.saturating_sub(waiter.work.seats);
+                    self.wanted -= waiter.work.seats;
                 }
                 self.waiting -= 1;
+                self.note();
                 return;
             }
         }

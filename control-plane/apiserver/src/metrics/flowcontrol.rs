@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::flowcontrol::Load;
+use crate::flowcontrol::{Load, Share};
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OfFlow {
@@ -37,6 +37,7 @@ struct OfLevel {
 
 type Count = Counter<u64, AtomicU64>;
 type Level = Family<OfLevel, Gauge<i64, AtomicI64>>;
+type Fraction = Gauge<f64, AtomicU64>;
 type Seconds<L> = Family<L, Histogram, fn() -> Histogram>;
 
 /// The metrics of priority and fairness; cheap to clone.
@@ -49,7 +50,28 @@ pub(crate) struct Meters {
     waiting: Level,
     executing: Level,
     seats: Level,
-    limit: Level,
+    limits: Limits,
+    demand: Demand,
+    fraction: Fraction,
+}
+
+/// Seats of the levels, as configured and as they are.
+#[derive(Clone, Default)]
+struct Limits {
+    nominal: Level,
+    lower: Level,
+    upper: Level,
+    current: Level,
+}
+
+/// What the levels could use, as of the last adjustment.
+#[derive(Clone, Default)]
+struct Demand {
+    most: Level,
+    average: Family<OfLevel, Fraction>,
+    deviation: Family<OfLevel, Fraction>,
+    smoothed: Family<OfLevel, Fraction>,
+    target: Family<OfLevel, Fraction>,
 }
 
 fn seconds() -> Histogram {
@@ -67,7 +89,9 @@ impl Meters {
             waiting: Family::default(),
             executing: Family::default(),
             seats: Family::default(),
-            limit: Family::default(),
+            limits: Limits::default(),
+            demand: Demand::default(),
+            fraction: Fraction::default(),
         };
         registry.register(
             "apiserver_flowcontrol_dispatched_requests",
@@ -89,15 +113,37 @@ impl Meters {
             "Duration of request execution in the API Priority and Fairness subsystem",
             meters.executed.clone(),
         );
+        meters.register_levels(registry);
+        meters
+    }
+
+    fn register_levels(&self, registry: &mut Registry) {
+        let Self { limits, demand, .. } = self;
         for (name, help, family) in [
-            ("current_inqueue_requests", "Number of requests currently pending in queues", &meters.waiting),
-            ("current_executing_requests", "Number of requests in execution", &meters.executing),
-            ("current_executing_seats", "Concurrency (number of seats) occupied by requests", &meters.seats),
-            ("nominal_limit_seats", "Nominal number of execution seats for each priority level", &meters.limit),
+            ("current_inqueue_requests", "Number of requests currently pending in queues", &self.waiting),
+            ("current_executing_requests", "Number of requests in execution", &self.executing),
+            ("current_executing_seats", "Concurrency (number of seats) occupied by requests", &self.seats),
+            ("nominal_limit_seats", "Nominal number of execution seats for each priority level", &limits.nominal),
+            ("lower_limit_seats", "Seats that each priority level does not lend", &limits.lower),
+            ("upper_limit_seats", "Seats that each priority level may have with what it borrows", &limits.upper),
+            ("current_limit_seats", "Seats that each priority level has at the moment", &limits.current),
+            ("demand_seats_high_watermark", "Most seats that could be used in the last period", &demand.most),
         ] {
             registry.register(format!("apiserver_flowcontrol_{name}"), help, family.clone());
         }
-        meters
+        for (name, help, family) in [
+            ("demand_seats_average", "Time-weighted average of the seats that could be used", &demand.average),
+            ("demand_seats_stdev", "Time-weighted standard deviation of those seats", &demand.deviation),
+            ("demand_seats_smoothed", "Smoothed envelope of those seats", &demand.smoothed),
+            ("target_seats", "Seats that each priority level asked for at the last adjustment", &demand.target),
+        ] {
+            registry.register(format!("apiserver_flowcontrol_{name}"), help, family.clone());
+        }
+        registry.register(
+            "apiserver_flowcontrol_seat_fair_frac",
+            "Fraction of its target that each priority level gets if it can use it",
+            self.fraction.clone(),
+        );
     }
 
     /// What is counted for each request of a flow: dispatched, waited, executed.
@@ -119,14 +165,28 @@ impl Meters {
     }
 
     /// Notes how the levels are doing.
-    pub(crate) fn note(&self, loads: Vec<(String, Load)>) {
-        let number = |value: usize| i64::try_from(value).unwrap_or(0);
-        for (priority_level, load) in loads {
+    pub(crate) fn note(&self, (levels, fraction): (Vec<(String, Load, Share)>, f64)) {
+        self.fraction.set(fraction);
+        for (priority_level, load, share) in levels {
             let level = OfLevel { priority_level };
-            self.waiting.get_or_create(&level).set(number(load.waiting));
-            self.executing.get_or_create(&level).set(number(load.executing));
-            self.seats.get_or_create(&level).set(number(load.seats));
-            self.limit.get_or_create(&level).set(number(load.limit));
+            let seats = |family: &Level, value: usize| {
+                family.get_or_create(&level).set(i64::try_from(value).unwrap_or(i64::MAX));
+            };
+            let exact = |family: &Family<OfLevel, Fraction>, value: f64| {
+                family.get_or_create(&level).set(value);
+            };
+            seats(&self.waiting, load.waiting);
+            seats(&self.executing, load.executing);
+            seats(&self.seats, load.seats);
+            seats(&self.limits.nominal, share.bounds.nominal);
+            seats(&self.limits.lower, share.bounds.lower);
+            seats(&self.limits.upper, share.bounds.upper);
+            seats(&self.limits.current, share.current);
+            seats(&self.demand.most, share.demand.most);
+            exact(&self.demand.average, share.demand.average);
+            exact(&self.demand.deviation, share.demand.deviation);
+            exact(&self.demand.smoothed, share.demand.smoothed);
+            exact(&self.demand.target, share.target);
         }
     }
 }

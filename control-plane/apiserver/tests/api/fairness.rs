@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::stream;
-use http::{Request, StatusCode};
+use http::{Method, Request, StatusCode};
 use http_body::Frame;
 use http_body_util::{Full, StreamBody};
 use skep_apiserver::UserInfo;
@@ -20,13 +20,14 @@ use tower::ServiceExt;
 
 use crate::support::TestServer;
 
+const LEVELS: &str = "/apis/flowcontrol.apiserver.k8s.io/v1/prioritylevelconfigurations";
 const EVENTS: &str = "/api/v1/namespaces/default/events";
 
 fn node(name: &str) -> UserInfo {
     UserInfo::authenticated(format!("system:node:{name}"), ["system:nodes".to_owned()])
 }
 
-/// Few seats: four of them are the level `system`, which is where nodes are.
+/// Few seats: four of them are the level `system`, which is where nodes are; it lends and borrows none here.
 async fn start() -> TestServer {
     let server = TestServer::start_with(|config| {
         config.max_reads_in_flight = 20;
@@ -34,8 +35,14 @@ async fn start() -> TestServer {
     })
     .await;
     // The objects are followed, so they hold a moment after they were made.
-    while gauge(&server, "nominal_limit_seats").await != 4 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+    wait_for(&server, "nominal_limit_seats", 4).await;
+    let path = format!("{LEVELS}/system");
+    let (_, mut level) = server.get(&path).await;
+    level["spec"]["limited"]["lendablePercent"] = 0.into();
+    level["spec"]["limited"]["borrowingLimitPercent"] = 0.into();
+    assert_eq!(server.call(Method::PUT, &path, level).await.0, 200);
+    for limit in ["lower_limit_seats", "upper_limit_seats", "current_limit_seats"] {
+        wait_for(&server, limit, 4).await;
     }
     server
 }
@@ -131,4 +138,28 @@ async fn who_is_turned_away_is_told_when_to_come_again() {
     let line = "apiserver_flowcontrol_rejected_requests_total{priority_level=\"system\",flow_schema=\"system-nodes\",reason=\"queue-full\"} 1";
     assert!(metrics.as_str().unwrap().contains(line));
     flood.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_tell_what_levels_have_lend_and_want() {
+    let server = start().await;
+    let (_, metrics) = server.get("/metrics").await;
+    let metrics = metrics.as_str().unwrap();
+    for (name, value) in [
+        ("nominal_limit_seats", Some(4.0)),
+        ("lower_limit_seats", Some(4.0)),
+        ("upper_limit_seats", Some(4.0)),
+        ("current_limit_seats", Some(4.0)),
+        ("target_seats", Some(4.0)),
+        ("demand_seats_high_watermark", Some(0.0)),
+        ("demand_seats_average", Some(0.0)),
+        ("demand_seats_stdev", Some(0.0)),
+        ("demand_seats_smoothed", Some(0.0)),
+    ] {
+        let prefix = format!("apiserver_flowcontrol_{name}{{priority_level=\"system\"}} ");
+        let told = metrics.lines().find_map(|line| line.strip_prefix(&prefix)).map(|value| value.parse().unwrap());
+        assert_eq!(told, value, "{name}");
+    }
+    let fraction = metrics.lines().find_map(|line| line.strip_prefix("apiserver_flowcontrol_seat_fair_frac "));
+    assert!(fraction.unwrap().parse::<f64>().unwrap() > 1.0, "nothing is asked, so all have more than they need");
 }
