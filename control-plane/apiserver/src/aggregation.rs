@@ -18,6 +18,7 @@ use parking_lot::{Mutex, RwLock};
 use rustls_pki_types::ServerName;
 use serde_json::Value;
 use skep_api::status::StatusError;
+use skep_schema::openapi::Foreign;
 use tokio_rustls::TlsConnector;
 
 use crate::{
@@ -72,6 +73,25 @@ pub(crate) struct Told {
     pub(crate) resources: Value,
     /// Where its OpenAPI document is, with the document's hash.
     pub(crate) openapi: Option<String>,
+    /// What it adds to `/openapi/v2`.
+    pub(crate) openapi_v2: Option<ToldV2>,
+}
+
+/// Part of a server's `/openapi/v2`.
+#[derive(Clone, Debug)]
+pub(crate) struct ToldV2 {
+    /// The tag it gave the whole document; empty for none.
+    etag: String,
+    /// Of the whole document.
+    pub(crate) hash: String,
+    /// What of it is of the APIService's group and version.
+    pub(crate) document: Arc<Foreign>,
+}
+
+impl PartialEq for ToldV2 {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash
+    }
 }
 
 impl Remote {

@@ -63,11 +63,13 @@ enum Wanted {
 }
 
 impl OpenApi {
-    /// Documents of these resources; custom ones bring their schema.
-    pub(crate) fn new(resources: &[(&ResourceInfo, Option<&Value>)]) -> Self {
+    /// Documents of these resources; custom ones bring their schema. Other servers' are merged into `/openapi/v2`.
+    pub(crate) fn new(resources: &[(&ResourceInfo, Option<&Value>)], remotes: &Remotes) -> Self {
         let built_in = resources.iter().filter(|(_, schema)| schema.is_none()).map(|(info, _)| *info);
         let custom = resources.iter().filter_map(|(info, schema)| Some(custom(info, (*schema)?)));
-        let documents = Documents::new(built_in, version::KUBERNETES).with_custom(custom);
+        let others = remotes.iter().filter_map(|remote| remote.told.as_ref()?.openapi_v2.as_ref());
+        let others = others.map(|told| (Arc::clone(&told.document), told.hash.clone()));
+        let documents = Documents::new(built_in, version::KUBERNETES).with_custom(custom).with_foreign(others);
         Self { documents: Arc::new(documents), making: Semaphore::new(AT_ONCE) }
     }
 
@@ -116,7 +118,7 @@ impl OpenApi {
             return Err(StatusError::not_acceptable(&[JSON, V2_PROTOBUF]));
         }
         let found = if path == "/openapi/v3" {
-            Some((Wanted::Index, self.documents.v2_hash()))
+            Some((Wanted::Index, self.documents.index_hash()))
         } else {
             path.strip_prefix("/openapi/v3/")
                 .and_then(|group| Some((Wanted::V3(group.to_owned()), self.documents.hash(group)?)))

@@ -49,7 +49,7 @@ impl Published {
                 let infos: Vec<_> = schemas.iter().map(|(info, _)| *info).collect();
                 let documents = Arc::new(Documents {
                     discovery: Discovery::new(&infos, &remotes, &self.address),
-                    openapi: OpenApi::new(&schemas),
+                    openapi: OpenApi::new(&schemas, &remotes),
                 });
                 *made = Some((custom, remotes, Arc::clone(&documents)));
                 documents

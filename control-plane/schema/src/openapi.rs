@@ -4,6 +4,7 @@
 //! its hash is known without making it (it changes with the data, the code and the resources, and with nothing else).
 
 mod custom;
+mod foreign;
 mod operations;
 mod parameters;
 mod protobuf;
@@ -13,7 +14,7 @@ mod tests;
 mod v2;
 mod v3;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -25,6 +26,7 @@ use crate::{
 };
 pub use custom::Definition;
 use custom::{Of, Served};
+pub use foreign::Foreign;
 use operations::PathItem;
 use schemas::Dialect;
 
@@ -33,6 +35,8 @@ use schemas::Dialect;
 pub struct Documents {
     /// By path below `/openapi/v3/`, such as `api/v1` or `apis/apps/v1`.
     groups: BTreeMap<String, Vec<Served>>,
+    /// What other servers add to `/openapi/v2`, and a hash of each.
+    foreign: Vec<(Arc<Foreign>, String)>,
     version: String,
 }
 
@@ -43,7 +47,7 @@ impl Documents {
         for resource in resources {
             groups.entry(operations::group_path(resource)).or_default().push(Served::new(resource.clone(), None));
         }
-        Self { groups, version: version.to_owned() }
+        Self { groups, foreign: Vec::new(), version: version.to_owned() }
     }
 
     /// The same and custom resources: each with the definition of its kind and that of its list.
@@ -52,6 +56,12 @@ impl Documents {
             let group = self.groups.entry(operations::group_path(&resource)).or_default();
             group.push(Served::new(resource, Some((object, list))));
         }
+        self
+    }
+
+    /// The same and, in `/openapi/v2`, what other servers serve: each with something that changes when that does.
+    pub fn with_foreign(mut self, others: impl IntoIterator<Item = (Arc<Foreign>, String)>) -> Self {
+        self.foreign.extend(others);
         self
     }
 
@@ -75,10 +85,23 @@ impl Documents {
 
     /// The hash of the document at `/openapi/v2`.
     pub fn v2_hash(&self) -> String {
-        self.hash_of(self.groups.values().flatten())
+        let mut digest = self.digest(self.groups.values().flatten());
+        for (_, hash) in &self.foreign {
+            digest.update(format!("{hash:?}"));
+        }
+        hexadecimal(digest)
+    }
+
+    /// The hash of the document at `/openapi/v3`.
+    pub fn index_hash(&self) -> String {
+        hexadecimal(self.digest(self.groups.values().flatten()))
     }
 
     fn hash_of<'s>(&self, resources: impl Iterator<Item = &'s Served>) -> String {
+        hexadecimal(self.digest(resources))
+    }
+
+    fn digest<'s>(&self, resources: impl Iterator<Item = &'s Served>) -> Sha256 {
         let mut digest = Sha256::new();
         digest.update(DIGEST);
         digest.update(&self.version);
@@ -88,7 +111,7 @@ impl Documents {
                 digest.update(object.v3.to_string());
             }
         }
-        digest.finalize().iter().map(|byte| format!("{byte:02X}")).collect()
+        digest
     }
 
     /// The OpenAPI v3 document at `/openapi/v3/<path>` as JSON; none if there is no such document.
@@ -107,7 +130,7 @@ impl Documents {
     ///
     /// A resource is served whose type is not known.
     pub fn v2_json(&self) -> Result<Vec<u8>, Error> {
-        v2::json(&self.groups, &self.version)
+        v2::json(&self.groups, &self.others(), &self.version)
     }
 
     /// The OpenAPI v2 document of all resources as gnostic's protobuf message `openapi.v2.Document`.
@@ -116,8 +139,16 @@ impl Documents {
     ///
     /// A resource is served whose type is not known.
     pub fn v2_protobuf(&self) -> Result<Vec<u8>, Error> {
-        v2::protobuf(&self.groups, &self.version)
+        v2::protobuf(&self.groups, &self.others(), &self.version)
     }
+
+    fn others(&self) -> Vec<Arc<Foreign>> {
+        self.foreign.iter().map(|(foreign, _)| Arc::clone(foreign)).collect()
+    }
+}
+
+fn hexadecimal(digest: Sha256) -> String {
+    digest.finalize().iter().map(|byte| format!("{byte:02X}")).collect()
 }
 
 /// The types `items` speak of, and those that these are made of, by name.

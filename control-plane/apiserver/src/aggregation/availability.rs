@@ -11,23 +11,26 @@ use futures::{
     future::{BoxFuture, join_all, select_all},
     stream::FuturesUnordered,
 };
-use http::{HeaderValue, Request, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Incoming;
 use jiff::Timestamp;
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
     kube_aggregator::pkg::apis::apiregistration::v1::{APIService, APIServiceCondition},
 };
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 use skep_api::StatusError;
+use skep_schema::openapi::Foreign;
 use skep_storage::Watcher;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Aggregator, Remote, Remotes, Told, identity, local, resolve};
+use super::{Aggregator, Remote, Remotes, Told, ToldV2, identity, local, resolve};
 use crate::{
     dispatch::Registries,
-    proxy::{self, Target, Transport},
+    proxy::{self, Connection, Target, Transport},
     registry::{
         api_service::{AVAILABLE, GROUP, PLURAL, available, local_condition},
         erased::UpdateKind,
@@ -156,7 +159,8 @@ async fn tell_local(registries: &Registries, stored: &[APIService]) {
 async fn check_all(aggregator: &Aggregator, registries: &Registries, remotes: &Remotes) -> bool {
     let checks = remotes.iter().map(|remote| async move {
         let (status, reason, message) = match check(aggregator, registries, remote).await {
-            Ok(told) => {
+            Ok(mut told) => {
+                told.openapi_v2 = aggregator.openapi_v2(registries, remote).await;
                 aggregator.told.lock().insert(remote.name.clone(), Arc::new(told));
                 ("True", "Passed", "all checks passed".to_owned())
             }
@@ -182,11 +186,7 @@ async fn check_all(aggregator: &Aggregator, registries: &Registries, remotes: &R
 async fn check(aggregator: &Aggregator, registries: &Registries, remote: &Remote) -> Result<Told, resolve::Obstacle> {
     resolve::check(registries, &remote.namespace, &remote.service, remote.port)?;
     let ask = || async {
-        let (host, port) = resolve::endpoint(registries, &remote.namespace, &remote.service, remote.port)?;
-        // Whoever owns the network could say that a server is there; that would be all there is to gain.
-        let name = rustls_pki_types::ServerName::try_from(format!("{}.{}.svc", remote.service, remote.namespace));
-        let transport = Transport::Tls(aggregator.http.clone(), name.map_err(|error| error.to_string())?);
-        let target = Target { transport, host, port: Some(port) };
+        let target = aggregator.unverified(registries, remote)?;
         let url = format!("https://{}{}", target.authority(), remote.path());
         match timeout(PATIENCE, tell_of(&target, remote)).await {
             Ok(Ok(told)) => Ok(told),
@@ -221,10 +221,57 @@ async fn tell_of(target: &Target, remote: &Remote) -> Result<Told, Failure> {
         let entry = &index["paths"][remote.path().trim_start_matches('/')]["serverRelativeURL"];
         Some(entry.as_str()?.to_owned())
     });
-    Ok(Told { resources, openapi })
+    Ok(Told { resources, openapi, openapi_v2: None })
+}
+
+impl Aggregator {
+    /// A server, whoever it says it is. Whoever owns the network could say that one is there; that would be all there is to
+    /// gain.
+    fn unverified(&self, registries: &Registries, remote: &Remote) -> Result<Target, String> {
+        let (host, port) = resolve::endpoint(registries, &remote.namespace, &remote.service, remote.port)?;
+        let name = rustls_pki_types::ServerName::try_from(format!("{}.{}.svc", remote.service, remote.namespace));
+        let transport = Transport::Tls(self.http.clone(), name.map_err(|error| error.to_string())?);
+        Ok(Target { transport, host, port: Some(port) })
+    }
+
+    /// What a server adds to `/openapi/v2` now: what it added before, if it does not say.
+    async fn openapi_v2(&self, registries: &Registries, remote: &Remote) -> Option<ToldV2> {
+        let known = self.told.lock().get(&remote.name).and_then(|told| told.openapi_v2.clone());
+        let etag = known.as_ref().map_or("", |known| &known.etag);
+        // Clients rely on this document: it is taken from the server the APIService means, or not at all.
+        let asked = async {
+            let target = self.target(remote, registries).map_err(Failure::Other)?;
+            tell_v2(&target, remote, etag).await
+        };
+        match timeout(PATIENCE, asked).await {
+            Ok(Ok(told)) => Some(told),
+            _ => known,
+        }
+    }
+}
+
+async fn tell_v2(target: &Target, remote: &Remote, etag: &str) -> Result<ToldV2, Failure> {
+    let response = send(target, "/openapi/v2", etag).await?;
+    let etag = response.0.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok()).unwrap_or_default().to_owned();
+    let body = read(response).await?;
+    let hash = Sha256::digest(&body).iter().map(|byte| format!("{byte:02X}")).collect();
+    let prefix = format!("{}/", remote.path());
+    // Reading and sifting a large document takes a while.
+    let document = tokio::task::spawn_blocking(move || {
+        serde_json::from_slice(&body).map(|document| Arc::new(Foreign::of(document, &prefix)))
+    });
+    let document = document.await.map_err(|error| Failure::Other(error.to_string()))?;
+    Ok(ToldV2 { etag, hash, document: document.map_err(|error| Failure::Other(error.to_string()))? })
 }
 
 async fn get(target: &Target, path: &str) -> Result<Value, Failure> {
+    let body = read(send(target, path, "").await?).await?;
+    // What is no document says at least that the server is there.
+    Ok(serde_json::from_slice(&body).unwrap_or_default())
+}
+
+/// A successful response. `etag` is that of what is known already; empty for nothing.
+async fn send(target: &Target, path: &str, etag: &str) -> Result<(Response<Incoming>, Connection), Failure> {
     let other = |error: &dyn std::fmt::Display| Failure::Other(error.to_string());
     let mut request = Request::get(path).body(Empty::<Bytes>::new()).map_err(|error| other(&error))?;
     let user = UserInfo { groups: vec![crate::user::MASTERS.to_owned()], ..UserInfo::master("system:kube-aggregator") };
@@ -233,13 +280,16 @@ async fn get(target: &Target, path: &str) -> Result<Value, Failure> {
     headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
     headers.insert(header::USER_AGENT, HeaderValue::from_static("skep-apiserver"));
     headers.insert(header::HOST, HeaderValue::try_from(target.authority()).map_err(|error| other(&error))?);
-    let (response, _connection) = proxy::send(target, request).await.map_err(Failure::Other)?;
-    if !response.status().is_success() {
-        return Err(Failure::Status(response.status()));
+    if !etag.is_empty() {
+        headers.insert(header::IF_NONE_MATCH, HeaderValue::try_from(etag).map_err(|error| other(&error))?);
     }
-    let body = Limited::new(response.into_body(), MOST).collect().await.map_err(|error| other(&error))?;
-    // What is no document says at least that the server is there.
-    Ok(serde_json::from_slice(&body.to_bytes()).unwrap_or_default())
+    let sent = proxy::send(target, request).await.map_err(Failure::Other)?;
+    if sent.0.status().is_success() { Ok(sent) } else { Err(Failure::Status(sent.0.status())) }
+}
+
+async fn read((response, _connection): (Response<Incoming>, Connection)) -> Result<Bytes, Failure> {
+    let body = Limited::new(response.into_body(), MOST).collect().await;
+    body.map(|body| body.to_bytes()).map_err(|error| Failure::Other(error.to_string()))
 }
 
 /// Writes the condition, if it is another.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::FutureExt;
-use http::{Method, Request};
+use http::{HeaderValue, Method, Request};
 use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 use skep_apiserver::UserInfo;
@@ -41,12 +41,35 @@ async fn extension(server: &TestServer) -> Backend {
                     let index = json!({"paths": {ROOT.trim_start_matches('/'): {"serverRelativeURL": url}}});
                     answer(200, "application/json", index.to_string())
                 }
+                "/openapi/v2" => openapi_v2(),
                 _ => answer(200, "application/json", echo(request).await.to_string()),
             }
         }
         .boxed()
     })
     .await
+}
+
+fn openapi_v2() -> crate::backend::Answer {
+    const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+    let flunder = json!({"$ref": "#/definitions/com.example.wardle.Flunder"});
+    let document = json!({
+        "swagger": "2.0", "info": {"title": "wardle", "version": "v0"},
+        "paths": {
+            format!("{ROOT}/flunders"): {"get": {"responses": {"200": {"description": "OK", "schema": flunder}}}},
+            "/version/": {"get": {"responses": {"200": {"description": "OK"}}}},
+        },
+        "definitions": {
+            "com.example.wardle.Flunder": {
+                "type": "object", "properties": {"metadata": {"$ref": format!("#/definitions/{META}")}},
+                "x-kubernetes-group-version-kind": [
+                    {"group": "wardle.example.com", "version": "v1alpha1", "kind": "Flunder"},
+                ],
+            },
+            META: {"type": "object", "description": "as another release has it"},
+        },
+    });
+    answer(200, "application/json", document.to_string())
 }
 
 async fn condition(server: &TestServer, reason: &str) -> Value {
@@ -153,6 +176,7 @@ async fn another_server_answers_for_its_group() {
     let (_, index) = server.get("/openapi/v3").await;
     let url = index["paths"][ROOT.trim_start_matches('/')]["serverRelativeURL"].as_str().unwrap();
     assert_eq!(server.get(url).await.1["uri"], url);
+    merged_documents(&server).await;
 
     drop(backend);
     // Nothing tells that it is gone; a change of its endpoints makes the server look.
@@ -195,6 +219,38 @@ async fn what_this_server_answers_itself_has_an_api_service_too() {
     let (_, groups) = server.get("/apis").await;
     assert_eq!(groups["groups"][0]["name"], "apiregistration.k8s.io");
     assert_eq!(groups["groups"][1]["name"], "apps");
+}
+
+/// `/openapi/v2` has what the other server serves, in both encodings and under one tag.
+async fn merged_documents(server: &TestServer) {
+    let ask = async |accept: &str, tag: Option<&HeaderValue>| {
+        let mut request = Request::get("/openapi/v2").header("accept", accept);
+        if let Some(tag) = tag {
+            request = request.header("if-none-match", tag);
+        }
+        let (parts, body) = server.send(request.body(Full::default()).unwrap()).await.into_parts();
+        (parts, body.collect().await.unwrap().to_bytes())
+    };
+    let (parts, body) = ask("application/json", None).await;
+    let document: Value = serde_json::from_slice(&body).unwrap();
+    let operation = &document["paths"][format!("{ROOT}/flunders")]["get"];
+    assert_eq!(operation["responses"]["200"]["schema"]["$ref"], "#/definitions/com.example.wardle.Flunder");
+    let definitions = &document["definitions"];
+    let meta = &definitions["com.example.wardle.Flunder"]["properties"]["metadata"]["$ref"];
+    assert_eq!(meta, "#/definitions/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta_v2");
+    assert_eq!(
+        definitions["io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta_v2"]["description"],
+        "as another release has it"
+    );
+    assert!(definitions["io.k8s.api.core.v1.Pod"].is_object());
+    let tag = &parts.headers["etag"];
+    assert_eq!(ask("application/json", Some(tag)).await.0.status, 304);
+    let protobuf = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+    let (parts, body) = ask(protobuf, None).await;
+    assert_eq!(&parts.headers["etag"], tag);
+    let holds = |text: &str| body.windows(text.len()).any(|window| window == text.as_bytes());
+    assert!(holds("com.example.wardle.Flunder") && holds("as another release has it"));
+    assert_eq!(ask(protobuf, Some(tag)).await.0.status, 304);
 }
 
 fn base64(text: &str) -> String {

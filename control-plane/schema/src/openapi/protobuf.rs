@@ -1,6 +1,6 @@
 //! OpenAPI 2.0 as gnostic's protobuf messages (package `openapi.v2`), made of the JSON of one path or definition at a time.
 //!
-//! Only fields that our documents have are written. Numbers are those of gnostic's `openapiv2/OpenAPIv2.proto`.
+//! Only fields that our documents, or those of other API servers, have are written. Numbers are those of gnostic's `openapiv2/OpenAPIv2.proto`.
 
 use serde_json::Value;
 
@@ -45,6 +45,28 @@ impl Message {
             self.varint(u64::from(number) << 3);
             self.0.push(1);
         }
+    }
+
+    /// A count.
+    fn count(&mut self, number: u32, from: &Value, name: &str) {
+        if let Some(value) = from.get(name).and_then(Value::as_u64) {
+            self.varint(u64::from(number) << 3);
+            self.varint(value);
+        }
+    }
+
+    fn double(&mut self, number: u32, from: &Value, name: &str) {
+        if let Some(value) = from.get(name).and_then(Value::as_f64) {
+            self.varint(u64::from(number) << 3 | 1);
+            self.0.extend_from_slice(&value.to_le_bytes());
+        }
+    }
+
+    /// Any value: YAML, of which JSON is a part.
+    fn any(&mut self, number: u32, value: &Value) {
+        let mut any = Message::default();
+        any.bytes(2, format!("{value}\n").as_bytes());
+        self.message(number, any);
     }
 
     /// Extensions: a name and a value in YAML, of which JSON is a part.
@@ -186,10 +208,10 @@ fn parameter(value: &Value) -> Message {
     message.string(2, value, "in");
     message.string(3, value, "description");
     message.string(4, value, "name");
-    if kind == Some("path") {
+    if let Some(kind @ ("path" | "header")) = kind {
         message.string(5, value, "type");
         message.bool(19, value, "uniqueItems");
-        return wrap(2, wrap(4, message));
+        return wrap(2, wrap(if kind == "path" { 4 } else { 1 }, message));
     }
     message.string(6, value, "type");
     message.bool(20, value, "uniqueItems");
@@ -200,10 +222,25 @@ fn schema(value: &Value) -> Message {
     let mut message = Message::default();
     message.string(1, value, "$ref");
     message.string(2, value, "format");
+    message.string(3, value, "title");
     message.string(4, value, "description");
+    if let Some(default) = value.get("default") {
+        message.any(5, default);
+    }
+    limits(&mut message, value);
     message.strings(19, value, "required");
-    if let Some(value) = value.get("additionalProperties") {
-        message.message(21, wrap(1, schema(value)));
+    for value in items(value, "enum") {
+        message.any(20, value);
+    }
+    match value.get("additionalProperties") {
+        None => {}
+        Some(Value::Bool(open)) => {
+            let mut flag = Message::default();
+            flag.varint(2 << 3);
+            flag.0.push(u8::from(*open));
+            message.message(21, flag);
+        }
+        Some(value) => message.message(21, wrap(1, schema(value))),
     }
     if value.get("type").is_some() {
         let mut kind = Message::default();
@@ -213,6 +250,9 @@ fn schema(value: &Value) -> Message {
     if let Some(value) = value.get("items") {
         message.message(23, wrap(1, schema(value)));
     }
+    for value in items(value, "allOf") {
+        message.message(24, schema(value));
+    }
     if let Some(value) = value.get("properties") {
         let mut properties = Message::default();
         for (name, value) in members(value) {
@@ -220,6 +260,27 @@ fn schema(value: &Value) -> Message {
         }
         message.message(25, properties);
     }
+    message.bool(27, value, "readOnly");
+    if let Some(example) = value.get("example") {
+        message.any(30, example);
+    }
     message.extensions(31, value);
     message
+}
+
+/// What a schema demands of numbers, texts and lists.
+fn limits(message: &mut Message, value: &Value) {
+    message.double(6, value, "multipleOf");
+    message.double(7, value, "maximum");
+    message.bool(8, value, "exclusiveMaximum");
+    message.double(9, value, "minimum");
+    message.bool(10, value, "exclusiveMinimum");
+    message.count(11, value, "maxLength");
+    message.count(12, value, "minLength");
+    message.string(13, value, "pattern");
+    message.count(14, value, "maxItems");
+    message.count(15, value, "minItems");
+    message.bool(16, value, "uniqueItems");
+    message.count(17, value, "maxProperties");
+    message.count(18, value, "minProperties");
 }

@@ -179,3 +179,87 @@ fn the_protobuf_document_holds_all_definitions() {
         .collect();
     assert!(extensions.contains(&(b"x-kubernetes-patch-merge-key".to_vec(), b"\"name\"\n".to_vec())));
 }
+
+/// A document as another API server has it: a kind of its own, one all have, and one that means something else.
+fn another(group: &str, description: &str) -> Value {
+    const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
+    let reference = |name: &str| json!({"$ref": format!("#/definitions/{name}")});
+    let kind = |kind: &str| json!([{"group": group, "version": "v1", "kind": kind}]);
+    let options = format!("{META}.DeleteOptions");
+    let mut ours: Value = serde_json::from_slice(&documents().v2_json().unwrap()).unwrap();
+    let mut options_definition = ours["definitions"][&options].take();
+    options_definition["x-kubernetes-group-version-kind"] = kind("DeleteOptions");
+    json!({
+        "swagger": "2.0",
+        "paths": {
+            format!("/apis/{group}/v1/flunders"): {
+                "parameters": [{"$ref": "#/parameters/pretty-1"}],
+                "post": {
+                    "parameters": [{"name": "body", "in": "body", "schema": reference("Flunder")}],
+                    "responses": {"200": {"description": "OK", "schema": reference("Flunder")}},
+                },
+                "delete": {
+                    "parameters": [{"name": "body", "in": "body", "schema": reference(&options)}],
+                    "responses": {"200": {"description": "OK"}},
+                },
+            },
+            "/apis/other/v1/": {"get": {"responses": {"200": {"schema": reference("Unwanted")}}}},
+        },
+        "definitions": {
+            "Flunder": {"description": description, "properties": {"metadata": reference(&format!("{META}.Time"))},
+                        "x-kubernetes-group-version-kind": kind("Flunder")},
+            format!("{META}.Time"): {"type": "string", "description": "another time"},
+            options: options_definition,
+            format!("{META}.Preconditions"): ours["definitions"][format!("{META}.Preconditions")].take(),
+            "Unwanted": {"type": "object"},
+        },
+        "parameters": {"pretty-1": {"name": "pretty", "in": "query", "type": "string"}},
+    })
+}
+
+#[test]
+fn what_other_servers_serve_is_merged() {
+    const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
+    let foreign = |group: &str, description: &str| {
+        let document = another(group, description);
+        (Arc::new(Foreign::of(document, &format!("/apis/{group}/v1/"))), description.to_owned())
+    };
+    let documents = documents().with_foreign([foreign("a.example", "first"), foreign("b.example", "second")]);
+    let merged: Value = serde_json::from_slice(&documents.v2_json().unwrap()).unwrap();
+    assert_references_resolve(&merged);
+    let path = &merged["paths"]["/apis/a.example/v1/flunders"];
+    assert_eq!(path["parameters"][0]["name"], "pretty", "shared parameters are put in place");
+    assert_eq!(path["post"]["parameters"][0]["schema"]["$ref"], "#/definitions/Flunder");
+    let other = &merged["paths"]["/apis/b.example/v1/flunders"];
+    assert_eq!(other["post"]["parameters"][0]["schema"]["$ref"], "#/definitions/Flunder_v2");
+    let definitions = &merged["definitions"];
+    assert_eq!(definitions["Flunder_v2"]["description"], "second");
+    let time = format!("{META}.Time");
+    assert_ne!(definitions[&time]["description"], "another time", "ours stays ours");
+    assert_eq!(definitions["Flunder"]["properties"]["metadata"]["$ref"], format!("#/definitions/{time}_v2"));
+    assert_eq!(definitions.get(format!("{time}_v3")), None, "what both have is there once");
+    assert_eq!(definitions.get("Unwanted"), None);
+    assert_eq!(merged["paths"].get("/apis/other/v1/"), None);
+    let kinds = definitions[format!("{META}.DeleteOptions")]["x-kubernetes-group-version-kind"].as_array().unwrap();
+    for group in ["apps", "a.example", "b.example"] {
+        assert!(kinds.iter().any(|kind| kind["group"] == group), "{group}");
+    }
+    assert!(
+        merged["paths"]["/api/v1/pods"].is_null()
+            || merged["paths"]["/api/v1/pods"]["get"]["responses"]["200"]["schema"]["$ref"] != "#/definitions/Unwanted"
+    );
+
+    let bytes = documents.v2_protobuf().unwrap();
+    assert_eq!(fields(get(&bytes, 9)).len(), definitions.as_object().unwrap().len());
+    assert_eq!(fields(get(&bytes, 8)).len(), merged["paths"].as_object().unwrap().len());
+    let own = self::documents();
+    assert_ne!(documents.v2_hash(), own.v2_hash());
+    assert_eq!(documents.index_hash(), own.index_hash());
+}
+
+#[test]
+fn what_is_no_document_adds_nothing() {
+    for document in [Value::Null, json!([]), json!({"paths": 1}), json!({"paths": {"/apis/g/v1/x": 1}})] {
+        assert!(Foreign::of(document, "/apis/g/v1/").is_empty());
+    }
+}

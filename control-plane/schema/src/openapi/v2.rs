@@ -1,12 +1,18 @@
 //! OpenAPI 2.0 (Swagger): one document for everything.
 
-use std::collections::BTreeMap;
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde_json::{Map, Value, json};
 
 use super::{
-    custom::Served,
-    definition, object,
+    custom::{Of, Served},
+    definition,
+    foreign::{Foreign, Merged},
+    object,
     operations::{self, Body, Operation, PathItem},
     parameters::Parameter,
     protobuf, reachable,
@@ -27,13 +33,58 @@ const PATCHES: [&str; 4] = [
     "application/apply-patch+yaml",
 ];
 
-pub(super) fn json(groups: &Groups, version: &str) -> Result<Vec<u8>, Error> {
+/// The document: our own paths and definitions, and those of other servers among them.
+struct Whole<'a> {
+    items: Vec<PathItem>,
+    own: Vec<(&'a str, &'a str)>,
+    definitions: BTreeMap<String, Of>,
+    others: Merged,
+}
+
+impl<'a> Whole<'a> {
+    fn new(groups: &'a Groups, foreign: &[Arc<Foreign>], docs: &mut Descriptions) -> Result<Self, Error> {
+        let (items, own) = parts(groups)?;
+        let definitions = reachable(&items);
+        let paths = items.iter().map(|item| item.path.as_str()).collect();
+        let others = Merged::new(foreign, &paths, |name| {
+            definitions.get(name).map(|of| definition(Dialect::V2, of, &own, docs)).transpose()
+        })?;
+        Ok(Self { items, own, definitions, others })
+    }
+
+    /// All paths, in order; each is made when it is its turn.
+    fn paths(&self) -> impl Iterator<Item = (&str, Cow<'_, Value>)> {
+        let others = self.others.paths.iter().map(|(path, item)| (path.as_str(), Err(item)));
+        let own = self.items.iter().map(|item| (item.path.as_str(), Ok(item)));
+        let all: BTreeMap<&str, Result<&PathItem, &Value>> = others.chain(own).collect();
+        let make = |item: Result<&PathItem, _>| item.map_or_else(Cow::Borrowed, |item| Cow::Owned(path_item(item)));
+        all.into_iter().map(move |(path, item)| (path, make(item)))
+    }
+
+    /// The names of all definitions, in order.
+    fn names(&self) -> BTreeSet<&str> {
+        self.definitions.keys().chain(self.others.definitions.keys()).map(String::as_str).collect()
+    }
+
+    fn definition(&self, name: &str, docs: &mut Descriptions) -> Result<Cow<'_, Value>, Error> {
+        match self.definitions.get(name) {
+            Some(of) => {
+                let mut made = definition(Dialect::V2, of, &self.own, docs)?;
+                self.others.complete(name, &mut made);
+                Ok(Cow::Owned(made))
+            }
+            None => Ok(self.others.definitions.get(name).map_or(Cow::Owned(Value::Null), Cow::Borrowed)),
+        }
+    }
+}
+
+pub(super) fn json(groups: &Groups, foreign: &[Arc<Foreign>], version: &str) -> Result<Vec<u8>, Error> {
     let mut docs = Descriptions::default();
-    let (items, own) = parts(groups)?;
+    let whole = Whole::new(groups, foreign, &mut docs)?;
     let mut out = format!("{{\"swagger\":\"2.0\",\"info\":{},\"paths\":", info(version)).into_bytes();
-    object(&mut out, &items, |item| Ok((item.path.clone(), path_item(item))))?;
+    object(&mut out, whole.paths(), |(path, item)| Ok((path.to_owned(), item.into_owned())))?;
     out.extend_from_slice(b",\"definitions\":");
-    object(&mut out, reachable(&items), |(name, of)| Ok((name, definition(Dialect::V2, &of, &own, &mut docs)?)))?;
+    object(&mut out, whole.names(), |name| Ok((name.to_owned(), whole.definition(name, &mut docs)?.into_owned())))?;
     let security = json!({"BearerToken": {
         "type": "apiKey", "in": "header", "name": "authorization", "description": "Bearer Token authentication",
     }});
@@ -42,16 +93,16 @@ pub(super) fn json(groups: &Groups, version: &str) -> Result<Vec<u8>, Error> {
     Ok(out)
 }
 
-pub(super) fn protobuf(groups: &Groups, version: &str) -> Result<Vec<u8>, Error> {
+pub(super) fn protobuf(groups: &Groups, foreign: &[Arc<Foreign>], version: &str) -> Result<Vec<u8>, Error> {
     let mut docs = Descriptions::default();
-    let (items, own) = parts(groups)?;
+    let whole = Whole::new(groups, foreign, &mut docs)?;
     let mut document = protobuf::Document::new(&info(version));
-    for item in &items {
-        document.path(&item.path, &path_item(item));
+    for (path, item) in whole.paths() {
+        document.path(path, &item);
     }
     document.end_paths();
-    for (name, of) in reachable(&items) {
-        document.definition(&name, &definition(Dialect::V2, &of, &own, &mut docs)?);
+    for name in whole.names() {
+        document.definition(name, &*whole.definition(name, &mut docs)?);
     }
     Ok(document.finish())
 }
