@@ -3,6 +3,7 @@
 //! Every write passes two phases. The first may change the object ([`Admission::mutate`], before the strategy prepares and
 //! validates it), the second only judges it ([`Admission::validate`], right before it is written). In each phase the checks
 //! run in the order of upstream's default plugins: the server's own, then those from outside ([`External`]), then the quota.
+//! What a webhook has changed, the server's own checks of the first phase see once more, and those of the second judge.
 //!
 //! A check asks for the resource before anything else, so a request that nobody cares about pays for a few comparisons of
 //! names and for no future, allocation or JSON.
@@ -25,6 +26,7 @@ pub(crate) use webhooks::Webhooks;
 use self::{
     classes::Classes,
     quota::{Charged, Quotas},
+    webhooks::Round,
 };
 use crate::{
     authz::{Authorizer, escalation},
@@ -42,6 +44,7 @@ mod follow;
 mod in_use_protection;
 mod judge;
 mod limit_ranger;
+mod managed_fields;
 mod matching;
 mod namespace_lifecycle;
 mod node_restriction;
@@ -133,12 +136,44 @@ impl Admission {
     ) -> Result<Admitted, StatusError> {
         let guard = self.namespace_lifecycle(attributes, object.name()).await?;
         self.mutate_by_resource(attributes, &mut **object).await?;
-        for external in self.external.iter().filter(|external| external.cares(Phase::Mutate, attributes)) {
-            external.mutate(attributes, Some(&mut *object)).await?;
+        if self.external.iter().any(|external| external.cares(Phase::Mutate, attributes)) {
+            self.mutate_by_others(attributes, object).await?;
         }
         // Upstream's registry of RBAC asks this after admission has changed the object and before it is validated.
         escalation::check(&self.authorizer, attributes, &**object)?;
         Ok(Admitted { guard, charged: None })
+    }
+
+    /// Lets webhooks change the object. If they do, the server's own checks see it again, and then those webhooks that want to
+    /// see what was changed after them.
+    async fn mutate_by_others(
+        &self,
+        attributes: &Attributes<'_>,
+        object: &mut Box<dyn Object>,
+    ) -> Result<(), StatusError> {
+        let owners = object.meta().managed_fields.clone();
+        let mut round = Round::default();
+        self.ask_to_mutate(attributes, Some(object), &mut round).await?;
+        if round.has_changed() {
+            let before = attributes.codec.to_json(&**object)?;
+            self.mutate_by_resource(attributes, &mut **object).await?;
+            round.begin_second(attributes.codec.to_json(&**object)? != before);
+            self.ask_to_mutate(attributes, Some(object), &mut round).await?;
+            managed_fields::restore(attributes, object.meta_mut(), owners);
+        }
+        Ok(())
+    }
+
+    async fn ask_to_mutate(
+        &self,
+        attributes: &Attributes<'_>,
+        mut object: Option<&mut Box<dyn Object>>,
+        round: &mut Round,
+    ) -> Result<(), StatusError> {
+        for external in self.external.iter().filter(|external| external.cares(Phase::Mutate, attributes)) {
+            external.mutate(attributes, object.as_deref_mut(), round).await?;
+        }
+        Ok(())
     }
 
     /// The second phase of a create or update: judges the object as it will be written.
@@ -202,6 +237,7 @@ impl Admission {
                 self.limits(attributes, object)?;
                 self.pod_security(attributes, object)?;
                 if attributes.operation == Operation::Create && attributes.subresource.is_empty() {
+                    self.runs_as_account(attributes, object).await?;
                     self.runtime_overhead(attributes, object).await?;
                 }
             }
@@ -243,9 +279,7 @@ impl Admission {
     /// Both phases of a deletion of `attributes.old`.
     pub(crate) async fn delete(&self, attributes: &Attributes<'_>) -> Result<(), StatusError> {
         self.node_restriction(attributes, None).await?;
-        for external in self.external.iter().filter(|external| external.cares(Phase::Mutate, attributes)) {
-            external.mutate(attributes, None).await?;
-        }
+        self.ask_to_mutate(attributes, None, &mut Round::default()).await?;
         self.ask_external(attributes, None).await
     }
 
@@ -260,8 +294,11 @@ impl Admission {
             return Ok(());
         }
         let mut object: Box<dyn Object> = Box::new(JsonObject::new(options()));
-        for external in self.external.iter().filter(|external| external.cares(Phase::Mutate, attributes)) {
-            external.mutate(attributes, Some(&mut object)).await?;
+        let mut round = Round::default();
+        self.ask_to_mutate(attributes, Some(&mut object), &mut round).await?;
+        if round.has_changed() {
+            round.begin_second(false);
+            self.ask_to_mutate(attributes, Some(&mut object), &mut round).await?;
         }
         self.ask_external(attributes, Some(&*object)).await
     }

@@ -8,6 +8,7 @@ use skep_api::{
     status::StatusError,
 };
 
+use super::webhooks::Round;
 use crate::registry::{generic::Scope, object::Object};
 
 /// What is asked for.
@@ -176,6 +177,7 @@ pub(crate) trait External: Send + Sync {
         &'a self,
         attributes: &'a Attributes<'_>,
         object: Option<&'a mut Box<dyn Object>>,
+        round: &'a mut Round,
     ) -> BoxFuture<'a, Result<(), StatusError>>;
 
     /// Judges the object; there is none in deletions.

@@ -28,7 +28,7 @@ use crate::{
     user::{NODES, UserInfo},
 };
 
-mod mirror_pod;
+pub(super) mod mirror_pod;
 mod token;
 
 const PREFIX: &str = "system:node:";

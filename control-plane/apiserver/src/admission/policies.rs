@@ -18,7 +18,7 @@ use super::{
     judge::Judge,
     matching::{Match, World, name_of, namespace_of},
     review,
-    webhooks::json_of,
+    webhooks::{Round, json_of},
 };
 use crate::registry::object::Object;
 use decision::Decision;
@@ -224,6 +224,7 @@ impl External for Policies {
         &'a self,
         _: &'a Attributes<'_>,
         _: Option<&'a mut Box<dyn Object>>,
+        _: &'a mut Round,
     ) -> BoxFuture<'a, Result<(), StatusError>> {
         Box::pin(async { Ok(()) })
     }

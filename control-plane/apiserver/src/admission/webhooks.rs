@@ -1,9 +1,10 @@
 //! Admission webhooks: MutatingWebhookConfigurations and ValidatingWebhookConfigurations.
 //!
 //! Configurations are asked in the order of their names, and the webhooks of one in their own order. Mutating webhooks are
-//! called one after the other, each sees what those before it made; validating ones all at once.
+//! called one after the other, each sees what those before it made, in up to two rounds ([`Round`]); validating ones all at
+//! once.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use futures::future::{BoxFuture, join_all};
 use serde_json::Value;
@@ -59,26 +60,27 @@ impl Webhooks {
         &self,
         attributes: &Attributes<'_>,
         mut object: Option<&mut Box<dyn Object>>,
+        round: &mut Round,
     ) -> Result<(), StatusError> {
-        let Some(followed) = self.of(Phase::Mutate) else { return Ok(()) };
-        let all = followed.all();
-        let hooks: Vec<&Hook> = all.iter().flat_map(|hooks| &hooks.0).collect();
+        let all = match (&round.all, self.of(Phase::Mutate)) {
+            (Some(all), _) => Arc::clone(all),
+            (None, Some(followed)) => followed.all(),
+            (None, None) => return Ok(()),
+        };
+        round.all = Some(Arc::clone(&all));
         let mut documents = Documents::default();
-        // Those called so far that want to see what later ones change.
-        let mut called: Vec<usize> = Vec::new();
-        let mut again: Vec<usize> = Vec::new();
-        for (place, hook) in hooks.iter().enumerate() {
+        for (place, hook) in all.iter().flat_map(|hooks| &hooks.0).enumerate() {
+            if round.second && !round.again.contains(&place) {
+                continue;
+            }
             let asked = self.ask(hook, attributes, &mut documents, object.as_deref_mut()).await?;
             if asked == Asked::Changed {
-                again.extend(called.iter().filter(|earlier| !again.contains(earlier)).copied().collect::<Vec<_>>());
+                round.changed = true;
+                round.again.extend(&round.called);
             }
             if asked != Asked::No && hook.reinvoke {
-                called.push(place);
+                round.called.push(place);
             }
-        }
-        again.sort_unstable();
-        for place in again {
-            self.ask(hooks[place], attributes, &mut documents, object.as_deref_mut()).await?;
         }
         Ok(())
     }
@@ -230,6 +232,35 @@ fn failed(hook: &Hook, failure: Failure) -> Result<(), StatusError> {
     }
 }
 
+/// Mutating webhooks are asked in one round, or in two if one of them has changed the object: then the server's own checks
+/// run again, and those webhooks are asked once more that want to see what was changed after them.
+#[derive(Default)]
+pub(crate) struct Round {
+    second: bool,
+    changed: bool,
+    /// The webhooks of the first round; they are those of the second.
+    all: Option<Arc<Vec<Arc<Hooks>>>>,
+    /// Those that were asked and want to be asked again, by their places.
+    called: Vec<usize>,
+    /// Those after which the object has changed.
+    again: BTreeSet<usize>,
+}
+
+impl Round {
+    /// Whether a webhook has changed the object.
+    pub(super) fn has_changed(&self) -> bool {
+        self.changed
+    }
+
+    /// Begins the second round; `changed` tells whether the server's own checks have changed the object in between.
+    pub(super) fn begin_second(&mut self, changed: bool) {
+        self.second = true;
+        if changed {
+            self.again.extend(&self.called);
+        }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Asked {
     No,
@@ -276,8 +307,9 @@ impl External for Webhooks {
         &'a self,
         attributes: &'a Attributes<'_>,
         object: Option<&'a mut Box<dyn Object>>,
+        round: &'a mut Round,
     ) -> BoxFuture<'a, Result<(), StatusError>> {
-        Box::pin(self.mutate_in_turn(attributes, object))
+        Box::pin(self.mutate_in_turn(attributes, object, round))
     }
 
     fn validate<'a>(

@@ -24,14 +24,14 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::support::{TestServer, config_map};
 
-const MUTATING: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
+pub(crate) const MUTATING: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
 const VALIDATING: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
 /// What was asked: the path and the review.
 type Asked = Arc<Mutex<Vec<(String, Value)>>>;
 
-struct WebhookServer {
+pub(crate) struct WebhookServer {
     address: SocketAddr,
     asked: Asked,
     ca: String,
@@ -45,7 +45,7 @@ impl Drop for WebhookServer {
 }
 
 impl WebhookServer {
-    async fn start(test: &TestServer) -> Self {
+    pub(crate) async fn start(test: &TestServer) -> Self {
         let request = CertRequest::server("webhook", ["127.0.0.1", "hook.default.svc"]);
         let identity = test.pki.ca().issue(&request).unwrap();
         let tls = skep_pki::server_config(ReloadableIdentity::new(&identity).unwrap(), None).unwrap();
@@ -68,12 +68,12 @@ impl WebhookServer {
         Self { address, asked, ca: test.pki.ca().certificate().to_owned(), task }
     }
 
-    fn url(&self, path: &str) -> Value {
+    pub(crate) fn url(&self, path: &str) -> Value {
         json!({"url": format!("https://{}{path}", self.address), "caBundle": STANDARD.encode(&self.ca)})
     }
 
     /// The reviews of a path so far.
-    fn asked(&self, path: &str) -> Vec<Value> {
+    pub(crate) fn asked(&self, path: &str) -> Vec<Value> {
         let asked = self.asked.lock().unwrap();
         asked.iter().filter(|(known, _)| known == path).map(|(_, review)| review.clone()).collect()
     }
@@ -94,6 +94,16 @@ async fn answer(request: Request<Incoming>, asked: Asked) -> Result<Response<Ful
     let response = match path.as_str() {
         "/first" => add("first"),
         "/second" => add("second"),
+        "/sidecar" => {
+            patch(json!([{"op": "add", "path": "/spec/containers/-", "value": {"name": "side", "image": "s:1"}}]))
+        }
+        "/privileged" => patch(json!([{"op": "add", "path": "/spec/containers/-", "value": {
+            "name": "side", "image": "s:1", "securityContext": {"privileged": true},
+        }}])),
+        "/account" => patch(json!([{"op": "replace", "path": "/spec/serviceAccountName", "value": "gone"}])),
+        "/owners" => {
+            patch(json!([{"op": "replace", "path": "/metadata/managedFields", "value": [{"operation": "Whim"}]}]))
+        }
         "/deny" => {
             json!({"uid": uid, "allowed": false, "status": {"message": "not this one", "code": 403, "reason": "Forbidden"}})
         }
@@ -111,7 +121,7 @@ async fn answer(request: Request<Incoming>, asked: Asked) -> Result<Response<Ful
 }
 
 /// A webhook that is asked about every new ConfigMap in namespaces and objects as `change` says.
-fn hook(name: &str, client: Value, change: Value) -> Value {
+pub(crate) fn hook(name: &str, client: Value, change: Value) -> Value {
     let mut hook = json!({
         "name": format!("{name}.example.com"),
         "clientConfig": client,
@@ -127,7 +137,7 @@ fn hook(name: &str, client: Value, change: Value) -> Value {
 }
 
 /// Creates a configuration and waits until the webhooks in it are asked (or fail), as `probe` tells.
-async fn configure(test: &TestServer, uri: &str, hooks: Value, probe: impl Fn(StatusCode, &Value) -> bool) {
+pub(crate) async fn configure(test: &TestServer, uri: &str, hooks: Value, probe: impl Fn(StatusCode, &Value) -> bool) {
     let name = uri.rsplit('/').next().unwrap();
     let (code, body) = test.call(Method::POST, uri, json!({"metadata": {"name": name}, "webhooks": hooks})).await;
     assert_eq!(code, 201, "{body}");
@@ -141,7 +151,7 @@ async fn configure(test: &TestServer, uri: &str, hooks: Value, probe: impl Fn(St
     panic!("the webhooks of {uri} are never asked");
 }
 
-async fn remove(test: &TestServer, uri: &str) {
+pub(crate) async fn remove(test: &TestServer, uri: &str) {
     let name = uri.rsplit('/').next().unwrap();
     let (code, body) = test.call(Method::DELETE, &format!("{uri}/{name}"), Value::Null).await;
     assert_eq!(code, 200, "{body}");

@@ -52,14 +52,9 @@ fn reference(spec: &PodSpec) -> Option<&'static str> {
     let volumes = || spec.volumes.iter().flatten();
     let sources = || volumes().filter_map(|volume| volume.projected.as_ref()?.sources.as_ref()).flatten();
     let named = |name: &Option<String>| name.as_deref().is_some_and(|name| !name.is_empty());
-    let pulls = spec.image_pull_secrets.as_ref().is_some_and(|secrets| !secrets.is_empty());
     if named(&spec.service_account_name) {
         Some("a service account")
-    } else if pulls
-        || volumes().any(names_secret)
-        || sources().any(|source| source.secret.is_some())
-        || containers(spec).any(|container| env_names(container).0)
-    {
+    } else if names_secrets(spec) {
         Some("secrets")
     } else if volumes().any(|volume| volume.config_map.is_some())
         || sources().any(|source| source.config_map.is_some())
@@ -75,6 +70,17 @@ fn reference(spec: &PodSpec) -> Option<&'static str> {
     } else {
         None
     }
+}
+
+/// Whether a pod refers to Secrets.
+pub(in crate::admission) fn names_secrets(spec: &PodSpec) -> bool {
+    let projected = |volume: &Volume| {
+        let sources = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+        sources.into_iter().any(|source| source.secret.is_some())
+    };
+    spec.image_pull_secrets.as_ref().is_some_and(|secrets| !secrets.is_empty())
+        || spec.volumes.iter().flatten().any(|volume| names_secret(volume) || projected(volume))
+        || containers(spec).any(|container| env_names(container).0)
 }
 
 fn containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
