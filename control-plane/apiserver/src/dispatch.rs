@@ -191,7 +191,9 @@ impl<'a> Call<'a> {
         if registry.info().namespaced {
             let across = matches!(self.request.verb, Verb::List | Verb::Watch) && self.request.subresource.is_none();
             if self.request.namespace.is_none() && !across {
-                return Err(self.wrong_method());
+                // One object has no path without its namespace.
+                let one = self.request.name.is_some();
+                return Err(if one { StatusError::generic_not_found() } else { self.wrong_method() });
             }
         } else if self.request.namespace.is_some() && self.request.resource.as_deref() != Some("namespaces") {
             return Err(StatusError::generic_not_found());

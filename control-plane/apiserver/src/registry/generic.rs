@@ -28,6 +28,7 @@ pub(crate) mod delete;
 pub(crate) mod get;
 pub(crate) mod list;
 pub(crate) mod metadata;
+mod omit;
 pub(crate) mod ownership;
 pub(crate) mod patch;
 pub(crate) mod selection;

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use skep_api::{options::FieldValidation, status::StatusError};
 
-use super::{Registry, strict};
+use super::{Registry, omit, strict};
 use crate::{
     http::request_body::{Document, document},
     registry::{
@@ -95,17 +95,38 @@ impl Registry {
     }
 
     fn read(&self, json: &[u8], unknown: &mut UnknownFields) -> serde_json::Result<Box<dyn Object>> {
+        // Few objects have anything upstream leaves out. What is no object is told by reading it once more.
+        if self.omitting().is_some()
+            && omit::may_be_in(json)
+            && let Ok(value) = serde_json::from_slice(json)
+            && let Ok(object) = self.read_value(value, unknown)
+        {
+            return Ok(object);
+        }
+        unknown.clear();
         match &self.version {
             None => self.strategy.decode(json, unknown),
             Some(version) => version.decode(json, unknown),
         }
     }
 
-    fn read_value(&self, json: Value, unknown: &mut UnknownFields) -> serde_json::Result<Box<dyn Object>> {
+    fn read_value(&self, mut json: Value, unknown: &mut UnknownFields) -> serde_json::Result<Box<dyn Object>> {
+        if let Some(of) = self.omitting().filter(|_| omit::are_in(&json)) {
+            omit::omit(of, &mut json);
+        }
         match &self.version {
             None => self.strategy.decode_value(json, unknown),
             Some(version) => version.decode_value(json, unknown),
         }
+    }
+
+    /// The type whose empty lists and maps are left out; none for custom resources, which keep what is sent.
+    fn omitting(&self) -> Option<skep_schema::Type> {
+        let info = self.info();
+        if self.conversion.is_some() {
+            return None;
+        }
+        skep_schema::Type::of(&info.group, &info.version, &info.kind)
     }
 
     /// What to say about a body that is no object of this resource.

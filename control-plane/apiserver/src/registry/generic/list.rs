@@ -1,10 +1,11 @@
 //! GET of a collection: the concatenation of cached bytes, read off a snapshot while it is sent.
 
+mod form;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
-use http_body_util::BodyExt;
 use serde_json::json;
 use skep_api::{
     continuation::ContinueToken,
@@ -13,6 +14,7 @@ use skep_api::{
 };
 use skep_storage::{Error, Past, Snapshot};
 
+use self::form::Form;
 use super::{Registry, commit::storage_error, continuation, selection::Selection, view::Viewer};
 use crate::http::{
     body::{Body, BodyError},
@@ -23,6 +25,11 @@ use crate::http::{
 /// A chunk of a list is sent when it has grown to this size.
 const CHUNK: usize = 64 * 1024;
 
+/// An encoded list that must be measured before it is sent is kept for that if it is no longer than this.
+const KEPT: usize = 2 * 1024 * 1024;
+/// Others have their turn when so much has been encoded.
+const TURN: usize = 256 * 1024;
+
 /// A page of a list as a response.
 pub(crate) async fn respond(
     page: Page,
@@ -30,12 +37,46 @@ pub(crate) async fn respond(
     accepted: &Accepted,
 ) -> Result<Response<Body>, StatusError> {
     viewer.prepare(page.objects().map(|object| object.json())).await?;
-    let stream = ListStream::new(page, viewer);
-    if accepted.format == Format::Json {
-        return Ok(response::json(StatusCode::OK, Body::list(stream)));
+    let head = viewer.list_head(&page.meta.to_string());
+    let body = match accepted.format {
+        Format::Json => return Ok(response::json(StatusCode::OK, stream(page, viewer, Form::Json, head))),
+        Format::Yaml => {
+            let (form, begin) = Form::yaml(&head, page.objects().next().is_none())?;
+            stream(page, viewer, form, begin)
+        }
+        Format::Protobuf => protobuf(page, viewer, &head).await?,
+    };
+    Ok(response::with_type(StatusCode::OK, accepted.content_type(), body))
+}
+
+fn stream(page: Page, viewer: Viewer, form: Form, begin: Vec<u8>) -> Body {
+    Body::list(ListStream { page, viewer, form, stage: Stage::Head(begin), any: false })
+}
+
+/// A list begins with its length in protobuf: it is encoded to be measured, and again to be sent if it is long.
+async fn protobuf(page: Page, viewer: Viewer, head: &[u8]) -> Result<Body, StatusError> {
+    let list = form::protobuf(head)?;
+    let (mut encoded, mut length, mut turn) = (Vec::new(), 0, 0);
+    for object in page.objects() {
+        let before = encoded.len();
+        form::protobuf_item(&list, &viewer, object.json(), &mut encoded)?;
+        length += encoded.len() - before;
+        if length > KEPT {
+            encoded.clear();
+        }
+        turn += object.json().len();
+        if turn > TURN {
+            turn = 0;
+            tokio::task::yield_now().await;
+        }
     }
-    let body = Body::list(stream).collect().await.map_err(StatusError::internal_error)?.to_bytes();
-    Ok(response::json_as(StatusCode::OK, accepted, body))
+    let mut out = list.begin(length);
+    if length > KEPT {
+        return Ok(stream(page, viewer, Form::Protobuf(list), out));
+    }
+    out.extend_from_slice(&encoded);
+    out.extend_from_slice(skep_protobuf::List::END);
+    Ok(out.into())
 }
 
 impl Registry {
@@ -183,37 +224,30 @@ fn after(key: &str) -> String {
 pub(crate) struct ListStream {
     page: Page,
     viewer: Viewer,
+    form: Form,
     stage: Stage,
     any: bool,
 }
 
-#[derive(PartialEq, Eq)]
 enum Stage {
-    Head,
+    /// What comes before the items.
+    Head(Vec<u8>),
     Items,
     Done,
 }
 
 impl ListStream {
-    pub(crate) fn new(page: Page, viewer: Viewer) -> Self {
-        Self { page, viewer, stage: Stage::Head, any: false }
-    }
-
     /// The next bytes of the response; none at its end.
     pub(crate) fn next_chunk(&mut self) -> Option<Result<Bytes, BodyError>> {
-        let mut out = match self.stage {
+        let mut out = match std::mem::replace(&mut self.stage, Stage::Done) {
             Stage::Done => return None,
-            Stage::Head => self.viewer.list_head(&self.page.meta.to_string()),
+            Stage::Head(begin) => begin,
             Stage::Items => Vec::with_capacity(CHUNK + CHUNK / 4),
         };
-        self.stage = Stage::Done;
         let mut next = None;
         for object in self.page.objects() {
-            if self.any {
-                out.push(b',');
-            }
-            self.any = true;
-            if let Err(error) = self.viewer.write_item(object.json(), &mut out) {
+            let first = !std::mem::replace(&mut self.any, true);
+            if let Err(error) = self.form.item(&self.viewer, object.json(), first, &mut out) {
                 tracing::error!(key = %object.key(), %error, "an object cannot be shown");
                 return Some(Err(error.into()));
             }
@@ -225,7 +259,7 @@ impl ListStream {
         }
         match next {
             Some(next) => self.page.start = next,
-            None => out.extend_from_slice(b"]}"),
+            None => out.extend_from_slice(self.form.end()),
         }
         Some(Ok(out.into()))
     }
