@@ -109,7 +109,7 @@ pub(crate) fn fields(
 }
 
 /// Writes one value of a field as the field `number`.
-fn value(field: &Field, number: u32, json: &Value, out: &mut Vec<u8>, depth: usize) -> Result<(), Error> {
+pub(crate) fn value(field: &Field, number: u32, json: &Value, out: &mut Vec<u8>, depth: usize) -> Result<(), Error> {
     let name = field.name();
     match field.kind {
         Type::String => put_bytes(out, number, text(json, name)?.as_bytes()),

@@ -11,6 +11,7 @@ mod decode;
 mod duration;
 mod encode;
 mod error;
+mod list;
 mod schema;
 mod special;
 mod wire;
@@ -18,6 +19,7 @@ mod wire;
 pub use decode::{TypeMeta, decode};
 pub use encode::{encode, encode_json, watch_frame};
 pub use error::Error;
+pub use list::List;
 
 /// The media type of an object or a list.
 pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";

@@ -4,6 +4,7 @@
 //! Nothing is timed: memory is compared with what a copy for each client would take, and waits have generous ends.
 
 mod bodies;
+mod lists;
 mod unfinished;
 mod watches;
 mod world;
