@@ -67,7 +67,7 @@ pub(super) async fn build(
     let coercions: Vec<Arc<Coercion>> = crd.spec.versions.iter().map(|version| coercion(crd, version)).collect();
     let all = || crd.spec.versions.iter().zip(&coercions);
     let Some((_, storage)) = all().find(|(version, _)| version.storage) else { return Ok(None) };
-    let siblings: Arc<[Sibling]> = all().map(|(version, coercion)| sibling(crd, version, coercion)).collect();
+    let siblings: Arc<[Sibling]> = crd.spec.versions.iter().map(|version| sibling(crd, version)).collect();
     let make = |version: &CustomResourceDefinitionVersion, coercion: &Arc<Coercion>| {
         let names = |name: &str| format!("{}/{name}", crd.spec.group);
         let selectable = selectable(version);
@@ -132,13 +132,9 @@ fn field_type(open_api: &Value) -> skep_apply::Custom {
     skep_apply::Custom::of_resource(open_api.is_object().then_some(open_api))
 }
 
-fn sibling(
-    crd: &CustomResourceDefinition,
-    version: &CustomResourceDefinitionVersion,
-    coercion: &Arc<Coercion>,
-) -> Sibling {
+fn sibling(crd: &CustomResourceDefinition, version: &CustomResourceDefinitionVersion) -> Sibling {
     let api_version = format!("{}/{}", crd.spec.group, version.name);
-    Sibling { api_version, coercion: Arc::clone(coercion), fields: field_type(&open_api(version)) }
+    Sibling { api_version, fields: field_type(&open_api(version)) }
 }
 
 fn coercion(crd: &CustomResourceDefinition, version: &CustomResourceDefinitionVersion) -> Arc<Coercion> {

@@ -26,7 +26,6 @@ pub(super) trait Converter: Send + Sync {
 pub(super) struct Sibling {
     /// `group/version`.
     pub(super) api_version: String,
-    pub(super) coercion: Arc<Coercion>,
     pub(super) fields: skep_apply::Custom,
 }
 
@@ -220,12 +219,11 @@ impl Conversion for Version {
 
     fn in_version<'a>(&'a self, object: &'a Value, to: &'a str) -> BoxFuture<'a, Result<Option<Value>, StatusError>> {
         async move {
-            let Some(sibling) = self.sibling(to) else { return Ok(None) };
-            let mut found = self.convert(vec![object.clone()], to).await?.pop();
-            if let Some(found) = &mut found {
-                sibling.coercion.coerce(found, &mut UnknownFields::new());
+            if self.sibling(to).is_none() {
+                return Ok(None);
             }
-            Ok(found)
+            // Nothing is dropped or filled in: what is converted there and back must be what it was.
+            Ok(self.convert(vec![object.clone()], to).await?.pop())
         }
         .boxed()
     }
