@@ -212,6 +212,24 @@ impl Kubectl {
         wait::until(&format!("`kubectl {line}`"), LIMIT, || self.says(line, expected))
     }
 
+    /// Starts `line` in a terminal of its own that script(1) makes, and leaves it running. What it says last is
+    /// `code=` and its exit code.
+    pub fn spawn_in_terminal(&self, line: &str) -> Result<Session> {
+        let command = self.command(line)?;
+        let words = std::iter::once(command.get_program()).chain(command.get_args());
+        let quoted: Vec<_> = words.map(|word| format!("'{}'", word.to_string_lossy().replace('\'', r"'\''"))).collect();
+        let mut script = Command::new(require("script")?);
+        script.args(["-qec", &format!("{}; echo code=$?", quoted.join(" ")), "/dev/null"]);
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => script.env(name, value),
+                None => script.env_remove(name),
+            };
+        }
+        script.current_dir(command.get_current_dir().unwrap_or(&self.folder));
+        Session::start(script, line)
+    }
+
     /// Starts `line` and leaves it running.
     pub fn spawn(&self, line: &str) -> Result<Session> {
         Session::start(self.command(line)?, line)

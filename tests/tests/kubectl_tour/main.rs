@@ -9,6 +9,7 @@ mod apply;
 mod change;
 mod create;
 mod custom;
+mod custom_versions;
 mod delete;
 mod describe;
 mod explain;
@@ -71,6 +72,8 @@ const OBJECTS: &[Chapter] = &[
     ("custom-objects", custom::objects),
     ("custom-apply", custom::applied),
     ("custom-refused", custom::refused),
+    ("custom-versions", custom_versions::in_each_version),
+    ("custom-versions-apply", custom_versions::applied_across),
     ("auth", access::can_i),
     ("auth-reconcile", access::reconcile),
     ("token", access::tokens),
@@ -87,6 +90,8 @@ const WORKLOADS: &[Chapter] = &[
     ("forward", run::forward),
     ("debug", run::debug),
     ("debug-beside", run::debug_beside),
+    ("debug-terminal", run::debug_in_a_terminal),
+    ("debug-node", nodes::debug),
     ("identity", run::identity_inside),
     ("expose", run::expose),
     ("rollout", rollout::of_running_pods),

@@ -1,7 +1,9 @@
-//! Nodes: cordon, taint, drain.
+//! Nodes: cordon, taint, drain, debug.
 
 use anyhow::{Result, ensure};
 use skep_tests::kubectl::Kubectl;
+
+use crate::run::IMAGE;
 
 /// A Node without a machine: what does not need its daemon.
 pub(crate) fn an_object_alone(k: &Kubectl) -> Result<()> {
@@ -53,4 +55,34 @@ pub(crate) fn cordon_taint_and_drain(k: &Kubectl) -> Result<()> {
     k.ok(&format!("taint node {node} tour-"))?;
     k.says("rollout status deployment/web --timeout=50s", &["successfully rolled out"])?;
     k.ok("delete deployment web").map(drop)
+}
+
+pub(crate) fn debug(k: &Kubectl) -> Result<()> {
+    let node = k.ok("get nodes -o jsonpath={.items[0].metadata.name}")?;
+    let debug = |options: &str| format!("debug node/{node} --image={IMAGE} --profile=general {options}");
+    let pods = "get pods -o jsonpath={.items[0].metadata.name}";
+    k.says(&debug("-- sh -c 'ls -d /host/proc; echo on $(hostname)'"), &["Creating debugging pod node-debugger-"])?;
+    let pod = k.ok(pods)?;
+    ensure!(pod.starts_with(&format!("node-debugger-{node}-")), "{pod}");
+    k.has(
+        &format!("pod {pod}"),
+        "{.spec.nodeName} {.spec.hostPID} {.spec.hostNetwork} {.spec.hostIPC} {.spec.volumes[0].hostPath.path}",
+        &format!("{node} true true true /"),
+    )?;
+    k.ok(&format!("wait --for=jsonpath='{{.status.phase}}'=Succeeded pod/{pod} --timeout=50s"))?;
+    k.says(&format!("logs {pod}"), &["/host/proc", "on "])?;
+    k.ok("delete pods --all --now")?;
+
+    let mut session = k.spawn_in_terminal(&debug("-it -- sh"))?;
+    let pod = k.waits(pods, &["node-debugger-"])?;
+    k.ok(&format!("wait --for=condition=Ready pod/{pod} --timeout=50s"))?;
+    session.tell("test -t 0 && echo sees $(ls -d /host/proc)\n")?;
+    session.hears("sees /host/proc")?;
+    // The node's processes are in sight: the first is not this shell.
+    session.tell("test $$ -gt 1 && test -d /proc/1 && echo not the first $((1+0))\n")?;
+    session.hears("not the first 1")?;
+    session.tell("exit\n")?;
+    session.hears("code=0")?;
+    session.end()?;
+    k.ok("delete pods --all --now").map(drop)
 }

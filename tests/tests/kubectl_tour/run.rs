@@ -5,7 +5,7 @@ use skep_tests::kubectl::Kubectl;
 
 use crate::access;
 
-const IMAGE: &str = "localhost/skep/toolbox:1";
+pub(crate) const IMAGE: &str = "localhost/skep/toolbox:1";
 
 fn ready(k: &Kubectl, name: &str, command: &str) -> Result<()> {
     k.ok(&format!(
@@ -133,6 +133,31 @@ pub(crate) fn debug_beside(k: &Kubectl) -> Result<()> {
     k.is("exec web -c extra -- sh -c 'echo beside'", "beside")?;
     k.says("describe pod web", &["Ephemeral Containers:\n  extra:\n", IMAGE])?;
     k.ok("delete pod web --now").map(drop)
+}
+
+pub(crate) fn debug_in_a_terminal(k: &Kubectl) -> Result<()> {
+    ready(k, "web", "")?;
+    let line = format!("debug -it web --image={IMAGE} -c extra --profile=general --target=web -- sh");
+    let mut session = k.spawn_in_terminal(&line)?;
+    k.waits("get pod web -o 'jsonpath={.status.ephemeralContainerStatuses[0].state.running.startedAt}'", &["Z"])?;
+    k.has("pod web", "{.spec.ephemeralContainers[0].stdin} {.spec.ephemeralContainers[0].tty}", "true true")?;
+    session.tell("echo sum=$((40+2))\n")?;
+    session.hears("sum=42")?;
+    session.tell("test -t 0 && test -t 1 && echo a terminal $((1+0))\n")?;
+    session.hears("a terminal 1")?;
+    session.tell("exit\n")?;
+    session.hears("code=0")?;
+    session.end()?;
+    k.waits("get pod web -o 'jsonpath={.status.ephemeralContainerStatuses[0].state.terminated.exitCode}'", &["0"])?;
+    // A copy, with a shell in it.
+    let mut session = k.spawn_in_terminal(&format!("debug -it web --image={IMAGE} --copy-to=copy -c shell -- sh"))?;
+    k.waits("wait --for=condition=Ready pod/copy --timeout=50s", &["condition met"])?;
+    session.tell("echo in $(hostname)\n")?;
+    session.hears("in copy")?;
+    session.tell("exit\n")?;
+    session.hears("code=0")?;
+    session.end()?;
+    k.ok("delete pod web copy --now").map(drop)
 }
 
 /// A pod with the node's kubectl in it, which uses what every pod has: its token, the API's certificate authority, and
