@@ -166,25 +166,48 @@ async fn owners_in_one_version_of_a_built_in_resource_are_seen_in_another() {
     assert!(one["f:spec"].get("f:maxReplicas").is_some(), "{one}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn owners_in_a_version_that_is_no_more_are_forgotten() {
-    let server = TestServer::start().await;
+/// A definition without conversion: only v2 knows `spec.c`.
+fn things() -> Value {
     let version = |name: &str, storage: bool| {
+        let mut fields = json!({"a": {"type": "string"}, "b": {"type": "string"}});
+        if storage {
+            fields["c"] = json!({"type": "integer", "default": 1});
+        }
         json!({
             "name": name, "served": true, "storage": storage,
             "schema": {"openAPIV3Schema": {"type": "object", "properties": {
-                "spec": {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "string"}}},
+                "spec": {"type": "object", "properties": fields},
             }}},
         })
     };
-    let crd = json!({
+    json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
         "metadata": {"name": "things.example.com"},
         "spec": {"group": "example.com", "scope": "Cluster", "names": {"kind": "Thing", "plural": "things"},
                  "versions": [version("v1", false), version("v2", true)]},
-    });
-    server.define(&crd).await;
-    let thing = |version: &str, spec: Value| json!({"apiVersion": format!("example.com/{version}"), "kind": "Thing", "metadata": {"name": "t"}, "spec": spec});
+    })
+}
+
+fn thing(version: &str, spec: Value) -> Value {
+    json!({"apiVersion": format!("example.com/{version}"), "kind": "Thing", "metadata": {"name": "t"}, "spec": spec})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_owners_version_does_not_know_is_left_alone() {
+    let server = TestServer::start().await;
+    server.define(&things()).await;
+    let (v1, v2) = ("/apis/example.com/v1/things/t", "/apis/example.com/v2/things/t");
+    assert_eq!(server.apply(v1, "one", thing("v1", json!({"a": "1", "b": "1"}))).await.0, 201);
+    assert_eq!(server.apply(v2, "two", thing("v2", json!({"c": 5}))).await.0, 200);
+    // What one left out goes: that is found out in v1, which knows no c.
+    let (code, applied) = server.apply(v2, "one", thing("v2", json!({"a": "2"}))).await;
+    assert_eq!((code, &applied["spec"]), (200, &json!({"a": "2", "c": 5})), "{applied}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn owners_in_a_version_that_is_no_more_are_forgotten() {
+    let server = TestServer::start().await;
+    server.define(&things()).await;
     let (v1, v2) = ("/apis/example.com/v1/things/t", "/apis/example.com/v2/things/t");
     assert_eq!(server.apply(v1, "one", thing("v1", json!({"a": "1"}))).await.0, 201);
     let (code, applied) = server.apply(v2, "two", thing("v2", json!({"b": "1"}))).await;
