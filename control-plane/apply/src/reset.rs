@@ -24,6 +24,7 @@ pub static STRIPPED: LazyLock<Set> = LazyLock::new(|| {
 
 static NONE: Set = Set::EMPTY;
 static STATUS: LazyLock<Set> = LazyLock::new(|| Set::of_fields(&[&["status"]]));
+static SPEC_AND_STATUS: LazyLock<Set> = LazyLock::new(|| Set::of_fields(&[&["spec"], &["status"]]));
 static SPEC: LazyLock<Set> = LazyLock::new(|| Set::of_fields(&[&["spec"]]));
 static SPEC_AND_METADATA: LazyLock<Set> = LazyLock::new(|| Set::of_fields(&[&["spec"], &["metadata"]]));
 const RESIZED: &[&[&str]] = &[
@@ -67,6 +68,8 @@ impl Ignored {
 /// subresource.
 pub fn ignored(group: &str, resource: &str, subresource: &str, has_status: bool) -> Ignored {
     Ignored::Fields(match (subresource, group, resource) {
+        // A request stays as it was made, so that nobody owns what it asks for, not even who made it.
+        ("", "certificates.k8s.io", "certificatesigningrequests") => &SPEC_AND_STATUS,
         ("" | "finalize", ..) if has_status => &STATUS,
         ("ephemeralcontainers", ..) => return Ignored::AllBut(&[&["spec", "ephemeralContainers"]]),
         ("resize", ..) => return Ignored::AllBut(RESIZED),
@@ -87,4 +90,59 @@ pub fn ignored(group: &str, resource: &str, subresource: &str, has_status: bool)
         ("status", ..) => &SPEC,
         _ => return Ignored::NOTHING,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_reset_is_what_upstreams_strategies_reset() {
+        let all = Set::of_fields(&[
+            &["metadata", "labels"],
+            &["metadata", "ownerReferences"],
+            &["spec", "a"],
+            &["status", "certificate"],
+            &["status", "conditions"],
+        ]);
+        for (group, resource, subresource, left) in [
+            ("", "nodes", "", ".metadata.labels .metadata.ownerReferences .spec.a"),
+            ("", "pods", "status", ".metadata.labels .status.certificate .status.conditions"),
+            ("", "namespaces", "finalize", ".metadata.labels .metadata.ownerReferences .spec.a"),
+            ("apps", "deployments", "status", ".metadata.ownerReferences .status.certificate .status.conditions"),
+            (
+                "apps",
+                "replicasets",
+                "status",
+                ".metadata.labels .metadata.ownerReferences .status.certificate .status.conditions",
+            ),
+            ("certificates.k8s.io", "certificatesigningrequests", "", ".metadata.labels .metadata.ownerReferences"),
+            (
+                "certificates.k8s.io",
+                "certificatesigningrequests",
+                "status",
+                ".metadata.labels .metadata.ownerReferences .status.certificate",
+            ),
+            (
+                "certificates.k8s.io",
+                "certificatesigningrequests",
+                "approval",
+                ".metadata.labels .metadata.ownerReferences .status.conditions",
+            ),
+            ("resource.k8s.io", "resourceclaims", "status", ".status.certificate .status.conditions"),
+            ("storage.k8s.io", "volumeattachments", "status", ".status.certificate .status.conditions"),
+            ("apiregistration.k8s.io", "apiservices", "status", ".status.certificate .status.conditions"),
+            (
+                "example.com",
+                "widgets",
+                "status",
+                ".metadata.labels .metadata.ownerReferences .status.certificate .status.conditions",
+            ),
+        ] {
+            let kept = ignored(group, resource, subresource, true).strip(all.clone());
+            let kept: Vec<_> = kept.paths().iter().map(ToString::to_string).collect();
+            assert_eq!(kept.join(" "), left, "{resource}/{subresource}");
+        }
+        assert_eq!(ignored("", "configmaps", "", false).strip(all.clone()), all);
+    }
 }
