@@ -7,12 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use rustls::ServerConfig;
 use skep_storage::ResourceSchema;
-use tokio::{
-    net::TcpListener,
-    sync::Semaphore,
-    task::JoinHandle,
-    time::timeout,
-};
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle, time::timeout};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 

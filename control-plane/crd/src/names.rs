@@ -66,10 +66,9 @@ pub fn accept<'a>(
     let own: Vec<String> = accepted.short_names.clone().unwrap_or_default();
     let shorts = wanted.short_names.clone().unwrap_or_default();
     let fresh = shorts.iter().filter(|short| !own.contains(short));
-    if fresh
-        .map(|short| try_name(short, "", &taken.resources, "ShortNamesConflict"))
-        .fold(true, |all, free| all && free)
-    {
+    // All of them are tried: each conflict is told.
+    let conflicts = fresh.filter(|short| !try_name(short, "", &taken.resources, "ShortNamesConflict")).count();
+    if conflicts == 0 {
         accepted.short_names.clone_from(&wanted.short_names);
     }
     if try_name(&wanted.kind, &accepted.kind, &taken.kinds, "KindConflict") {

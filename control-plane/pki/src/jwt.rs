@@ -43,7 +43,7 @@ pub struct Signer {
 }
 
 enum SigningKey {
-    Ecdsa(EcdsaKeyPair),
+    Ecdsa(Box<EcdsaKeyPair>),
     Rsa(Box<RsaKeyPair>),
 }
 
@@ -64,7 +64,8 @@ impl Signer {
         let public = PublicKey::from_spki(name, &rcgen::PublicKeyData::subject_public_key_info(&pair))?;
         let random = SystemRandom::new();
         let der = pair.serialize_der();
-        let ecdsa = |algorithm| EcdsaKeyPair::from_pkcs8(algorithm, &der, &random).map(SigningKey::Ecdsa);
+        let ecdsa =
+            |algorithm| EcdsaKeyPair::from_pkcs8(algorithm, &der, &random).map(|key| SigningKey::Ecdsa(Box::new(key)));
         let key = match public.kind {
             Kind::P256 => ecdsa(&ECDSA_P256_SHA256_FIXED_SIGNING),
             Kind::P384 => ecdsa(&ECDSA_P384_SHA384_FIXED_SIGNING),

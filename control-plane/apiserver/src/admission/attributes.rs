@@ -143,7 +143,7 @@ pub(crate) trait Codec: Send + Sync {
     fn to_json(&self, object: &dyn Object) -> Result<Vec<u8>, StatusError>;
 
     /// The object of a JSON that someone changed, defaults filled in.
-    fn from_json(&self, json: Value) -> Result<Box<dyn Object>, StatusError>;
+    fn to_object(&self, json: Value) -> Result<Box<dyn Object>, StatusError>;
 }
 
 /// The codec of an object that is its own JSON.
@@ -160,7 +160,7 @@ impl<T: Object + serde::de::DeserializeOwned> Codec for Plain<T> {
         object.to_json().map_err(StatusError::internal_error)
     }
 
-    fn from_json(&self, json: Value) -> Result<Box<dyn Object>, StatusError> {
+    fn to_object(&self, json: Value) -> Result<Box<dyn Object>, StatusError> {
         Ok(Box::new(serde_json::from_value::<T>(json).map_err(StatusError::internal_error)?))
     }
 }

@@ -9,10 +9,13 @@ use skep_storage::{Object as Cached, Resource, Storage};
 
 use crate::registry::generic::refresh;
 
+/// Objects as they are cached, and parsed.
+type Parsed<T> = Arc<[(Arc<Cached>, T)]>;
+
 /// All objects of a cluster-scoped resource, parsed; parsed again only when one of them changed.
 pub(super) struct Classes<T> {
     resource: Option<Resource>,
-    parsed: RwLock<Arc<[(Arc<Cached>, T)]>>,
+    parsed: RwLock<Parsed<T>>,
 }
 
 impl<T: ApiObject + DeserializeOwned> Classes<T> {
@@ -21,7 +24,7 @@ impl<T: ApiObject + DeserializeOwned> Classes<T> {
     }
 
     /// The objects the cache holds. One that cannot be read is left out.
-    pub(super) fn all(&self) -> Arc<[(Arc<Cached>, T)]> {
+    pub(super) fn all(&self) -> Parsed<T> {
         let Some(resource) = &self.resource else { return Arc::new([]) };
         let snapshot = resource.snapshot();
         let parsed = Arc::clone(&self.parsed.read().unwrap_or_else(PoisonError::into_inner));
@@ -31,7 +34,7 @@ impl<T: ApiObject + DeserializeOwned> Classes<T> {
             return parsed;
         }
         let read = |cached: &Arc<Cached>| Some((Arc::clone(cached), serde_json::from_slice(cached.json()).ok()?));
-        let fresh: Arc<[(Arc<Cached>, T)]> = snapshot.iter().filter_map(read).collect();
+        let fresh: Parsed<T> = snapshot.iter().filter_map(read).collect();
         *self.parsed.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&fresh);
         fresh
     }

@@ -22,11 +22,12 @@ pub(super) fn handles(attributes: &Attributes<'_>) -> bool {
     if !attributes.info.group.is_empty() {
         return false;
     }
-    match (&*attributes.info.plural, attributes.subresource, attributes.operation) {
-        ("pods", "", Operation::Create) | ("pods", "resize", Operation::Update) => true,
-        ("persistentvolumeclaims", "", Operation::Create | Operation::Update) => true,
-        _ => false,
-    }
+    matches!(
+        (&*attributes.info.plural, attributes.subresource, attributes.operation),
+        ("pods", "", Operation::Create)
+            | ("pods", "resize", Operation::Update)
+            | ("persistentvolumeclaims", "", Operation::Create | Operation::Update)
+    )
 }
 
 impl Admission {

@@ -313,7 +313,7 @@ async fn convert(from: &Registry, to: &Registry, json: Value) -> Result<Vec<u8>,
             let stored = conversion.store(bytes).await?;
             Ok(to.show(&stored.into()).await?.to_vec())
         }
-        None => to.to_json(&*from.from_json(json)?),
+        None => to.to_json(&*from.to_object(json)?),
     }
 }
 

@@ -60,7 +60,7 @@ mod tests {
         let long = "ö".repeat(MOST);
         sink.add(long.clone());
         sink.add(long.clone());
-        assert_eq!(sink.take(), [long.clone()]);
+        assert_eq!(sink.take(), std::slice::from_ref(&long));
         for number in 0..100 {
             sink.add(format!("{number}{long}"));
         }

@@ -121,7 +121,7 @@ impl Webhooks {
             }
             _ => patched,
         };
-        *object = attributes.codec.from_json(json)?;
+        *object = attributes.codec.to_object(json)?;
         documents.object = None;
         Ok(Asked::Changed)
     }

@@ -106,7 +106,7 @@ fn one_or_many<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<
 
 /// Claims whose signature is good.
 enum Verified {
-    Bound(Claims),
+    Bound(Box<Claims>),
     Legacy(LegacyClaims),
 }
 
@@ -175,7 +175,9 @@ impl ServiceAccounts {
                 let Issuer { iss } = unverified_claims(token).ok()?;
                 let verified = match iss.as_str() {
                     LEGACY_ISSUER => self.verifier.verify(token).map(Verified::Legacy),
-                    own if own == self.issuer => self.verifier.verify(token).map(Verified::Bound),
+                    own if own == self.issuer => {
+                        self.verifier.verify(token).map(|claims| Verified::Bound(Box::new(claims)))
+                    }
                     _ => return None,
                 };
                 match verified {

@@ -42,7 +42,11 @@ enum Target {
     Account,
 }
 
+/// A node, and an object: its kind, namespace and name.
 type Question = (Box<str>, Target, Box<str>, Box<str>);
+
+/// The key and uid of a pod.
+type Witness = (Box<str>, Box<str>);
 
 /// The node authorizer.
 pub(crate) struct Nodes {
@@ -50,8 +54,8 @@ pub(crate) struct Nodes {
     pods: Option<Resource>,
     volumes: Option<Resource>,
     attachments: Option<Resource>,
-    /// The pod (key and uid) that was found to make a node need an object.
-    found: Mutex<LruCache<Question, (Box<str>, Box<str>)>>,
+    /// The pod that was found to make a node need an object.
+    found: Mutex<LruCache<Question, Witness>>,
 }
 
 impl Nodes {

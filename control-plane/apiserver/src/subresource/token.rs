@@ -77,7 +77,7 @@ pub(crate) async fn answer(call: Call<'_>, registry: &Arc<Registry>) -> Result<R
     }
     let mut bound = Bound { namespace: namespace.to_owned(), serviceaccount: account, ..Bound::default() };
     if let Some(reference) = &request.spec.bound_object_ref {
-        bind(&call.registries, reference, &mut bound).await?;
+        bind(call.registries, reference, &mut bound).await?;
     }
     let now = call.now;
     let (claims, seconds) = claims(accounts, bound, &request.spec.audiences, seconds, now);

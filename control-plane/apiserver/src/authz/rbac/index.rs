@@ -87,6 +87,9 @@ struct Known<T> {
     value: T,
 }
 
+/// What a role allows.
+type Rules = Known<Vec<PolicyRule>>;
+
 /// A binding taken apart: to whom, and what.
 #[derive(Debug)]
 struct Binding {
@@ -100,7 +103,7 @@ struct Binding {
 #[derive(Debug, Default)]
 pub(super) struct Index {
     /// By namespace (empty for cluster roles) and name.
-    roles: HashMap<Box<str>, HashMap<Box<str>, Known<Vec<PolicyRule>>>>,
+    roles: HashMap<Box<str>, HashMap<Box<str>, Rules>>,
     /// By key.
     bindings: HashMap<Box<str>, (Kind, Known<Binding>)>,
     /// Of cluster role bindings.
@@ -112,7 +115,7 @@ pub(super) struct Index {
 /// What has changed of one resource.
 #[derive(Debug, Default)]
 pub(super) struct Update {
-    roles: Vec<(Box<str>, Box<str>, Known<Vec<PolicyRule>>)>,
+    roles: Vec<(Box<str>, Box<str>, Rules)>,
     lost_roles: Vec<(Box<str>, Box<str>)>,
     bindings: Vec<(Box<str>, Known<Binding>)>,
     lost_bindings: Vec<Box<str>>,

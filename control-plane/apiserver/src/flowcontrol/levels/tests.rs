@@ -103,13 +103,13 @@ fn a_level_that_is_wanted_borrows_and_gives_back_when_the_lender_wants() {
     assert_eq!(current(&levels, "busy") + current(&levels, "idle"), 100);
 }
 
-#[test]
-fn requests_of_the_exempt_level_take_seats_from_the_others() {
+#[tokio::test]
+async fn requests_of_the_exempt_level_take_seats_from_the_others() {
     let mut levels = Levels::new(100);
     levels.configure(&[object("a", 50, 90, None), exempt(0, 0)]);
     assert_eq!(current(&levels, "a"), 100);
     let held = fill(&levels, "exempt", 60);
-    std::thread::sleep(Duration::from_millis(5));
+    tokio::time::sleep(Duration::from_millis(5)).await;
     levels.adjust();
     assert!(share(&levels, "exempt").target > 0.0);
     assert!(current(&levels, "a") < 100, "{:?}", share(&levels, "a"));

@@ -23,7 +23,7 @@ impl Codec for Registry {
         }
     }
 
-    fn from_json(&self, json: Value) -> Result<Box<dyn Object>, StatusError> {
+    fn to_object(&self, json: Value) -> Result<Box<dyn Object>, StatusError> {
         self.decode_patched(json, FieldValidation::Ignore, &mut Warnings::new())
     }
 }

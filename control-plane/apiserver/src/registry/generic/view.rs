@@ -67,7 +67,7 @@ impl Viewer {
             return Ok(());
         }
         let shown = remote.show(&stored).await?;
-        self.converted = Arc::new(stored.iter().map(|json| revision_of(json)).zip(shown).collect());
+        self.converted = Arc::new(stored.iter().map(revision_of).zip(shown).collect());
         Ok(())
     }
 
