@@ -13,14 +13,36 @@ pub(crate) struct Member {
 
 /// The members of the object `json` is; none if it is not an object or is cut short.
 pub(crate) fn members(json: &[u8]) -> Option<Vec<Member>> {
+    let mut members = Vec::new();
+    visit(json, |member| {
+        members.push(member);
+        false
+    })?;
+    Some(members)
+}
+
+/// The raw value of the top-level member `name`. What comes after it is not looked at.
+pub(crate) fn member<'a>(json: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    let mut found = None;
+    visit(json, |member| {
+        let is_it = json[member.name.clone()] == *name.as_bytes();
+        if is_it {
+            found = Some(member.value);
+        }
+        is_it
+    })?;
+    found.map(|value| &json[value])
+}
+
+/// Shows the members of an object one after the other, until `enough`. None if it is no object as far as it was read.
+fn visit(json: &[u8], mut enough: impl FnMut(Member) -> bool) -> Option<()> {
     let mut at = skip_space(json, 0);
     if json.get(at) != Some(&b'{') {
         return None;
     }
-    let mut members = Vec::new();
     at = skip_space(json, at + 1);
     if json.get(at) == Some(&b'}') {
-        return Some(members);
+        return Some(());
     }
     loop {
         if json.get(at) != Some(&b'"') {
@@ -34,19 +56,17 @@ pub(crate) fn members(json: &[u8]) -> Option<Vec<Member>> {
         }
         let start = skip_space(json, at + 1);
         let end = value_end(json, start)?;
-        members.push(Member { name, value: start..end });
         at = skip_space(json, end);
-        match json.get(at)? {
+        let next = *json.get(at)?;
+        if enough(Member { name, value: start..end }) {
+            return Some(());
+        }
+        match next {
             b',' => at = skip_space(json, at + 1),
-            b'}' => return Some(members),
+            b'}' => return Some(()),
             _ => return None,
         }
     }
-}
-
-/// The raw value of the top-level member `name`.
-pub(crate) fn member<'a>(json: &'a [u8], name: &str) -> Option<&'a [u8]> {
-    members(json)?.into_iter().find(|member| &json[member.name.clone()] == name.as_bytes()).map(|m| &json[m.value])
 }
 
 /// The same object with `apiVersion`, `kind` and `metadata` as its first members, which is how values are stored: whatever
@@ -139,6 +159,9 @@ mod tests {
         let pairs: Vec<_> = found.iter().map(|m| (text(&m.name), text(&m.value))).collect();
         assert_eq!(pairs, [(r#"a\"}"#, r#"[1,{"b":"]"}]"#), ("kind", "\"X\""), ("n", "12")]);
         assert_eq!(member(json, "kind"), Some(&b"\"X\""[..]));
+        assert_eq!(member(json, "none"), None);
+        assert_eq!(member(br#"{"a":1,"b":"#, "a"), Some(&b"1"[..]), "what follows is not looked at");
+        assert_eq!(member(br#"{"a":1"#, "a"), None);
     }
 
     #[test]
