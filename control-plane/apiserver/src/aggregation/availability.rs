@@ -75,6 +75,9 @@ async fn follow(shared: Weak<Shared>) {
         let remotes = now.aggregator.remotes();
         let failed = check_all(&now.aggregator, registries, &remotes).await;
         now.aggregator.load(registries);
+        // Documents are large and may be slow to come: whether a server is there does not wait for them.
+        document_all(&now.aggregator, registries).await;
+        now.aggregator.load(registries);
         let pause = if failed { retry } else { RESYNC };
         retry = if failed { (retry * 2).min(RESYNC) } else { RETRY };
         drop(now);
@@ -160,7 +163,7 @@ async fn check_all(aggregator: &Aggregator, registries: &Registries, remotes: &R
     let checks = remotes.iter().map(|remote| async move {
         let (status, reason, message) = match check(aggregator, registries, remote).await {
             Ok(mut told) => {
-                told.openapi_v2 = aggregator.openapi_v2(registries, remote).await;
+                told.openapi_v2 = aggregator.known_v2(remote);
                 aggregator.told.lock().insert(remote.name.clone(), Arc::new(told));
                 ("True", "Passed", "all checks passed".to_owned())
             }
@@ -180,6 +183,21 @@ async fn check_all(aggregator: &Aggregator, registries: &Registries, remotes: &R
         reason == "FailedDiscoveryCheck"
     });
     join_all(checks).await.into_iter().any(|failed| failed)
+}
+
+/// Asks the servers that are there what they add to `/openapi/v2`.
+async fn document_all(aggregator: &Aggregator, registries: &Registries) {
+    let remotes = aggregator.remotes();
+    let asked = remotes.iter().filter(|remote| remote.is_available()).map(|remote| async move {
+        let document = aggregator.openapi_v2(registries, remote).await;
+        if let Some(told) = aggregator.told.lock().get_mut(&remote.name)
+            && told.openapi_v2 != document
+        {
+            let (resources, openapi) = (told.resources.clone(), told.openapi.clone());
+            *told = Arc::new(Told { resources, openapi, openapi_v2: document });
+        }
+    });
+    join_all(asked).await;
 }
 
 /// What a server tells of itself, or why it cannot be used.
@@ -234,9 +252,14 @@ impl Aggregator {
         Ok(Target { transport, host, port: Some(port) })
     }
 
+    /// What a server added to `/openapi/v2` when it last said.
+    fn known_v2(&self, remote: &Remote) -> Option<ToldV2> {
+        self.told.lock().get(&remote.name).and_then(|told| told.openapi_v2.clone())
+    }
+
     /// What a server adds to `/openapi/v2` now: what it added before, if it does not say.
     async fn openapi_v2(&self, registries: &Registries, remote: &Remote) -> Option<ToldV2> {
-        let known = self.told.lock().get(&remote.name).and_then(|told| told.openapi_v2.clone());
+        let known = self.known_v2(remote);
         let etag = known.as_ref().map_or("", |known| &known.etag);
         // Clients rely on this document: it is taken from the server the APIService means, or not at all.
         let asked = async {

@@ -231,9 +231,20 @@ async fn merged_documents(server: &TestServer) {
         let (parts, body) = server.send(request.body(Full::default()).unwrap()).await.into_parts();
         (parts, body.collect().await.unwrap().to_bytes())
     };
-    let (parts, body) = ask("application/json", None).await;
-    let document: Value = serde_json::from_slice(&body).unwrap();
-    let operation = &document["paths"][format!("{ROOT}/flunders")]["get"];
+    let path = format!("{ROOT}/flunders");
+    // It is asked for after it is known that the server is there.
+    let told = async {
+        loop {
+            let (parts, body) = ask("application/json", None).await;
+            let document: Value = serde_json::from_slice(&body).unwrap();
+            if document["paths"].get(&path).is_some() {
+                return (parts, document);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let (parts, document) = tokio::time::timeout(Duration::from_secs(30), told).await.expect("it is merged");
+    let operation = &document["paths"][&path]["get"];
     assert_eq!(operation["responses"]["200"]["schema"]["$ref"], "#/definitions/com.example.wardle.Flunder");
     let definitions = &document["definitions"];
     let meta = &definitions["com.example.wardle.Flunder"]["properties"]["metadata"]["$ref"];
