@@ -7,6 +7,7 @@ mod clients;
 mod components;
 mod credentials;
 mod kubeconfig;
+mod member;
 mod run;
 mod settings;
 mod signals;

@@ -20,12 +20,15 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::components::{Components, Keys};
+use crate::member::member;
 use crate::settings::{Component, Settings};
 use crate::signals::Signals;
 use crate::{clients, credentials};
 
 /// The longest the components, and then the API server, get to finish what they are at.
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);
+/// The longest etcd gets to note that this server writes no more.
+const LEAVE_LIMIT: Duration = Duration::from_secs(2);
 /// How often the serving certificate is looked at; it is replaced long before its end.
 const CERTIFICATE_CHECK: Duration = Duration::from_secs(12 * 60 * 60);
 
@@ -93,7 +96,8 @@ impl Server {
         let data_dir = claim_data_dir(&settings.data_dir)?;
         let listener = listen(&settings).await?;
         let pki = credentials::prepare(&settings)?;
-        let (etcd, etcd_config) = etcd(&settings).await?;
+        let (etcd, mut etcd_config) = etcd(&settings).await?;
+        etcd_config.member = Some(member(&settings)?);
         let storage = Storage::connect(etcd_config, skep_apiserver::resource_schemas())
             .await
             .context("cannot load the cluster's state from etcd")?;
@@ -156,7 +160,9 @@ impl Server {
             signal = signals.next() => tracing::warn!(signal, "hurrying"),
         }
         if let Some(mut api) = self.api.take() {
-            api.storage.shutdown();
+            if tokio::time::timeout(LEAVE_LIMIT, api.storage.leave()).await.is_err() {
+                tracing::warn!(limit = ?LEAVE_LIMIT, "etcd was not told that this server ends");
+            }
             if let Some(etcd) = api.etcd.take() {
                 etcd.stop().await;
             }

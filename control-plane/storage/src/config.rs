@@ -1,5 +1,6 @@
 //! How to reach etcd, and the knobs of the cache.
 
+use crate::servers::Member;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ pub struct EtcdConfig {
     pub cert_file: Option<PathBuf>,
     /// PEM private key of `cert_file`.
     pub key_file: Option<PathBuf>,
+    /// Who writes. Without it every consistent read asks etcd, and others may write as they like.
+    pub member: Option<Member>,
     /// Everything that has a sensible default.
     pub tuning: Tuning,
 }

@@ -12,6 +12,7 @@
 //! let pods = storage.resource("/registry/pods/").expect("a schema was given").snapshot();
 //! # Ok(()) }
 //! ```
+//! The first asks etcd, unless this server is the only one that writes there ([`Member`]).
 #![deny(unsafe_code)]
 
 mod cache;
@@ -28,6 +29,7 @@ mod progress;
 mod read_index;
 mod resource;
 mod schema;
+mod servers;
 mod storage;
 mod stored;
 pub mod supervisor;
@@ -40,5 +42,6 @@ pub use object::{Labels, Object, response_bytes};
 pub use past::Past;
 pub use resource::{Resource, Snapshot, Watcher};
 pub use schema::{Conversion, Convert, FieldExtractor, ResourceSchema, SelectableField};
+pub use servers::Member;
 pub use storage::{Readiness, Storage};
 pub use txn::{Committed, Compare, KeyValue, Op, Txn};

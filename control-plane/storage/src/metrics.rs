@@ -44,6 +44,8 @@ pub(crate) struct Metrics {
     pub(crate) progress_markers: Counter,
     pub(crate) read_rounds: Counter,
     pub(crate) compactions: Counter,
+    pub(crate) fenced_writes: Counter,
+    pub(crate) alone: Gauge,
     pub(crate) ready: Gauge,
 }
 
@@ -68,6 +70,8 @@ impl Default for Metrics {
             progress_markers: Counter::default(),
             read_rounds: Counter::default(),
             compactions: Counter::default(),
+            fenced_writes: Counter::default(),
+            alone: Gauge::default(),
             ready: Gauge::default(),
         }
     }
@@ -126,6 +130,16 @@ impl Metrics {
         );
         to.register("skep_storage_read_rounds", "Read-index questions to etcd", self.read_rounds.clone());
         to.register("skep_storage_compactions", "Compactions this process asked for", self.compactions.clone());
+        to.register(
+            "skep_storage_fenced_writes",
+            "Transactions refused because this server had lost its place among the others; each was sent again",
+            self.fenced_writes.clone(),
+        );
+        to.register(
+            "skep_storage_alone",
+            "1 while no other API server writes to this etcd, so that consistent reads need not ask it",
+            self.alone.clone(),
+        );
         to.register("skep_storage_ready", "1 while the cache follows etcd", self.ready.clone());
     }
 }

@@ -11,9 +11,10 @@ use crate::past::Past;
 use crate::read_index::ReadIndex;
 use crate::resource::{Resource, Snapshot};
 use crate::schema::ResourceSchema;
+use crate::servers::{self, Member, Participant, Servers};
 use crate::txn::{Committed, Compare, KeyValue, Op, Txn};
 use bytes::Bytes;
-use etcd_client::{Client, CompareOp, PutOptions, TxnOp, TxnOpResponse, TxnResponse};
+use etcd_client::{Client, CompareOp, PutOptions, TxnOp, TxnOpResponse};
 use prometheus_client::registry::Registry;
 use std::fmt;
 use std::sync::Arc;
@@ -23,6 +24,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Written once when the cache must be brought past a revision of a key that the watch does not cover.
 const MARKER: &str = "/registry/skep-progress";
+/// How long a writer waits for this server's admission: a server that died while it was alone keeps others out for the ten
+/// seconds of its lease, and etcd ends leases a little late.
+const ADMISSION_LIMIT: Duration = Duration::from_secs(25);
 /// How long a reader waits for the watch to catch up before it asks whether it ever will.
 const GRACE: Duration = Duration::from_millis(50);
 
@@ -33,6 +37,7 @@ pub struct Storage(Arc<Inner>);
 struct Inner {
     core: Arc<Core>,
     commands: mpsc::Sender<Command>,
+    member: Option<Member>,
     stop: CancellationToken,
     _stop_on_drop: DropGuard,
 }
@@ -42,6 +47,9 @@ pub(crate) struct Core {
     pub(crate) pool: Arc<Pool>,
     cache: Arc<Cache>,
     read_index: ReadIndex,
+    servers: Arc<Servers>,
+    /// The key that says that this server may write.
+    place: Option<String>,
     leases: Leases,
     /// Held by the one reader that brings the cache past foreign revisions, for all.
     marking: Mutex<()>,
@@ -71,6 +79,12 @@ impl Storage {
         }
         let stop = CancellationToken::new();
         let stop_on_drop = stop.clone().drop_guard();
+        let servers = Arc::new(Servers::new(config.member.is_some()));
+        if let Some(member) = config.member.clone() {
+            let participant = Participant { member, servers: Arc::clone(&servers), pool: pool.clone() };
+            let stop = stop.clone();
+            tokio::spawn(async move { stop.run_until_cancelled(participant.run()).await });
+        }
         let (commands, queue) = mpsc::channel(16);
         let feed = Feed::load(pool.clone(), cache.clone(), queue, stop.clone()).await?;
         let (started, first_watch) = oneshot::channel();
@@ -89,7 +103,16 @@ impl Storage {
                 }
             }
         });
-        let core = Arc::new(Core { pool, cache, read_index, leases: Leases::default(), marking: Mutex::default() });
+        let place = config.member.as_ref().map(|member| servers::key(&member.id));
+        let core = Arc::new(Core {
+            pool,
+            cache,
+            read_index,
+            servers,
+            place,
+            leases: Leases::default(),
+            marking: Mutex::default(),
+        });
         let (trimmed, stopped) = (Arc::clone(&core), stop.clone());
         let every = config.tuning.history_trim_interval;
         tokio::spawn(async move {
@@ -103,7 +126,8 @@ impl Storage {
                 stop.run_until_cancelled(crate::compact::run(core, every)).await;
             });
         }
-        Ok(Self(Arc::new(Inner { core, commands, stop, _stop_on_drop: stop_on_drop })))
+        let member = config.member;
+        Ok(Self(Arc::new(Inner { core, commands, member, stop, _stop_on_drop: stop_on_drop })))
     }
 
     /// Adds a resource at run time and loads it. If the prefix is known already, its fields are replaced and it is
@@ -162,9 +186,12 @@ impl Storage {
     }
 
     /// A revision at least as new as every write that finished before this call.
-    /// Concurrent callers share one question to etcd.
+    /// Concurrent callers share one question to etcd; a server that is alone ([`Member`]) asks none.
     pub async fn read_revision(&self) -> Result<i64> {
-        self.0.core.read_index.revision().await
+        match self.0.core.servers.revision_if_alone() {
+            Some(revision) => Ok(revision),
+            None => self.0.core.read_index.revision().await,
+        }
     }
 
     /// Waits until the cache has reached `revision`.
@@ -193,6 +220,15 @@ impl Storage {
         self.0.core.pool.metrics.register(registry);
     }
 
+    /// Ends the tasks and all watchers, and tells other servers that this one writes no more: they need not wait for that.
+    pub async fn leave(&self) {
+        self.shutdown();
+        let Some(member) = &self.0.member else { return };
+        if let Err(error) = servers::leave(&self.0.core.pool, member).await {
+            tracing::warn!(%error, "other API servers will notice only later that this one has ended");
+        }
+    }
+
     /// Ends the tasks and all watchers (they get `Closed`).
     pub fn shutdown(&self) {
         self.0.stop.cancel();
@@ -207,20 +243,31 @@ impl fmt::Debug for Storage {
 
 impl Core {
     async fn commit(&self, txn: Txn) -> Result<Committed> {
-        let mut leases_renewed = false;
+        let (mut leases_renewed, mut admitted_anew) = (false, false);
         loop {
-            match self.try_commit(&txn).await {
+            let admission = self.servers.admission(ADMISSION_LIMIT).await?;
+            match self.try_commit(&txn, admission).await {
                 // etcd refused it, so nothing was written and it may be sent again.
                 Err(error) if lease_not_found(&error) && !leases_renewed => {
                     leases_renewed = true;
                     self.leases.forget().await;
                 }
-                result => return result,
+                Ok(None) if !admitted_anew => {
+                    admitted_anew = true;
+                    self.pool.metrics.fenced_writes.inc();
+                    admission.inspect(|admission| self.servers.lost(*admission));
+                }
+                Ok(None) => {
+                    return Err(Error::Unavailable("this server is losing its place in etcd again and again".into()));
+                }
+                Ok(Some(committed)) => return Ok(committed),
+                Err(error) => return Err(error),
             }
         }
     }
 
-    async fn try_commit(&self, txn: &Txn) -> Result<Committed> {
+    /// `None`: refused because the admission is no longer valid.
+    async fn try_commit(&self, txn: &Txn, admission: Option<i64>) -> Result<Option<Committed>> {
         let mut leases = Vec::with_capacity(txn.ops.len());
         for op in &txn.ops {
             leases.push(match op {
@@ -228,13 +275,24 @@ impl Core {
                 _ => None,
             });
         }
+        let place = admission.zip(self.place.as_deref());
         let send = |client: &Client| {
-            let (mut kv, request) = (client.kv_client(), etcd_txn(txn, &leases));
+            let (mut kv, request) = (client.kv_client(), etcd_txn(txn, &leases, place));
             async move { kv.txn(request).await }
         };
         let response = self.pool.call("txn", Kind::Write, send).await?;
         let revision = response.header().map_or(0, |header| header.revision());
-        if response.succeeded() { Ok(Committed { revision }) } else { Err(refused(txn, &response, revision)) }
+        self.servers.tell(revision);
+        if response.succeeded() {
+            return Ok(Some(Committed { revision }));
+        }
+        let current: Vec<_> = response.op_responses().into_iter().map(read).collect();
+        if let Some((created, _)) = place
+            && current.last().and_then(Option::as_ref).map(|kv| kv.create_revision) != Some(created)
+        {
+            return Ok(None);
+        }
+        Err(refused(txn, current, revision))
     }
 
     pub(crate) async fn wait_for(&self, revision: i64) -> Result<()> {
@@ -292,8 +350,8 @@ fn check_prefix(schema: &ResourceSchema) -> Result<()> {
     Err(Error::Invalid(format!("resource prefix {:?} is not of the form /registry/.../", schema.prefix)))
 }
 
-/// The transaction in etcd's terms; one that fails reads the compared keys instead.
-fn etcd_txn(txn: &Txn, leases: &[Option<i64>]) -> etcd_client::Txn {
+/// The transaction in etcd's terms; one that fails reads the compared keys instead, that of the server's `place` last.
+fn etcd_txn(txn: &Txn, leases: &[Option<i64>], place: Option<(i64, &str)>) -> etcd_client::Txn {
     let compares = txn.compares.iter().map(|compare| match compare {
         Compare::Absent(key) => etcd_client::Compare::mod_revision(key.as_str(), CompareOp::Equal, 0),
         Compare::AtRevision(key, at) => etcd_client::Compare::mod_revision(key.as_str(), CompareOp::Equal, *at),
@@ -304,7 +362,9 @@ fn etcd_txn(txn: &Txn, leases: &[Option<i64>]) -> etcd_client::Txn {
         }
         Op::Delete { key } => TxnOp::delete(key.as_str(), None),
     });
-    let reads = txn.compares.iter().map(|compare| TxnOp::get(compare.key(), None));
+    let compares = compares
+        .chain(place.map(|(created, key)| etcd_client::Compare::create_revision(key, CompareOp::Equal, created)));
+    let reads = txn.compares.iter().map(Compare::key).chain(place.map(|(_, key)| key)).map(|key| TxnOp::get(key, None));
     etcd_client::Txn::new()
         .when(compares.collect::<Vec<_>>())
         .and_then(ops.collect::<Vec<_>>())
@@ -312,12 +372,8 @@ fn etcd_txn(txn: &Txn, leases: &[Option<i64>]) -> etcd_client::Txn {
 }
 
 /// Which compares failed: etcd only says that one did, so they are judged again by what it read in the same transaction.
-fn refused(txn: &Txn, response: &TxnResponse, revision: i64) -> Error {
-    let reads = response.op_responses().into_iter().map(|op| match op {
-        TxnOpResponse::Get(get) => get.kvs().first().map(key_value),
-        _ => None,
-    });
-    let failed = txn.compares.iter().zip(reads).filter_map(|(compare, current)| {
+fn refused(txn: &Txn, current: Vec<Option<KeyValue>>, revision: i64) -> Error {
+    let failed = txn.compares.iter().zip(current).filter_map(|(compare, current)| {
         let holds = match (compare, &current) {
             (Compare::Absent(_), current) => current.is_none(),
             (Compare::AtRevision(_, at), current) => current.as_ref().is_some_and(|kv| kv.mod_revision == *at),
@@ -325,6 +381,14 @@ fn refused(txn: &Txn, response: &TxnResponse, revision: i64) -> Error {
         (!holds).then(|| FailedCompare { compare: compare.clone(), current })
     });
     Error::Conflict(Box::new(Conflict { failed: failed.collect(), revision }))
+}
+
+/// The key that one operation of a transaction has read.
+fn read(op: TxnOpResponse) -> Option<KeyValue> {
+    match op {
+        TxnOpResponse::Get(get) => get.kvs().first().map(key_value),
+        _ => None,
+    }
 }
 
 fn key_value(kv: &etcd_client::KeyValue) -> KeyValue {

@@ -190,6 +190,7 @@ async fn etcd_is_reached_over_mutual_tls_and_not_without() {
         cert_file: file("client.crt"),
         key_file: file("client.key"),
         tuning: Tuning { request_timeout: Duration::from_secs(2), ..Tuning::default() },
+        member: None,
     };
     let storage = soon(async {
         loop {

@@ -4,6 +4,7 @@ mod cache;
 mod faults;
 mod harness;
 mod members;
+mod servers;
 mod supervisor;
 mod takeover;
 mod write;

@@ -52,6 +52,7 @@ impl Members {
             cert_file: file("client.crt"),
             key_file: file("client.key"),
             tuning: Tuning { request_timeout: Duration::from_secs(5), ..Tuning::default() },
+            member: None,
         }
     }
 
