@@ -273,17 +273,23 @@ impl<S: Strategy> AnyStrategy for Erased<S> {
     }
 }
 
+/// What is told of a field a type does not know. One type for all objects: with a closure of its own, every kind of object
+/// would get its own copy of the code that reads what all have in common (metadata, pod templates).
+type Tell<'a> = &'a mut dyn FnMut(serde_ignored::Path<'_>);
+
 /// Reads a typed object and notes the fields it does not know.
 pub(crate) fn read_json<T: DeserializeOwned>(json: &[u8], unknown: &mut UnknownFields) -> serde_json::Result<T> {
     let mut reader = serde_json::Deserializer::from_slice(json);
-    let object = serde_ignored::deserialize(&mut reader, |path| unknown.push(path_text(&path)))?;
+    let tell: Tell<'_> = &mut |path| unknown.push(path_text(&path));
+    let object = serde_ignored::deserialize(&mut reader, tell)?;
     reader.end()?;
     Ok(object)
 }
 
 /// The same from JSON that was parsed.
 pub(crate) fn read_value<T: DeserializeOwned>(json: Value, unknown: &mut UnknownFields) -> serde_json::Result<T> {
-    serde_ignored::deserialize(json, |path| unknown.push(path_text(&path)))
+    let tell: Tell<'_> = &mut |path| unknown.push(path_text(&path));
+    serde_ignored::deserialize(json, tell)
 }
 
 /// `spec.containers[0].image`, as upstream names a field.
