@@ -163,9 +163,9 @@ pub fn pod_path(name: &str) -> String {
     if name.is_empty() { pods } else { format!("{pods}/{name}") }
 }
 
-/// A pod of about 4 KiB as it is stored; `number` decides its node (of a hundred) and every hundredth is marked.
+/// A pod that takes 4 KiB as it is stored, with what the server adds (checked by [`make_pods`]); `number` decides its node (of a hundred) and every hundredth is marked.
 pub fn pod(name: &str, number: usize) -> Bytes {
-    let filler = "x".repeat(3_000);
+    let filler = "x".repeat(1_950);
     let share = if number.is_multiple_of(100) { "one-percent" } else { "rest" };
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod",
@@ -183,7 +183,11 @@ pub async fn make_pods(client: &Arc<Client>, prefix: &'static str, count: usize)
     let client = Arc::clone(client);
     load(CONCURRENCY, count, move |number| {
         let client = Arc::clone(&client);
-        async move { client.expect(Method::POST, &pod_path(""), pod(&format!("{prefix}{number}"), number)).await.map(drop) }
+        async move {
+            let stored = client.expect(Method::POST, &pod_path(""), pod(&format!("{prefix}{number}"), number)).await?;
+            anyhow::ensure!(stored.len().abs_diff(4096) < 64, "the pod takes {} bytes and not 4 KiB", stored.len());
+            Ok(())
+        }
     })
     .await
     .map(drop)
