@@ -63,6 +63,8 @@ pub struct Config {
     pub discovery_period: Duration,
     /// Endpoints per EndpointSlice (100).
     pub max_endpoints_per_slice: usize,
+    /// Endpoints mirrored of one subset of an Endpoints object (1000).
+    pub mirroring_max_endpoints_per_subset: usize,
     /// The metrics to report into; register them with [`Metrics::register`].
     pub metrics: Metrics,
 }
@@ -95,6 +97,7 @@ impl Default for Config {
             pod_gc_period: Duration::from_secs(20),
             discovery_period: Duration::from_secs(30),
             max_endpoints_per_slice: 100,
+            mirroring_max_endpoints_per_subset: 1000,
             metrics: Metrics::default(),
         }
     }
@@ -133,6 +136,9 @@ impl Config {
         }
         if self.max_endpoints_per_slice == 0 || self.max_endpoints_per_slice > 1000 {
             return fail("max_endpoints_per_slice must be between 1 and 1000".to_owned());
+        }
+        if self.mirroring_max_endpoints_per_subset == 0 || self.mirroring_max_endpoints_per_subset > 1000 {
+            return fail("mirroring_max_endpoints_per_subset must be between 1 and 1000".to_owned());
         }
         Ok(())
     }

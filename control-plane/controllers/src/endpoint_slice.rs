@@ -4,32 +4,32 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
 use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Resource;
-use kube::api::{Api, DeleteParams, ObjectMeta, PostParams, Preconditions};
+use kube::api::ObjectMeta;
 use parking_lot::Mutex;
 use skep_client::Recorder;
 
 use crate::context::Context;
 use crate::controller::{Queue, Reconciler};
-use crate::error::{Context as _, Error};
-use crate::informers::BY_SERVICE;
+use crate::error::Error;
 use crate::meta::{self, ObjectKey};
 use crate::pod_control::text;
 use crate::service_membership as membership;
 
-mod endpoint;
-mod packing;
+pub(crate) mod endpoint;
+pub(crate) mod packing;
+pub(crate) mod slices;
 pub(crate) mod trigger_time;
 
 use endpoint::Group;
+use packing::Template;
 use trigger_time::TriggerTimes;
 
 /// Names the Service a slice belongs to.
 pub(crate) const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
-const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
+/// Names who made a slice, and alone may change it.
+pub(crate) const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGED_BY: &str = "endpointslice-controller.k8s.io";
 /// On slices and Endpoints of headless Services.
 pub(crate) const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
@@ -68,9 +68,8 @@ impl EndpointSliceController {
         // Somebody else's change of a slice is put right again; our own writes make no difference to the plan.
         let queue = self.queue.clone();
         informers.endpoint_slices.on_change(move |delta| {
-            let slice = delta.object();
-            if let Some(service) = meta::label(&slice.metadata, SERVICE_NAME_LABEL) {
-                queue.add(ObjectKey::new(meta::namespace(&slice.metadata), service));
+            if let Some(service) = slices::service_of(delta.object()) {
+                queue.add(service);
             }
         });
 
@@ -94,14 +93,6 @@ impl EndpointSliceController {
         });
     }
 
-    fn slices_of(&self, key: &ObjectKey) -> Vec<Arc<EndpointSlice>> {
-        let mut slices = self.context.informers.endpoint_slices.indexed(BY_SERVICE, &key.to_string());
-        slices.retain(|slice| {
-            meta::label(&slice.metadata, MANAGED_BY_LABEL) == Some(MANAGED_BY) && !meta::is_deleting(&slice.metadata)
-        });
-        slices
-    }
-
     fn desired_groups(&self, service: &Service) -> Vec<Group> {
         let Some(spec) = &service.spec else { return Vec::new() };
         let Some(selector) = membership::selector(spec) else { return Vec::new() };
@@ -113,44 +104,10 @@ impl EndpointSliceController {
         };
         endpoint::groups(service, &pods, zone)
     }
-
-    async fn apply(&self, service: &Service, change: packing::Change) -> Result<(), Error> {
-        let namespace = meta::namespace(&service.metadata);
-        let api: Api<EndpointSlice> = Api::namespaced(self.context.client.clone(), namespace);
-        let informer = &self.context.informers.endpoint_slices;
-        match change {
-            packing::Change::Create(slice) => {
-                let created = api
-                    .create(&PostParams::default(), &slice)
-                    .await
-                    .context(|| format!("creating EndpointSlice for Service {}", ObjectKey::of(&service.metadata)))?;
-                informer.wrote(&created);
-            }
-            packing::Change::Update(slice) => {
-                let name = meta::name(&slice.metadata);
-                let updated = api
-                    .replace(name, &PostParams::default(), &slice)
-                    .await
-                    .context(|| format!("updating EndpointSlice {namespace}/{name}"))?;
-                informer.wrote(&updated);
-            }
-            packing::Change::Delete(slice) => {
-                let name = meta::name(&slice.metadata);
-                let params = DeleteParams::default()
-                    .preconditions(Preconditions { uid: slice.metadata.uid.clone(), resource_version: None });
-                match api.delete(name, &params).await.context(|| format!("deleting EndpointSlice {namespace}/{name}")) {
-                    Ok(answer) => informer.deleted(&slice.metadata, answer.left()),
-                    Err(error) if error.is_not_found() => informer.removed(&slice.metadata),
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
 /// The metadata slices of a Service have in common.
-fn template(service: &Service, trigger_time: Option<String>) -> ObjectMeta {
+fn template(service: &Service, trigger_time: Option<String>) -> Template {
     let mut labels: BTreeMap<String, String> = service.metadata.labels.clone().unwrap_or_default();
     for reserved in [SERVICE_NAME_LABEL, MANAGED_BY_LABEL, HEADLESS_LABEL] {
         labels.remove(reserved);
@@ -160,7 +117,7 @@ fn template(service: &Service, trigger_time: Option<String>) -> ObjectMeta {
     if membership::is_headless(service) {
         labels.insert(HEADLESS_LABEL.to_owned(), String::new());
     }
-    ObjectMeta {
+    let metadata = ObjectMeta {
         generate_name: Some(format!("{}-", meta::name(&service.metadata))),
         namespace: service.metadata.namespace.clone(),
         labels: Some(labels),
@@ -171,7 +128,8 @@ fn template(service: &Service, trigger_time: Option<String>) -> ObjectMeta {
             &service.metadata,
         )]),
         ..ObjectMeta::default()
-    }
+    };
+    Template { metadata, owns_annotations: false }
 }
 
 impl Reconciler for EndpointSliceController {
@@ -194,23 +152,14 @@ impl Reconciler for EndpointSliceController {
         }
         let pods = self.context.informers.pods.with_labels(&key.namespace, selector);
         let trigger_time = self.trigger_times.lock().observe(key, &service, &pods);
-        let existing = self.slices_of(key);
+        let existing = slices::of_service(&self.context.informers, key, MANAGED_BY);
         let changes = packing::plan(
             &template(&service, trigger_time),
             &self.desired_groups(&service),
             &existing,
             self.context.config.max_endpoints_per_slice,
         );
-        // Creates and updates before deletes, so that no endpoint is missing in between.
-        let (deletes, writes): (Vec<_>, Vec<_>) =
-            changes.into_iter().partition(|change| matches!(change, packing::Change::Delete(_)));
-        let mut errors = Vec::new();
-        for changes in [writes, deletes] {
-            let results = join_all(changes.into_iter().map(|change| self.apply(&service, change))).await;
-            errors.extend(results.into_iter().filter_map(Result::err));
-        }
-        errors.retain(|error| !error.is_namespace_terminating());
-        let result = Error::from_batch(errors);
+        let result = slices::apply(&self.context, key, changes).await;
         if let Err(error) = &result
             && !error.is_conflict()
         {

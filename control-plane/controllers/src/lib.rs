@@ -14,6 +14,7 @@ mod deployment;
 mod discovery;
 mod disruption;
 mod endpoint_slice;
+mod endpoint_slice_mirroring;
 mod endpoints;
 mod error;
 mod garbage_collector;

@@ -16,6 +16,7 @@ use crate::controller::{Queue, Reconciler, drive};
 use crate::deployment::DeploymentController;
 use crate::disruption::DisruptionController;
 use crate::endpoint_slice::EndpointSliceController;
+use crate::endpoint_slice_mirroring::EndpointSliceMirroringController;
 use crate::endpoints::EndpointsController;
 use crate::error::Error;
 use crate::informers::Informers;
@@ -105,6 +106,7 @@ async fn lead(client: Client, recorder: Recorder, config: Config, stop: Cancella
     starter.start("deployment", DeploymentController::new);
     starter.start("replicaset", ReplicaSetController::new);
     starter.start("endpoint_slice", EndpointSliceController::new);
+    starter.start("endpoint_slice_mirroring", EndpointSliceMirroringController::new);
     starter.start("endpoint", EndpointsController::new);
     starter.start("disruption", DisruptionController::new);
     starter.start("pvcprotection", ClaimProtection::new);

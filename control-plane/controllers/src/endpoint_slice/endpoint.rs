@@ -14,11 +14,11 @@ pub(super) const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
 /// Endpoints that share address type and ports, and therefore slices.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Group {
-    pub(super) address_type: &'static str,
+pub(crate) struct Group {
+    pub(crate) address_type: &'static str,
     /// Sorted by name, protocol and number.
-    pub(super) ports: Vec<EndpointPort>,
-    pub(super) endpoints: Vec<Endpoint>,
+    pub(crate) ports: Vec<EndpointPort>,
+    pub(crate) endpoints: Vec<Endpoint>,
 }
 
 /// The groups of a Service's endpoints; each address type has at least one, possibly empty.
@@ -116,7 +116,7 @@ fn ports(service: &Service, pod: &Pod) -> Vec<EndpointPort> {
     ports
 }
 
-pub(super) fn sort_ports(ports: &mut [EndpointPort]) {
+pub(crate) fn sort_ports(ports: &mut [EndpointPort]) {
     ports.sort_by(|a, b| (&a.name, &a.protocol, a.port).cmp(&(&b.name, &b.protocol, b.port)));
 }
 

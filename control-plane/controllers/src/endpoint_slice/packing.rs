@@ -11,9 +11,18 @@ use super::TRIGGER_TIME;
 use super::endpoint::{Group, sort_ports};
 use crate::meta;
 
+/// What all slices of one Service and manager have in common.
+#[derive(Debug, Default)]
+pub(crate) struct Template {
+    /// Labels, owner, the name to generate, and annotations (None instead of an empty map).
+    pub(crate) metadata: ObjectMeta,
+    /// Whether a slice has exactly these annotations; if not, all but the trigger time are left to others.
+    pub(crate) owns_annotations: bool,
+}
+
 /// One write.
 #[derive(Debug)]
-pub(super) enum Change {
+pub(crate) enum Change {
     Create(EndpointSlice),
     Update(EndpointSlice),
     Delete(Arc<EndpointSlice>),
@@ -27,12 +36,7 @@ struct Draft {
 }
 
 /// The writes that make `existing` hold exactly the endpoints of `groups`.
-pub(super) fn plan(
-    template: &ObjectMeta,
-    groups: &[Group],
-    existing: &[Arc<EndpointSlice>],
-    max: usize,
-) -> Vec<Change> {
+pub(crate) fn plan(template: &Template, groups: &[Group], existing: &[Arc<EndpointSlice>], max: usize) -> Vec<Change> {
     let mut changes = Vec::new();
     let mut unused: Vec<Arc<EndpointSlice>> = existing.to_vec();
     let mut creations: Vec<(&Group, Vec<Endpoint>)> = Vec::new();
@@ -69,7 +73,7 @@ pub(super) fn plan(
 }
 
 fn keep_one_placeholder<'a>(
-    template: &ObjectMeta,
+    template: &Template,
     group: &'a Group,
     changes: &mut Vec<Change>,
     unused: &mut Vec<Arc<EndpointSlice>>,
@@ -107,7 +111,7 @@ fn identity(endpoint: &Endpoint) -> String {
     format!("{}|{}|{target}", addresses.join(","), endpoint.hostname.as_deref().unwrap_or_default())
 }
 
-fn pack(template: &ObjectMeta, desired: &[Endpoint], slices: Vec<Arc<EndpointSlice>>, max: usize) -> Vec<Draft> {
+fn pack(template: &Template, desired: &[Endpoint], slices: Vec<Arc<EndpointSlice>>, max: usize) -> Vec<Draft> {
     let mut wanted: HashMap<String, &Endpoint> = HashMap::with_capacity(desired.len());
     for endpoint in desired {
         wanted.insert(identity(endpoint), endpoint);
@@ -171,34 +175,42 @@ fn same_endpoint(known: &Endpoint, wanted: &Endpoint) -> bool {
         && known.target_ref.as_ref().map(|t| (&t.name, &t.uid)) == wanted.target_ref.as_ref().map(|t| (&t.name, &t.uid))
 }
 
-fn is_meta_stale(template: &ObjectMeta, slice: &EndpointSlice) -> bool {
-    slice.metadata.labels != template.labels
-        || !template
+fn is_meta_stale(template: &Template, slice: &EndpointSlice) -> bool {
+    let (wanted, known) = (&template.metadata, &slice.metadata);
+    known.labels != wanted.labels
+        || (template.owns_annotations
+            && known.annotations.as_ref().filter(|known| !known.is_empty()) != wanted.annotations.as_ref())
+        || !wanted
             .owner_references
             .iter()
             .flatten()
-            .all(|owner| slice.metadata.owner_references.iter().flatten().any(|known| known.uid == owner.uid))
+            .all(|owner| known.owner_references.iter().flatten().any(|known| known.uid == owner.uid))
 }
 
-fn create(template: &ObjectMeta, group: &Group, endpoints: Vec<Endpoint>) -> EndpointSlice {
+fn create(template: &Template, group: &Group, endpoints: Vec<Endpoint>) -> EndpointSlice {
     EndpointSlice {
-        metadata: template.clone(),
+        metadata: template.metadata.clone(),
         address_type: group.address_type.to_owned(),
         ports: (!group.ports.is_empty()).then(|| group.ports.clone()),
         endpoints,
     }
 }
 
-fn update(template: &ObjectMeta, known: &EndpointSlice, group: &Group, endpoints: Vec<Endpoint>) -> EndpointSlice {
+fn update(template: &Template, known: &EndpointSlice, group: &Group, endpoints: Vec<Endpoint>) -> EndpointSlice {
     let mut slice = create(template, group, endpoints);
     let mut metadata: ObjectMeta = known.metadata.clone();
-    metadata.labels.clone_from(&template.labels);
-    metadata.owner_references.clone_from(&template.owner_references);
-    let annotations = metadata.annotations.get_or_insert_default();
-    match meta::annotation(template, TRIGGER_TIME) {
-        Some(time) => annotations.insert(TRIGGER_TIME.to_owned(), time.to_owned()),
-        None => annotations.remove(TRIGGER_TIME),
-    };
+    let wanted = &template.metadata;
+    metadata.labels.clone_from(&wanted.labels);
+    metadata.owner_references.clone_from(&wanted.owner_references);
+    if template.owns_annotations {
+        metadata.annotations.clone_from(&wanted.annotations);
+    } else {
+        let annotations = metadata.annotations.get_or_insert_default();
+        match meta::annotation(wanted, TRIGGER_TIME) {
+            Some(time) => annotations.insert(TRIGGER_TIME.to_owned(), time.to_owned()),
+            None => annotations.remove(TRIGGER_TIME),
+        };
+    }
     slice.metadata = metadata;
     slice
 }

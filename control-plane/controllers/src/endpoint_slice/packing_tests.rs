@@ -16,7 +16,7 @@ fn group(numbers: impl IntoIterator<Item = usize>) -> Group {
 }
 
 fn slice(name: &str, numbers: impl IntoIterator<Item = usize>) -> Arc<EndpointSlice> {
-    let mut slice = create(&ObjectMeta::default(), &group([]), numbers.into_iter().map(endpoint).collect());
+    let mut slice = create(&Template::default(), &group([]), numbers.into_iter().map(endpoint).collect());
     slice.metadata.name = Some(name.into());
     slice.metadata.uid = Some(name.into());
     Arc::new(slice)
@@ -45,7 +45,7 @@ fn apply(existing: &[Arc<EndpointSlice>], changes: &[Change]) -> Vec<Arc<Endpoin
 }
 
 fn plan_one(group: Group, existing: &[Arc<EndpointSlice>]) -> Vec<Change> {
-    plan(&ObjectMeta::default(), &[group], existing, 100)
+    plan(&Template::default(), &[group], existing, 100)
 }
 
 #[test]
@@ -107,7 +107,7 @@ proptest! {
         let mut slices: Vec<Arc<EndpointSlice>> = Vec::new();
         for step in steps {
             let wanted = group(step.iter().copied());
-            let changes = plan(&ObjectMeta::default(), std::slice::from_ref(&wanted), &slices, max);
+            let changes = plan(&Template::default(), std::slice::from_ref(&wanted), &slices, max);
             slices = apply(&slices, &changes);
             let held: Vec<String> = slices.iter().flat_map(|s| s.endpoints.iter().map(identity)).collect();
             let unique: BTreeSet<_> = held.iter().cloned().collect();
@@ -115,7 +115,7 @@ proptest! {
             prop_assert_eq!(unique, wanted.endpoints.iter().map(identity).collect::<BTreeSet<_>>());
             prop_assert!(slices.iter().all(|s| s.endpoints.len() <= max));
             prop_assert!(!slices.is_empty());
-            let again = plan(&ObjectMeta::default(), std::slice::from_ref(&wanted), &slices, max);
+            let again = plan(&Template::default(), std::slice::from_ref(&wanted), &slices, max);
             prop_assert!(again.is_empty(), "a second look must change nothing");
         }
     }

@@ -1,6 +1,7 @@
 //! The controller manager against a real API server and a real etcd.
 
 mod harness;
+mod mirroring;
 mod protection;
 
 use std::collections::BTreeSet;
