@@ -4,8 +4,8 @@ use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ResourceQuota, Secret,
-    Service, ServiceAccount,
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController,
+    ResourceQuota, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -50,6 +50,8 @@ pub struct Informers {
     pub endpoint_slices: Informer<EndpointSlice>,
     /// ReplicaSets.
     pub replica_sets: Informer<ReplicaSet>,
+    /// ReplicationControllers.
+    pub replication_controllers: Informer<ReplicationController>,
     /// Deployments.
     pub deployments: Informer<Deployment>,
     /// ClusterRoles.
@@ -97,6 +99,7 @@ impl Informers {
                 vec![Informer::controller_index(), Informer::label_index()],
                 |_| {},
             ),
+            replication_controllers: Informer::new(Api::all(client.clone())),
             deployments: Informer::new(Api::all(client.clone())),
             cluster_roles: Informer::new(Api::all(client.clone())),
             token_secrets: Informer::filtered(
@@ -129,6 +132,7 @@ impl Informers {
         start(&self.endpoints, tasks, shutdown);
         start(&self.endpoint_slices, tasks, shutdown);
         start(&self.replica_sets, tasks, shutdown);
+        start(&self.replication_controllers, tasks, shutdown);
         start(&self.deployments, tasks, shutdown);
         start(&self.cluster_roles, tasks, shutdown);
         start(&self.token_secrets, tasks, shutdown);
@@ -151,6 +155,7 @@ impl Informers {
             && self.endpoints.synced(shutdown).await
             && self.endpoint_slices.synced(shutdown).await
             && self.replica_sets.synced(shutdown).await
+            && self.replication_controllers.synced(shutdown).await
             && self.deployments.synced(shutdown).await
             && self.cluster_roles.synced(shutdown).await
             && self.token_secrets.synced(shutdown).await

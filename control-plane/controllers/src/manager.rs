@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::ReplicationController;
 use kube::Client;
 use skep_client::{LeaderElection, Recorder, leader_election};
 use tokio::task::JoinSet;
@@ -104,7 +106,8 @@ async fn lead(client: Client, recorder: Recorder, config: Config, stop: Cancella
     let mut tasks = JoinSet::new();
     let mut starter = Starter { context: &context, stop: &stop, tasks: &mut tasks };
     starter.start("deployment", DeploymentController::new);
-    starter.start("replicaset", ReplicaSetController::new);
+    starter.start("replicaset", ReplicaSetController::<ReplicaSet>::new);
+    starter.start("replicationmanager", ReplicaSetController::<ReplicationController>::new);
     starter.start("endpoint_slice", EndpointSliceController::new);
     starter.start("endpoint_slice_mirroring", EndpointSliceMirroringController::new);
     starter.start("endpoint", EndpointsController::new);

@@ -1,13 +1,13 @@
-//! ReplicaSets: keeps as many pods as asked for.
+//! ReplicaSets and ReplicationControllers: keeps as many pods as asked for.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
-use kube::Resource;
 use kube::api::{Api, PostParams};
 use tracing::debug;
 
@@ -20,14 +20,18 @@ use crate::pod;
 use crate::pod_control::{BURST, PodControl, slow_start};
 use crate::ref_manager::{self, Owner};
 
+mod kind;
 pub(crate) mod rank;
 mod status;
 
-/// The ReplicaSet controller.
-pub(crate) struct ReplicaSetController {
+use kind::Kind;
+
+/// The controller of one kind.
+pub(crate) struct ReplicaSetController<K> {
     context: Context,
     queue: Queue,
     control: PodControl,
+    kind: PhantomData<fn(K)>,
 }
 
 /// What went wrong while pods were created or deleted, for the ReplicaFailure condition.
@@ -36,30 +40,30 @@ struct Failure {
     error: Error,
 }
 
-impl ReplicaSetController {
+impl<K: Kind> ReplicaSetController<K> {
     /// The controller, with its event handlers registered.
     pub(crate) fn new(context: Context, queue: Queue) -> Arc<Self> {
         let control = PodControl {
             client: context.client.clone(),
             pods: context.informers.pods.clone(),
-            recorder: context.recorder.with_component("replicaset-controller"),
+            recorder: context.recorder.with_component(K::CONTROLLER),
         };
-        let this = Arc::new(Self { context, queue, control });
+        let this = Arc::new(Self { context, queue, control, kind: PhantomData });
         this.register();
         this
     }
 
     fn register(&self) {
         let queue = self.queue.clone();
-        self.context.informers.replica_sets.on_change(move |delta| queue.add(ObjectKey::of(&delta.object().metadata)));
+        let sets = K::informer(&self.context.informers).clone();
+        sets.on_change(move |delta| queue.add(ObjectKey::of(delta.object().meta())));
 
         let queue = self.queue.clone();
-        let sets = self.context.informers.replica_sets.clone();
         self.context.informers.pods.on_change(move |delta| {
             let mut orphan = None;
             for pod in delta.both() {
                 match meta::controller_of(&pod.metadata) {
-                    Some(owner) if owner.kind == "ReplicaSet" => {
+                    Some(owner) if owner.kind == K::kind(&()) => {
                         queue.add(ObjectKey::new(meta::namespace(&pod.metadata), owner.name.as_str()));
                     }
                     Some(_) => {}
@@ -71,21 +75,21 @@ impl ReplicaSetController {
                 meta::controller_of(&delta.object().metadata).is_none() && !meta::is_deleting(&pod.metadata)
             }) {
                 for set in sets.in_namespace(meta::namespace(&pod.metadata)) {
-                    if set_selects(&set, pod) {
-                        queue.add(ObjectKey::of(&set.metadata));
+                    if set_selects(&set.as_set(), pod) {
+                        queue.add(ObjectKey::of(set.meta()));
                     }
                 }
             }
         });
     }
 
-    async fn claim(&self, set: &ReplicaSet, owner: &Owner<'_>) -> Result<Vec<Arc<Pod>>, Error> {
+    async fn claim(&self, object: &K, set: &ReplicaSet, owner: &Owner<'_>) -> Result<Vec<Arc<Pod>>, Error> {
         let selector = meta::selector(&set.spec.clone().unwrap_or_default().selector, &set.metadata)?;
         let pods = &self.context.informers.pods;
         let mut candidates = pods.controlled_by(meta::uid(&set.metadata));
         candidates.extend(pods.controlled_by(&orphans_of(meta::namespace(&set.metadata))));
         let client = &self.context.client;
-        ref_manager::claim(client, pods, owner, &selector, candidates, || ref_manager::is_live(client, set)).await
+        ref_manager::claim(client, pods, owner, &selector, candidates, || ref_manager::is_live(client, object)).await
     }
 
     async fn manage(&self, set: &ReplicaSet, owner: &Owner<'_>, active: &[Arc<Pod>]) -> Result<(), Failure> {
@@ -116,34 +120,23 @@ impl ReplicaSetController {
         let pods = &self.context.informers.pods;
         match meta::controller_of(&set.metadata) {
             None => pods.controlled_by(meta::uid(&set.metadata)),
-            Some(controller) => self
-                .context
-                .informers
-                .replica_sets
+            Some(controller) => K::informer(&self.context.informers)
                 .controlled_by(&controller.uid)
                 .iter()
-                .flat_map(|sibling| pods.controlled_by(meta::uid(&sibling.metadata)))
+                .flat_map(|sibling| pods.controlled_by(meta::uid(sibling.meta())))
                 .collect(),
         }
     }
 
-    async fn update_status(
-        &self,
-        set: &ReplicaSet,
-        new: k8s_openapi::api::apps::v1::ReplicaSetStatus,
-    ) -> Result<(), Error> {
-        if set.status.as_ref() == Some(&new) {
-            return Ok(());
-        }
-        let key = ObjectKey::of(&set.metadata);
-        let api: Api<ReplicaSet> = Api::namespaced(self.context.client.clone(), &key.namespace);
-        let mut changed = set.clone();
-        changed.status = Some(new);
+    async fn update_status(&self, object: &K, status: ReplicaSetStatus) -> Result<(), Error> {
+        let Some(changed) = object.with_status(status) else { return Ok(()) };
+        let key = ObjectKey::of(object.meta());
+        let api: Api<K> = Api::namespaced(self.context.client.clone(), &key.namespace);
         let written = api
             .replace_status(&key.name, &PostParams::default(), &changed)
             .await
-            .context(|| format!("updating status of replica set {key}"))?;
-        self.context.informers.replica_sets.wrote(&written);
+            .context(|| format!("updating status of {} {key}", K::kind(&())))?;
+        K::informer(&self.context.informers).wrote(&written);
         Ok(())
     }
 }
@@ -156,21 +149,22 @@ fn set_selects(set: &ReplicaSet, pod: &Pod) -> bool {
         .is_some_and(|selector| !selector.selects_all() && selector.matches(meta::labels(&pod.metadata)))
 }
 
-impl Reconciler for ReplicaSetController {
+impl<K: Kind> Reconciler for ReplicaSetController<K> {
     type Key = ObjectKey;
 
     fn name(&self) -> &'static str {
-        "replicaset-controller"
+        K::CONTROLLER
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Option<Duration>, Error> {
-        let Some(set) = self.context.informers.replica_sets.by_key(key) else { return Ok(None) };
+        let Some(object) = K::informer(&self.context.informers).by_key(key) else { return Ok(None) };
+        let set = object.as_set();
         let owner = Owner {
             meta: &set.metadata,
-            reference: meta::controller_ref(&ReplicaSet::api_version(&()), &ReplicaSet::kind(&()), &set.metadata),
-            object: set.object_ref(&()),
+            reference: meta::controller_ref(&K::api_version(&()), &K::kind(&()), &set.metadata),
+            object: object.object_ref(&()),
         };
-        let claimed = self.claim(&set, &owner).await?;
+        let claimed = self.claim(&object, &set, &owner).await?;
         let active: Vec<_> = claimed.iter().filter(|pod| pod::is_active(pod)).cloned().collect();
         let terminating =
             claimed.iter().filter(|pod| meta::is_deleting(&pod.metadata) && !pod::is_terminal(pod)).count();
@@ -178,7 +172,7 @@ impl Reconciler for ReplicaSetController {
         let now = Timestamp::now();
         let failure = managed.as_ref().err().map(|failure| (failure.reason, crate::pod_control::text(&failure.error)));
         let new = status::calculate(&set, &active, terminating, failure, now);
-        self.update_status(&set, new).await?;
+        self.update_status(&object, new).await?;
         managed.map_err(|failure| failure.error)?;
         Ok(status::next_availability(&set, &active, now))
     }

@@ -3,6 +3,7 @@
 mod harness;
 mod mirroring;
 mod protection;
+mod replication;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
