@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{
     ResourceQuota, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use kube::{Api, Client};
@@ -68,6 +69,10 @@ pub struct Informers {
     pub claims: Informer<PersistentVolumeClaim>,
     /// PersistentVolumes.
     pub volumes: Informer<PersistentVolume>,
+    /// ServiceCIDRs.
+    pub service_cidrs: Informer<ServiceCIDR>,
+    /// IPAddresses, without what holds them.
+    pub ip_addresses: Informer<IPAddress>,
 }
 
 impl Informers {
@@ -113,6 +118,8 @@ impl Informers {
             quotas: Informer::new(Api::all(client.clone())),
             claims: Informer::new(Api::all(client.clone())),
             volumes: Informer::new(Api::all(client.clone())),
+            service_cidrs: Informer::build(Api::all(client.clone()), Vec::new(), |_| {}),
+            ip_addresses: Informer::build(Api::all(client.clone()), Vec::new(), |address| address.spec = None),
         }
     }
 
@@ -141,6 +148,8 @@ impl Informers {
         start(&self.quotas, tasks, shutdown);
         start(&self.claims, tasks, shutdown);
         start(&self.volumes, tasks, shutdown);
+        start(&self.service_cidrs, tasks, shutdown);
+        start(&self.ip_addresses, tasks, shutdown);
     }
 
     /// Waits until every store is filled. False if `shutdown` came first.
@@ -164,6 +173,8 @@ impl Informers {
             && self.quotas.synced(shutdown).await
             && self.claims.synced(shutdown).await
             && self.volumes.synced(shutdown).await
+            && self.service_cidrs.synced(shutdown).await
+            && self.ip_addresses.synced(shutdown).await
     }
 }
 

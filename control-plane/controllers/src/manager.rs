@@ -31,6 +31,7 @@ use crate::replica_set::ReplicaSetController;
 use crate::resource_quota::ResourceQuotaController;
 use crate::root_ca::RootCaPublisher;
 use crate::service_account::ServiceAccountController;
+use crate::service_cidr::ServiceCidrController;
 use crate::taint_eviction::TaintEvictionController;
 use crate::token_secrets::TokenSecrets;
 use crate::work_queue::WorkQueue;
@@ -114,6 +115,7 @@ async fn lead(client: Client, recorder: Recorder, config: Config, stop: Cancella
     starter.start("disruption", DisruptionController::new);
     starter.start("pvcprotection", ClaimProtection::new);
     starter.start("pvprotection", VolumeProtection::new);
+    starter.start("service_cidr", ServiceCidrController::new);
     let quotas = starter.start("resource_quota_controller", ResourceQuotaController::new);
     starter.start("namespace", NamespaceController::new);
     starter.start("serviceaccount", ServiceAccountController::new);

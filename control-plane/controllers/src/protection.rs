@@ -4,67 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{Api, ListParams, PostParams};
-use tracing::debug;
+use kube::api::{Api, ListParams};
 
 use crate::context::Context;
 use crate::controller::{Queue, Reconciler};
 use crate::error::{Context as _, Error};
-use crate::informer::{Delta, Informer, Object};
+use crate::finalizer::{self, Wanted, wanted};
+use crate::informer::Delta;
 use crate::meta::{self, ObjectKey};
 use crate::pod;
 
 const CLAIM: &str = "kubernetes.io/pvc-protection";
 const VOLUME: &str = "kubernetes.io/pv-protection";
-
-/// What is to become of an object's finalizer.
-enum Wanted {
-    Added,
-    Removed,
-}
-
-/// Nothing to do for an object that is protected, or is going and not ours to hold.
-fn wanted(meta: &ObjectMeta, finalizer: &str) -> Option<Wanted> {
-    let protected = meta.finalizers.iter().flatten().any(|own| own == finalizer);
-    match (meta::is_deleting(meta), protected) {
-        (false, false) => Some(Wanted::Added),
-        (true, true) => Some(Wanted::Removed),
-        _ => None,
-    }
-}
-
-/// Writes the object with or without the finalizer.
-async fn write<K>(
-    api: &Api<K>,
-    informer: &Informer<K>,
-    object: &K,
-    finalizer: &str,
-    wanted: &Wanted,
-) -> Result<(), Error>
-where
-    K: Object + serde::Serialize,
-{
-    let mut object = object.clone();
-    let meta = object.meta_mut();
-    let name = meta::name(meta).to_owned();
-    let finalizers = meta.finalizers.get_or_insert_default();
-    match wanted {
-        Wanted::Added => finalizers.push(finalizer.to_owned()),
-        Wanted::Removed => finalizers.retain(|own| own != finalizer),
-    }
-    match api.replace(&name, &PostParams::default(), &object).await.context(|| format!("protecting {name}")) {
-        Ok(written) => {
-            if matches!(wanted, Wanted::Added) {
-                informer.wrote(&written);
-            }
-            debug!(%name, finalizer, added = matches!(wanted, Wanted::Added), "finalizer set");
-            Ok(())
-        }
-        Err(error) if error.is_not_found() => Ok(()),
-        Err(error) => Err(error),
-    }
-}
 
 /// The claims a pod uses. One that is not scheduled yet uses none: its node will not start it with a claim that goes.
 fn claims_of(pod: &Pod) -> Vec<String> {
@@ -139,7 +90,7 @@ impl Reconciler for ClaimProtection {
             return Ok(None);
         }
         let api: Api<PersistentVolumeClaim> = Api::namespaced(self.context.client.clone(), &key.namespace);
-        write(&api, claims, &claim, CLAIM, &wanted).await.map(|()| None)
+        finalizer::write(&api, claims, &claim, CLAIM, &wanted).await.map(|()| None)
     }
 }
 
@@ -177,6 +128,6 @@ impl Reconciler for VolumeProtection {
             return Ok(None);
         }
         let api: Api<PersistentVolume> = Api::all(self.context.client.clone());
-        write(&api, volumes, &volume, VOLUME, &wanted).await.map(|()| None)
+        finalizer::write(&api, volumes, &volume, VOLUME, &wanted).await.map(|()| None)
     }
 }

@@ -4,6 +4,7 @@ mod harness;
 mod mirroring;
 mod protection;
 mod replication;
+mod service_cidr;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
