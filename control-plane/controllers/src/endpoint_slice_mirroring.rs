@@ -46,10 +46,9 @@ impl EndpointSliceMirroringController {
         });
         // Somebody else's change of a slice is put right again, also when it takes a slice out of our hands.
         context.informers.endpoint_slices.on_change(move |delta| {
-            for service in delta.both().filter(|slice| slices::is_managed_by(slice, MANAGED_BY)) {
-                if let Some(service) = slices::service_of(service) {
-                    queue.add(service);
-                }
+            let ours = delta.both().filter(|slice| slices::is_managed_by(slice, MANAGED_BY));
+            for service in ours.filter_map(|slice| slices::service_of(slice)) {
+                queue.add(service);
             }
         });
         let recorder = context.recorder.with_component("endpoint-slice-mirroring-controller");
