@@ -32,7 +32,7 @@ pub(crate) enum Origin {
 pub(crate) trait Client {
     /// Who it is, for `sessionAffinity: ClientIP` and source ranges: the address, or [`AffinityKey::netns`].
     fn address(&self) -> Address;
-    /// Cookie of the network namespace the address is meant in.
+    /// Cookie of the network namespace the address is meant in; zero if none can be.
     fn netns(&self) -> u64;
     /// Spreads choices: random, or the same for all packets of a flow.
     fn hash(&self) -> u32;

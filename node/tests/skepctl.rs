@@ -29,7 +29,14 @@ impl Node {
         let config = Config {
             bpf_root: node.root(),
             cgroup_root: Some(node.cgroup.clone()),
-            maps: MapSizes { services: 8192, backends: 8192, sticky: 1024, udp_peers: 1024, tcp_peers: 1024 },
+            maps: MapSizes {
+                services: 8192,
+                backends: 8192,
+                sticky: 1024,
+                udp_peers: 1024,
+                tcp_peers: 1024,
+                flows: 1024,
+            },
             ..Config::default()
         };
         Proxy::load(config).unwrap().sync(table).unwrap();

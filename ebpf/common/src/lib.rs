@@ -28,7 +28,7 @@ pub use service::{
 };
 
 /// Version of the pinned layout: names, keys and values of the maps below `<bpf root>/v<LAYOUT_VERSION>`.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// `IPPROTO_TCP`, as in [`FrontendKey::protocol`].
 pub const TCP: u8 = 6;

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
-    helpers::generated::{bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_ktime_get_boot_ns},
+    helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_boot_ns},
     programs::TcContext,
 };
 use skep_ebpf_common::{
@@ -190,7 +190,7 @@ const DROP: i32 = 16;
 fn choose(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> i32 {
     let key = &scratch.packet.tuple;
     let frontend = FrontendKey::new(key.destination, key.destination_port, key.protocol);
-    match lookup::lookup(ctx, &frontend, origin, &Sender { ctx, tuple: key }) {
+    match lookup::lookup(ctx, &frontend, origin, &Sender { tuple: key }) {
         Verdict::Pass => PASS,
         Verdict::Refuse(Reason::NoPort | Reason::NoEndpoints) => REFUSE,
         Verdict::Refuse(Reason::NoLocalEndpoints) => DROP + Drop::NoLocalEndpoints as i32,
@@ -215,7 +215,7 @@ fn begin(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> Result<(), i
         reason if reason == DROP + Drop::SourceDenied as i32 => return Err(dropped(Drop::SourceDenied)),
         _ => return Err(dropped(Drop::Torn)),
     }
-    let Scratch { packet, flow, chosen, reply_key, .. } = scratch;
+    let Scratch { packet, flow, chosen, reply_key, route, .. } = scratch;
     let key = &packet.tuple;
     let local = chosen.flags & BackendValue::LOCAL != 0;
     // A backend elsewhere would answer the client past this node, and one that is the client itself would not answer at all.
@@ -238,6 +238,17 @@ fn begin(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> Result<(), i
             _ if matches!(chosen.kind, kind::NODE_PORT | kind::HOST_PORT) => key.destination,
             _ => return Err(dropped(Drop::NoNodeAddress)),
         };
+        // Answers must take the way back through the tunnel: the network beneath need not know the pods' addresses.
+        if let Some(node) = node
+            && node.tunnel != 0
+            && send::way(ctx, route, packet, key.protocol, &flow.from, &flow.to) == Ok(send::Way::Out)
+            && route.fib.ifindex == node.tunnel
+        {
+            let end = if packet.ip6 { node.tunnel6 } else { node.tunnel4 };
+            if end != [0; 4] {
+                flow.from = end;
+            }
+        }
     }
     if !claim(key, flow, reply_key, &mut scratch.reply, &mut scratch.other, &mut scratch.flow_key, translate, node) {
         return Err(dropped(Drop::NoPort));
@@ -318,7 +329,6 @@ fn now() -> u64 {
 
 /// The sender of a packet, as the choice of a backend sees it.
 struct Sender<'a> {
-    ctx: &'a TcContext,
     tuple: &'a Tuple,
 }
 
@@ -328,10 +338,11 @@ impl Client for Sender<'_> {
         self.tuple.source
     }
 
+    /// No namespace: the addresses that are meant in one are loopback ones, which no packet of a device has. (The kernel
+    /// would tell from 6.15 on.)
     #[inline(always)]
     fn netns(&self) -> u64 {
-        // SAFETY: the context is the one this program was called with.
-        unsafe { bpf_get_netns_cookie(super::skb(self.ctx).cast()) }
+        0
     }
 
     #[inline(always)]

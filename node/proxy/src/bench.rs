@@ -8,7 +8,9 @@ use std::{
 };
 
 use crate::{
-    MapSizes, Programmer, Result, bpffs, kernel, object,
+    MapSizes, Programmer, Result, bpffs, kernel,
+    maps::Part,
+    object,
     service::{Backend, Family, Frontend, Protocol, Service, ServicePort, ServicePortName, ServiceTable},
 };
 
@@ -90,7 +92,7 @@ fn measure(bpf_root: &Path, services: usize, endpoints: usize) -> Result<Report>
         backends: room((services * endpoints + endpoints + 1).max(1024)),
         ..MapSizes::default()
     };
-    let _ebpf = object::load(&paths, &sizes)?;
+    let _ebpf = object::load(&paths, Part::Sockets, &sizes)?;
     let table = table(services, endpoints);
 
     let mut programmer = Programmer::open(&paths.maps)?;

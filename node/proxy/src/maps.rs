@@ -18,10 +18,25 @@ use crate::{Error, MapSizes, Result};
 
 /// Name of the log ring; pinned too, so that a new daemon reads what running programs say.
 pub(crate) const LOGS: &str = "AYA_LOGS";
+/// Name of the map of flows, by the packets clients send.
+pub(crate) const FLOWS: &str = "FLOWS";
+/// Name of the map of flows, by the packets backends send.
+pub(crate) const REPLIES: &str = "REPLIES";
+/// Name of the counters of packets that end here.
+pub(crate) const PACKET_DROPS: &str = "PACKET_DROPS";
 
-/// Every map that is pinned, with its configured capacity (`None`: the object's own).
-pub(crate) fn pinned(sizes: &MapSizes) -> [(&'static str, Option<u32>); 19] {
-    [
+/// Which programs of the object are wanted, and thus which maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Those that translate sockets.
+    Sockets,
+    /// Those that see packets, which use the others' maps too.
+    Packets,
+}
+
+/// Every map of that part that is pinned, with its configured capacity (`None`: the object's own).
+pub(crate) fn pinned(part: Part, sizes: &MapSizes) -> Vec<(&'static str, Option<u32>)> {
+    let mut maps = vec![
         // A service port has one or two frontends; with node ports and load balancers some have four.
         ("FRONTENDS", Some(sizes.services.saturating_mul(4))),
         ("ADDRESSES", Some(sizes.services.saturating_mul(2).saturating_add(1024))),
@@ -36,15 +51,17 @@ pub(crate) fn pinned(sizes: &MapSizes) -> [(&'static str, Option<u32>); 19] {
         ("STICKY", Some(sizes.sticky)),
         ("UDP_PEERS", Some(sizes.udp_peers)),
         ("TCP_PEERS", Some(sizes.tcp_peers)),
-        // Flows of the per-packet path.
-        ("FLOWS", Some(sizes.tcp_peers.saturating_mul(2))),
-        ("REPLIES", Some(sizes.tcp_peers.saturating_mul(2))),
-        ("FRAGMENTS", None),
-        ("NODE", None),
-        ("PACKET_DROPS", None),
         (LOGS, None),
-    ]
+    ];
+    if part == Part::Packets {
+        let capacities = [Some(sizes.flows), Some(sizes.flows), None, None, None];
+        maps.extend(OF_PACKETS.into_iter().zip(capacities));
+    }
+    maps
 }
+
+/// The maps that only programs use that see packets.
+pub(crate) const OF_PACKETS: [&str; 5] = [FLOWS, REPLIES, "FRAGMENTS", "NODE", PACKET_DROPS];
 
 /// The maps that say what is served.
 pub(crate) struct ServiceMaps {

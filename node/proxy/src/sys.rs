@@ -222,6 +222,16 @@ pub(crate) fn interface_addresses() -> io::Result<Vec<IpAddr>> {
     Ok(addresses)
 }
 
+/// The number of a device in the calling thread's network namespace.
+pub(crate) fn interface_index(name: &str) -> Option<u32> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: the pointer is to a live string that ends with a zero.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => None,
+        index => Some(index),
+    }
+}
+
 /// A socket that becomes readable when an address of an interface comes or goes. Must be called in a tokio runtime with I/O
 /// enabled.
 pub(crate) fn address_news() -> io::Result<AsyncFd<OwnedFd>> {
