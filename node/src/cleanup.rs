@@ -14,8 +14,9 @@ pub(crate) async fn cleanup(settings: Settings) -> anyhow::Result<()> {
     let pods = remove_pods(&settings).await.context("removing pods");
     let network = remove_network(&settings).context("removing the pod network");
     let proxy = Proxy::cleanup(&settings.bpf_root).context("removing the service data plane");
+    let devices = skep_proxy::devices::cleanup().context("removing the programs on devices");
     let dns = dns::cleanup(&settings).await.context("removing the DNS address");
-    pods.and(network).and(proxy).and(dns)
+    pods.and(network).and(proxy).and(devices).and(dns)
 }
 
 async fn remove_pods(settings: &Settings) -> anyhow::Result<()> {

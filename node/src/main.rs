@@ -5,7 +5,9 @@
 
 mod cleanup;
 mod cluster;
+mod devices;
 mod dns;
+mod drift;
 mod host;
 mod peers;
 mod run;

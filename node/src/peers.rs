@@ -2,19 +2,18 @@
 
 use std::net::IpAddr;
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use futures::StreamExt as _;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt as _, watcher};
-use skep_network::{Applied, Peer, Peers, Watch};
-use tokio::sync::Notify;
+use skep_network::{Applied, Peer, Peers};
+use tokio::sync::watch;
 
+use crate::drift;
 use crate::run::RECONCILE_NETWORK;
 
 /// Changes that come close together are one.
@@ -22,11 +21,15 @@ const SETTLE: Duration = Duration::from_millis(250);
 
 /// Applies `peers` to the Nodes whenever one of them or the kernel's routes change, and every minute. Until the Nodes are
 /// known, what is there stays: after a restart no route is lost.
-pub(crate) async fn follow(client: kube::Client, own: &str, peers: Peers) -> anyhow::Result<()> {
+pub(crate) async fn follow(
+    client: kube::Client,
+    own: &str,
+    peers: Peers,
+    mut drift: watch::Receiver<()>,
+) -> anyhow::Result<()> {
     let (store, writer) = reflector::store();
     let nodes = watcher(Api::<Node>::all(client), watcher::Config::default());
     let mut nodes = pin!(nodes.default_backoff().reflect(writer));
-    let drift = drift()?;
     let (mut known, mut applied) = (Vec::new(), None);
     let mut listed = false;
     loop {
@@ -44,7 +47,7 @@ pub(crate) async fn follow(client: kube::Client, own: &str, peers: Peers) -> any
                 }
                 false
             }
-            () = drift.notified() => true,
+            () = drift::changed(&mut drift) => true,
             () = tokio::time::sleep(RECONCILE_NETWORK) => true,
         };
         let wanted = peers_of(&store, own);
@@ -55,6 +58,7 @@ pub(crate) async fn follow(client: kube::Client, own: &str, peers: Peers) -> any
         if forced {
             tokio::time::sleep(SETTLE).await;
         }
+        drift.mark_unchanged();
         known.clone_from(&wanted);
         let worker = peers.clone();
         match tokio::task::spawn_blocking(move || worker.apply(&wanted)).await? {
@@ -68,25 +72,6 @@ pub(crate) async fn follow(client: kube::Client, own: &str, peers: Peers) -> any
             }
         }
     }
-}
-
-/// Notified when links, addresses or routes change. The thread that listens ends at the first change that nobody waits
-/// for any more.
-fn drift() -> anyhow::Result<Arc<Notify>> {
-    let (watch, changed) = (Watch::open()?, Arc::new(Notify::new()));
-    let weak = Arc::downgrade(&changed);
-    let listen = move || {
-        while let Some(changed) = weak.upgrade() {
-            changed.notify_one();
-            drop(changed);
-            if let Err(error) = watch.wait() {
-                tracing::warn!(%error, "routes are looked at once a minute only");
-                break;
-            }
-        }
-    };
-    std::thread::Builder::new().name("routes".into()).spawn(listen).context("starting a thread")?;
-    Ok(changed)
 }
 
 fn report(done: &Applied, before: Option<&Applied>) {

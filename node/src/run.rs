@@ -18,7 +18,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster;
+use crate::devices::{self, Ground};
 use crate::dns;
+use crate::drift;
 use crate::host;
 use crate::peers;
 use crate::settings::Settings;
@@ -50,6 +52,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         bpf_root: settings.bpf_root.clone(),
         cgroup_root: service_cgroup(&settings.cgroup_root)?,
         node_name: Some(settings.node_name.clone()),
+        maps: devices::map_sizes(&settings),
         ..Default::default()
     })
     .context("the service data plane")?;
@@ -173,7 +176,8 @@ fn service_cgroup(root: &Path) -> anyhow::Result<Option<PathBuf>> {
     Ok(Some(dir))
 }
 
-/// Waits for the node's pod CIDR, sets the pod network up, and keeps it and the ways to other nodes whole.
+/// Waits for the node's pod CIDR, sets the pod network up, and keeps it, the ways to other nodes and the programs on devices
+/// whole.
 async fn pod_network(client: kube::Client, settings: &Settings, node_ips: &[IpAddr]) -> anyhow::Result<()> {
     let node_ip = node_ips.first().copied();
     let pod_cidr = pod_cidr(client.clone(), &settings.node_name).await;
@@ -190,7 +194,14 @@ async fn pod_network(client: kube::Client, settings: &Settings, node_ips: &[IpAd
         vxlan_id: settings.vxlan_id,
         vxlan_port: settings.vxlan_port,
     })?;
-    tokio::try_join!(repair(network), peers::follow(client, &settings.node_name, peers)).map(drop)
+    let drift = drift::watch()?;
+    let ground = Ground { settings, node_ips, pod_cidrs: &[pod_cidr] };
+    tokio::try_join!(
+        repair(network),
+        peers::follow(client, &settings.node_name, peers, drift.clone()),
+        devices::follow(ground, drift),
+    )
+    .map(drop)
 }
 
 /// Repairs the pod network from time to time.

@@ -92,6 +92,14 @@ pub(crate) struct Options {
     /// UDP port of the VXLAN, the same on all nodes [default: 8472]
     #[arg(long, value_name = "PORT")]
     vxlan_port: Option<u16>,
+    /// Devices by which clients outside the cluster reach this node's Services: NAME,.. [default: the Ethernet devices that
+    /// have the node's addresses or the default route]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    #[serde(deserialize_with = "list")]
+    devices: Option<Vec<String>>,
+    /// Connections from outside that are remembered at once; each takes 328 bytes of the kernel's memory [default: 65536]
+    #[arg(long, value_name = "N")]
+    max_flows: Option<u32>,
     /// Largest packet of pods in bytes [default: the node's device's, less 50 (IPv6: 70) where node-routing is auto or vxlan]
     #[arg(long, value_name = "BYTES")]
     pod_mtu: Option<u32>,
@@ -185,6 +193,9 @@ pub(crate) struct Settings {
     pub(crate) node_routing: Routing,
     pub(crate) vxlan_id: u32,
     pub(crate) vxlan_port: u16,
+    /// `None`: found by addresses and routes.
+    pub(crate) devices: Option<Vec<String>>,
+    pub(crate) max_flows: u32,
     pub(crate) pod_mtu: Option<u32>,
     pub(crate) cluster_dns: Vec<IpAddr>,
     pub(crate) serve_dns: bool,
@@ -245,6 +256,8 @@ impl Options {
             node_routing,
             vxlan_id,
             vxlan_port,
+            devices,
+            max_flows,
             pod_mtu,
             cluster_dns,
             serve_dns,
@@ -290,6 +303,8 @@ impl Options {
         if let Some(mtu) = self.pod_mtu {
             ensure!((1280..=65535).contains(&mtu), "--pod-mtu: {mtu} is not 1280 to 65535");
         }
+        let max_flows = self.max_flows.unwrap_or(65_536);
+        ensure!((1024..=1 << 24).contains(&max_flows), "--max-flows: {max_flows} is not 1024 to 16777216");
         Ok(Settings {
             access,
             hostname: self.hostname_override.unwrap_or_else(|| node_name.clone()),
@@ -312,6 +327,8 @@ impl Options {
             node_routing,
             vxlan_id,
             vxlan_port,
+            devices: self.devices,
+            max_flows,
             pod_mtu: self.pod_mtu,
             cluster_dns,
             serve_dns: self.serve_dns.unwrap_or(true),
