@@ -249,7 +249,8 @@ impl Devices {
                 attach::link(program, &self.paths, hook, &later.collect::<Vec<_>>(), device)?
             }
             Method::Clsact => {
-                attach::filter(program, hook, place as u16 + 1, device)?;
+                // One is left to NetworkPolicy's filters, which come first (as its links do).
+                attach::filter(program, hook, place as u16 + 2, device)?;
                 Attachment::Attached
             }
         };
