@@ -8,10 +8,13 @@ mod cluster;
 mod devices;
 mod dns;
 mod drift;
+mod health;
 mod host;
+mod metrics;
 mod peers;
 mod run;
 mod settings;
+mod web;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;

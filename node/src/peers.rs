@@ -14,6 +14,7 @@ use skep_network::{Applied, Peer, Peers};
 use tokio::sync::watch;
 
 use crate::drift;
+use crate::metrics::NetworkMetrics;
 use crate::run::RECONCILE_NETWORK;
 
 /// Changes that come close together are one.
@@ -26,6 +27,7 @@ pub(crate) async fn follow(
     own: &str,
     peers: Peers,
     mut drift: watch::Receiver<()>,
+    metrics: &NetworkMetrics,
 ) -> anyhow::Result<()> {
     let (store, writer) = reflector::store();
     let nodes = watcher(Api::<Node>::all(client), watcher::Config::default());
@@ -64,6 +66,7 @@ pub(crate) async fn follow(
         match tokio::task::spawn_blocking(move || worker.apply(&wanted)).await? {
             Ok(done) => {
                 report(&done, applied.as_ref());
+                metrics.applied(&done);
                 applied = Some(done);
             }
             Err(error) => {

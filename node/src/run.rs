@@ -21,9 +21,12 @@ use crate::cluster;
 use crate::devices::{self, Ground};
 use crate::dns;
 use crate::drift;
+use crate::health::{HealthServer, serve_services};
 use crate::host;
+use crate::metrics::{Metrics, MetricsServer, NetworkMetrics};
 use crate::peers;
 use crate::settings::Settings;
+use crate::web;
 
 pub(crate) const FIRST_RETRY: Duration = Duration::from_millis(200);
 pub(crate) const LAST_RETRY: Duration = Duration::from_secs(5);
@@ -57,7 +60,12 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     })
     .context("the service data plane")?;
 
+    let (dns_metrics, network_metrics) = (skep_dns::Metrics::default(), NetworkMetrics::default());
+    let servers = servers(&settings, &proxy, &dns_metrics, &network_metrics);
+
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
+    let stop = shutdown.clone();
+    tasks.spawn(async move { Ok(stop.run_until_cancelled(servers).await.unwrap_or_default()) });
     let client = cluster.client.clone();
     let stop = shutdown.clone();
     tasks.spawn(async move { proxy.run(client, stop).await.context("the service data plane") });
@@ -66,10 +74,10 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     tasks.spawn(async move { skep_kubelet::run(client, kubelet, cri, stop).await.context("the kubelet") });
     let settings = Arc::new(settings);
     let (client, names, stop) = (cluster.client.clone(), settings.clone(), shutdown.clone());
-    tasks.spawn(async move { dns::run(client, &names, stop).await.context("cluster DNS") });
+    tasks.spawn(async move { dns::run(client, &names, dns_metrics, stop).await.context("cluster DNS") });
     let (client, stop) = (cluster.client, shutdown.clone());
     tasks.spawn(async move {
-        stop.run_until_cancelled(pod_network(client, &settings, &network_ips))
+        stop.run_until_cancelled(pod_network(client, &settings, &network_ips, &network_metrics))
             .await
             .unwrap_or(Ok(()))
             .context("the pod network")
@@ -87,6 +95,34 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         result = result.and(ended);
     }
     result
+}
+
+/// The servers of metrics and health, until dropped.
+fn servers(
+    settings: &Settings,
+    proxy: &Proxy,
+    dns: &skep_dns::Metrics,
+    network: &NetworkMetrics,
+) -> impl Future<Output = ()> + Send + use<> {
+    let (health, answers) = (proxy.health(), crate::health::Metrics::default());
+    let metrics = Metrics::new(proxy.metrics(), dns, network, &answers, settings.bpf_root.clone());
+    let metrics_server = (settings.metrics_bind_address, Arc::new(MetricsServer(Arc::new(metrics))));
+    let health_server =
+        (settings.healthz_bind_address, Arc::new(HealthServer { health: health.clone(), metrics: answers }));
+    async move {
+        let metrics = async {
+            if let (Some(address), server) = metrics_server {
+                web::serve(address, "metrics", server).await;
+            }
+        };
+        let healthz = async {
+            if let (Some(address), server) = health_server {
+                web::serve(address, "health", server).await;
+            }
+        };
+        tokio::join!(metrics, healthz, serve_services(health));
+        std::future::pending().await
+    }
 }
 
 /// Why the first part that ends has ended: none does before it is told to.
@@ -178,7 +214,12 @@ fn service_cgroup(root: &Path) -> anyhow::Result<Option<PathBuf>> {
 
 /// Waits for the node's pod CIDR, sets the pod network up, and keeps it, the ways to other nodes and the programs on devices
 /// whole.
-async fn pod_network(client: kube::Client, settings: &Settings, node_ips: &[IpAddr]) -> anyhow::Result<()> {
+async fn pod_network(
+    client: kube::Client,
+    settings: &Settings,
+    node_ips: &[IpAddr],
+    metrics: &NetworkMetrics,
+) -> anyhow::Result<()> {
     let node_ip = node_ips.first().copied();
     let pod_cidr = pod_cidr(client.clone(), &settings.node_name).await;
     // `cleanup` must know it when nobody answers any more.
@@ -197,19 +238,22 @@ async fn pod_network(client: kube::Client, settings: &Settings, node_ips: &[IpAd
     let drift = drift::watch()?;
     let ground = Ground { settings, node_ips, pod_cidrs: &[pod_cidr] };
     tokio::try_join!(
-        repair(network),
-        peers::follow(client, &settings.node_name, peers, drift.clone()),
+        repair(network, metrics),
+        peers::follow(client, &settings.node_name, peers, drift.clone(), metrics),
         devices::follow(ground, drift),
     )
     .map(drop)
 }
 
 /// Repairs the pod network from time to time.
-async fn repair(network: Arc<Network>) -> anyhow::Result<()> {
+async fn repair(network: Arc<Network>, metrics: &NetworkMetrics) -> anyhow::Result<()> {
     loop {
         let worker = network.clone();
         match tokio::task::spawn_blocking(move || worker.reconcile()).await? {
-            Ok(done) => tracing::debug!(?done, "pod network is as it should be"),
+            Ok(done) => {
+                metrics.reconciled(&done);
+                tracing::debug!(?done, "pod network is as it should be");
+            }
             Err(error) => tracing::warn!(%error, "could not put the pod network right"),
         }
         tokio::time::sleep(RECONCILE_NETWORK).await;

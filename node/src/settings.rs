@@ -1,7 +1,7 @@
 //! What the node runs with: options as a person gave them, and settings with every default filled in.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -122,6 +122,12 @@ pub(crate) struct Options {
     /// Port of the node server [default: 10250]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<u16>,
+    /// Where /metrics is served, as kube-proxy does; '' for nowhere [default: 127.0.0.1:10249]
+    #[arg(long, value_name = "IP:PORT")]
+    metrics_bind_address: Option<String>,
+    /// Where the health of the service data plane is told, as kube-proxy does; '' for nowhere [default: 0.0.0.0:10256]
+    #[arg(long, value_name = "IP:PORT")]
+    healthz_bind_address: Option<String>,
     /// Certificate authority of the node server's clients [default: the API server's, from the kubeconfig]
     #[arg(long, value_name = "FILE")]
     client_ca_file: Option<PathBuf>,
@@ -203,6 +209,8 @@ pub(crate) struct Settings {
     pub(crate) resolv_conf: PathBuf,
     pub(crate) address: IpAddr,
     pub(crate) port: u16,
+    pub(crate) metrics_bind_address: Option<SocketAddr>,
+    pub(crate) healthz_bind_address: Option<SocketAddr>,
     pub(crate) client_ca_file: Option<PathBuf>,
     pub(crate) pod_logs_dir: PathBuf,
     pub(crate) max_pods: u32,
@@ -265,6 +273,8 @@ impl Options {
             resolv_conf,
             address,
             port,
+            metrics_bind_address,
+            healthz_bind_address,
             client_ca_file,
             pod_logs_dir,
             max_pods,
@@ -336,6 +346,10 @@ impl Options {
             resolv_conf: self.resolv_conf.unwrap_or_else(|| "/etc/resolv.conf".into()),
             address: self.address.unwrap_or(IpAddr::from([0, 0, 0, 0])),
             port: self.port.unwrap_or(10250),
+            metrics_bind_address: bind_address(self.metrics_bind_address, "127.0.0.1:10249")
+                .context("--metrics-bind-address")?,
+            healthz_bind_address: bind_address(self.healthz_bind_address, "0.0.0.0:10256")
+                .context("--healthz-bind-address")?,
             client_ca_file: self.client_ca_file,
             pod_logs_dir: self.pod_logs_dir.unwrap_or_else(|| "/var/log/pods".into()),
             max_pods: self.max_pods.unwrap_or(110),
@@ -353,6 +367,15 @@ fn is_node_name(name: &str) -> bool {
         && name.chars().all(|c| plain(c) || matches!(c, '-' | '.'))
         && name.starts_with(plain)
         && name.ends_with(plain)
+}
+
+/// `None` for the empty text.
+fn bind_address(given: Option<String>, default: &str) -> anyhow::Result<Option<SocketAddr>> {
+    let text = given.unwrap_or_else(|| default.to_owned());
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).with_context(|| format!("{text:?} is not an IP address with a port"))
 }
 
 fn addresses(flag: &str, list: &[String]) -> anyhow::Result<Vec<IpAddr>> {

@@ -19,6 +19,7 @@ mod cgroup;
 mod config;
 pub mod devices;
 mod error;
+pub mod health;
 mod kernel;
 mod log;
 pub mod maglev;
@@ -34,6 +35,7 @@ mod tracker;
 
 pub use config::{Config, MapSizes};
 pub use error::{Error, Result};
+pub use health::Health;
 pub use metrics::Metrics;
 pub use object::Attachment;
 pub use programmer::Programmer;

@@ -1,5 +1,7 @@
 //! Metrics, under kube-proxy's names where it has them.
 
+mod kernel;
+
 use std::{
     sync::atomic::{AtomicI64, AtomicU64},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -25,6 +27,13 @@ pub struct MapLabel {
     pub map: &'static str,
 }
 
+/// Label of the counter of packets.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabel {
+    /// Name of the reason.
+    pub reason: &'static str,
+}
+
 /// Metrics of the service data plane. Cheap to clone; clones share their values.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -42,6 +51,7 @@ pub struct Metrics {
     pub(crate) deletes: Counter,
     entries: Family<MapLabel, Gauge<i64, AtomicI64>>,
     capacity: Family<MapLabel, Gauge<i64, AtomicI64>>,
+    drops: Family<ReasonLabel, Counter>,
 }
 
 impl Default for Metrics {
@@ -68,6 +78,7 @@ impl Default for Metrics {
             deletes: Counter::default(),
             entries: Family::default(),
             capacity: Family::default(),
+            drops: Family::default(),
         }
     }
 }
@@ -123,6 +134,7 @@ impl Metrics {
         own.register("map_deletes", "Map entries removed", self.deletes.clone());
         own.register("map_entries", "Entries in a map", self.entries.clone());
         own.register("map_capacity", "Entries a map can hold", self.capacity.clone());
+        own.register("packet_drops", "Packets that were dropped or refused, by reason", self.drops.clone());
     }
 
     pub(crate) fn synced(&self, took: Duration) {

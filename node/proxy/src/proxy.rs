@@ -7,10 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use prometheus_client::registry::Registry;
-
 use crate::{
-    Attachment, Config, Metrics, Programmer, Result,
+    Attachment, Config, Health, Metrics, Programmer, Result,
     bpffs::{self, Lock},
     cgroup, kernel,
     log::KernelLog,
@@ -27,6 +25,7 @@ pub struct Proxy {
     node_port_addresses: Vec<(IpAddr, u8)>,
     maglev: u32,
     metrics: Metrics,
+    health: Health,
     log: KernelLog,
     bpf_root: PathBuf,
     /// Keeps a second daemon away.
@@ -75,6 +74,7 @@ impl Proxy {
             node_port_addresses: config.node_port_addresses,
             maglev: config.maglev,
             metrics,
+            health: Health::default(),
             log,
             bpf_root: config.bpf_root,
             _lock: lock,
@@ -114,8 +114,8 @@ impl Proxy {
         self.metrics.clone()
     }
 
-    /// Adds the metrics to a registry.
-    pub fn register_metrics(&self, registry: &mut Registry) {
-        self.metrics.register(registry);
+    /// How it is, shared with this proxy.
+    pub fn health(&self) -> Health {
+        self.health.clone()
     }
 }

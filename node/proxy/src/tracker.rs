@@ -13,6 +13,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
+use crate::health::ServiceHealth;
 use crate::service::{Family, Frontend, Kind, Protocol, Service, ServicePort, ServicePortName};
 use endpoints::{Place, Slice};
 
@@ -44,6 +45,8 @@ struct Virtual {
     external_local: bool,
     affinity: Option<u32>,
     source_ranges: Vec<(IpAddr, u8)>,
+    /// Where balancers ask this node about it.
+    health_port: Option<u16>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -158,6 +161,13 @@ impl Tracker {
             .collect()
     }
 
+    /// What balancers shall hear of a Service; `None` if they do not ask.
+    pub(crate) fn health(&self, key: &ServiceKey) -> Option<ServiceHealth> {
+        let port = self.services.get(key)?.health_port?;
+        let slices = self.slices.get(key).into_iter().flat_map(BTreeMap::values);
+        Some(ServiceHealth { port, local: endpoints::ready_here(slices, &self.here) })
+    }
+
     fn service<'a>(
         &'a self,
         service: &Virtual,
@@ -267,6 +277,10 @@ fn read_service(service: &core::Service) -> Option<Virtual> {
         external_local: spec.external_traffic_policy.as_deref() == Some("Local"),
         affinity: (spec.session_affinity.as_deref() == Some("ClientIP")).then_some(timeout),
         source_ranges,
+        health_port: spec
+            .health_check_node_port
+            .and_then(valid)
+            .filter(|_| spec.external_traffic_policy.as_deref() == Some("Local")),
     })
 }
 

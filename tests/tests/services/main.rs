@@ -1,14 +1,19 @@
 //! Services of a cluster of two nodes, asked from outside and from within.
 #![allow(clippy::disallowed_methods, reason = "these tests have no runtime: they may sleep")]
 
+mod observed;
 mod outside;
 mod restart;
 mod tunnel;
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::process::Command;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use skep_tests::cluster::{LIMIT, TestCluster};
+use xtask::cluster::Cluster;
 use xtask::command::output;
 use xtask::wait;
 
@@ -102,4 +107,30 @@ fn last_client(cluster: &TestCluster, pod: &str) -> Result<String> {
     // The kubelet's probes come from the node, and are in the log, too: they name the pod as host.
     let line = log.lines().rfind(|line| line.ends_with("/ HTTP/1.1")).context("nobody has asked")?;
     Ok(line.split(' ').next().unwrap_or_default().to_owned())
+}
+
+/// An HTTP answer: the code, the lines of the head, the body.
+struct Fetched {
+    code: u16,
+    head: String,
+    body: String,
+}
+
+/// Asks `address` on a node for `path`, as a process beside the node's own (and in none of its cgroups).
+fn fetch(node: &Cluster, address: &str, path: &str) -> Result<Fetched> {
+    let netns = std::fs::File::open(node.spec().netns.as_deref().context("not a test's node")?)?;
+    let (address, path) = (address.to_owned(), path.to_owned());
+    let ask = move || -> Result<Fetched> {
+        nix::sched::setns(netns, nix::sched::CloneFlags::CLONE_NEWNET)?;
+        let mut stream = TcpStream::connect(&address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        let (head, body) = text.split_once("\r\n\r\n").with_context(|| format!("not an answer: {text}"))?;
+        let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).context("no code")?;
+        Ok(Fetched { code, head: head.to_lowercase(), body: body.to_owned() })
+    };
+    // A thread of its own, for it joins the node's network namespace.
+    std::thread::spawn(ask).join().map_err(|_| anyhow!("asking panicked"))?
 }

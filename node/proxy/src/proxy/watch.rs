@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use self::claims::{Claims, Released};
 use super::Proxy;
 use crate::{
-    Error, Metrics, Programmer, Result, bpffs,
+    Error, Health, Metrics, Programmer, Result, bpffs,
     node::NodeAddresses,
     programmer::Writes,
     service::{Frontend, Service as Desired, ServicePort},
@@ -58,7 +58,18 @@ impl Proxy {
     /// # Errors
     /// None at present: trouble with the API or with maps is logged, counted and tried again.
     pub async fn run(self, client: kube::Client, shutdown: CancellationToken) -> Result<()> {
-        let Self { programmer, node_name, node_port_addresses, maglev, metrics, log, bpf_root, _lock: lock, .. } = self;
+        let Self {
+            programmer,
+            node_name,
+            node_port_addresses,
+            maglev,
+            metrics,
+            health,
+            log,
+            bpf_root,
+            _lock: lock,
+            ..
+        } = self;
         let config = watcher::Config::default().labels(&format!("!{SERVICE_PROXY_NAME},!{HEADLESS}"));
         let mut services = pin!(watcher(Api::<Service>::all(client.clone()), config.clone()).default_backoff());
         let mut slices = pin!(watcher(Api::<EndpointSlice>::all(client.clone()), config).default_backoff());
@@ -76,7 +87,7 @@ impl Proxy {
             std::future::pending::<()>().await;
         });
         let named = node_name.is_some();
-        let mut keeper = Keeper::new(Tracker::new(node_name, maglev), programmer, metrics, bpf_root);
+        let mut keeper = Keeper::new(Tracker::new(node_name, maglev), programmer, metrics, health, bpf_root);
         keeper.note_addresses(addresses.as_ref());
         let mut check_at = Instant::now() + CHECK;
         loop {
@@ -137,6 +148,7 @@ struct Keeper {
     tracker: Tracker,
     programmer: Programmer,
     metrics: Metrics,
+    health: Health,
     /// The service ports each Service has, with the frontends it wants for them, its own or held by another.
     served: HashMap<ServiceKey, Vec<(ServicePort, Vec<Frontend>)>>,
     claims: Claims,
@@ -157,11 +169,12 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn new(tracker: Tracker, programmer: Programmer, metrics: Metrics, bpf_root: PathBuf) -> Self {
+    fn new(tracker: Tracker, programmer: Programmer, metrics: Metrics, health: Health, bpf_root: PathBuf) -> Self {
         Self {
             tracker,
             programmer,
             metrics,
+            health,
             served: HashMap::new(),
             claims: Claims::default(),
             stale: BTreeSet::new(),
@@ -244,6 +257,7 @@ impl Keeper {
 
     async fn node_event(&mut self, event: watcher::Event<Node>) {
         let (watcher::Event::Apply(node) | watcher::Event::InitApply(node)) = event else { return };
+        self.health.note_node(&node);
         let zone = node.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE)).cloned();
         if self.tracker.set_zone(zone) {
             let all = self.tracker.services().cloned().collect();
@@ -316,7 +330,7 @@ impl Keeper {
             return;
         }
         if keys.is_empty() && self.stale.is_empty() {
-            return self.metrics.nothing_pending();
+            return self.note_served();
         }
         let started = Instant::now();
         let mut queue = VecDeque::from(keys);
@@ -353,12 +367,21 @@ impl Keeper {
             self.retry_at = Some(Instant::now() + RETRY);
         }
         self.metrics.synced(started.elapsed());
-        self.metrics.nothing_pending();
+        self.note_served();
         self.watch_capacity();
+    }
+
+    /// What was seen so far is served, or needs nothing, or has failed.
+    fn note_served(&self) {
+        self.metrics.nothing_pending();
+        if self.failed.is_empty() {
+            self.health.updated();
+        }
     }
 
     /// Writes one Service. Whoever inherits a frontend from it is put into the queue.
     fn serve_one(&mut self, key: &ServiceKey, queue: &mut VecDeque<ServiceKey>) -> Result<()> {
+        self.health.note_service(key, self.tracker.health(key));
         let desired = self.tracker.desired(key);
         let before = self.programmer.writes();
         let mut result = Ok(());
@@ -440,11 +463,20 @@ impl Keeper {
     fn count_service_change(&self) {
         self.metrics.service_changes.inc();
         self.metrics.service_changes_pending.inc();
+        self.note_pending();
     }
 
     fn count_slice_change(&self) {
         self.metrics.endpoint_changes.inc();
         self.metrics.endpoint_changes_pending.inc();
+        self.note_pending();
+    }
+
+    /// Before both lists are known nothing can be late.
+    fn note_pending(&self) {
+        if self.ready() {
+            self.health.pending();
+        }
     }
 }
 

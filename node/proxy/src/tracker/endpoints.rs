@@ -141,6 +141,14 @@ pub(super) fn categorize<'a>(
     }
 }
 
+/// How many ready endpoints (addresses) of these slices are on this node.
+pub(super) fn ready_here<'a>(slices: impl Iterator<Item = &'a Slice>, here: &Place) -> usize {
+    let endpoints = slices.flat_map(|slice| &slice.endpoints);
+    let counts =
+        |endpoint: &&Endpoint| endpoint.usable == Usable::Ready && here.node.is_some() && endpoint.node == here.node;
+    endpoints.filter(counts).map(|endpoint| endpoint.address).collect::<HashSet<_>>().len()
+}
+
 /// Which hints are followed: those for nodes before those for zones, and either only when every ready endpoint has them and
 /// at least one is meant for here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

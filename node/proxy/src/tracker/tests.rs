@@ -317,3 +317,27 @@ fn a_dual_stack_service_has_the_endpoints_of_each_family_and_none_by_name() {
         .collect();
     assert_eq!(backends, [["10.0.0.1:80"], ["[fd00::9]:80"]]);
 }
+
+#[test]
+fn balancers_hear_how_many_ready_endpoints_are_here() {
+    let mut tracker = Tracker::new(Some("here".into()), 0);
+    let local = |policy: &str| {
+        service(json!({ "type": "LoadBalancer", "clusterIPs": ["10.96.0.1"], "externalTrafficPolicy": policy,
+            "healthCheckNodePort": 30_500, "ports": [{ "name": "http", "port": 80 }] }))
+    };
+    tracker.apply_service(&local("Local"));
+    assert_eq!(tracker.health(&key()), Some(ServiceHealth { port: 30_500, local: 0 }));
+    let endpoints = json!([
+        { "addresses": ["10.0.0.1"], "nodeName": "here" },
+        { "addresses": ["10.0.0.2"], "nodeName": "here", "conditions": { "ready": false, "serving": true, "terminating": true } },
+        { "addresses": ["10.0.0.3"], "nodeName": "there" },
+        { "addresses": ["10.0.0.4"] },
+    ]);
+    tracker.apply_slice(&slice("a", "web", endpoints, http(80)));
+    let again =
+        json!([{ "addresses": ["10.0.0.1"], "nodeName": "here" }, { "addresses": ["10.0.0.5"], "nodeName": "here" }]);
+    tracker.apply_slice(&slice("b", "web", again, http(81)));
+    assert_eq!(tracker.health(&key()), Some(ServiceHealth { port: 30_500, local: 2 }), "an address counts once");
+    tracker.apply_service(&local("Cluster"));
+    assert_eq!(tracker.health(&key()), None);
+}

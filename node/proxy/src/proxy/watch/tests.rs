@@ -36,7 +36,7 @@ impl Ground {
             ..Config::default()
         })
         .unwrap();
-        Keeper::new(Tracker::new(None, 0), proxy.programmer, proxy.metrics, proxy.bpf_root)
+        Keeper::new(Tracker::new(None, 0), proxy.programmer, proxy.metrics, proxy.health, proxy.bpf_root)
     }
 
     /// What the kernel serves, a line per service port.
