@@ -30,6 +30,7 @@ mod object;
 pub mod programmer;
 mod proxy;
 pub mod service;
+mod sockets;
 mod sys;
 mod tracker;
 

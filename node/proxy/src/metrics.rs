@@ -49,6 +49,7 @@ pub struct Metrics {
     pub(crate) mended: Counter,
     pub(crate) updates: Counter,
     pub(crate) deletes: Counter,
+    pub(crate) sockets_cut: Counter,
     entries: Family<MapLabel, Gauge<i64, AtomicI64>>,
     capacity: Family<MapLabel, Gauge<i64, AtomicI64>>,
     drops: Family<ReasonLabel, Counter>,
@@ -76,6 +77,7 @@ impl Default for Metrics {
             mended: Counter::default(),
             updates: Counter::default(),
             deletes: Counter::default(),
+            sockets_cut: Counter::default(),
             entries: Family::default(),
             capacity: Family::default(),
             drops: Family::default(),
@@ -132,6 +134,11 @@ impl Metrics {
         own.register("map_entries_mended", "Map entries somebody else changed, put right", self.mended.clone());
         own.register("map_updates", "Map entries written", self.updates.clone());
         own.register("map_deletes", "Map entries removed", self.deletes.clone());
+        own.register(
+            "udp_sockets_destroyed",
+            "Connected UDP sockets of backends that are gone",
+            self.sockets_cut.clone(),
+        );
         own.register("map_entries", "Entries in a map", self.entries.clone());
         own.register("map_capacity", "Entries a map can hold", self.capacity.clone());
         own.register("packet_drops", "Packets that were dropped or refused, by reason", self.drops.clone());

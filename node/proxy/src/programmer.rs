@@ -28,7 +28,8 @@ use self::{addresses::Addresses, ids::Ids, plan::Plan};
 use crate::{
     Error, Result,
     maps::{ServiceMaps, Table},
-    service::{Backend, Frontend, Kind, Service, ServicePort, ServiceTable, to_map},
+    service::{Backend, Frontend, Kind, Protocol, Service, ServicePort, ServiceTable, to_map},
+    sockets::Gone,
 };
 
 /// Map writes so far.
@@ -84,6 +85,8 @@ pub struct Programmer {
     backend_ids: Ids,
     writes: Writes,
     batching: bool,
+    /// Backends of UDP service ports that went since somebody asked.
+    gone: Vec<Gone>,
 }
 
 impl Programmer {
@@ -192,6 +195,21 @@ impl Programmer {
         self.batching = batching;
     }
 
+    /// Backends that UDP service ports lost since this was asked last, each with those of its frontends at which it is not
+    /// to be had any more.
+    pub(crate) fn take_gone(&mut self) -> Vec<Gone> {
+        let mut gone = std::mem::take(&mut self.gone);
+        for Gone { backend, frontends } in &mut gone {
+            // Another service port may have taken both over, as when it was renamed.
+            frontends.retain(|frontend| {
+                let owner = self.owners.get(frontend).and_then(|owner| self.services.get(owner));
+                !owner.is_some_and(|live| live.backends.iter().any(|placed| placed.backend.address == *backend))
+            });
+        }
+        gone.retain(|gone| !gone.frontends.is_empty());
+        gone
+    }
+
     /// How full the maps are.
     pub fn fill(&self) -> [Fill; 5] {
         let fill = |map, used, capacity| Fill { map, used, capacity };
@@ -261,6 +279,9 @@ impl Programmer {
             }
         };
         if let Some(live) = self.services.get_mut(port) {
+            let stays = |at| next.iter().any(|placed| placed.backend.address == at);
+            let lost = gone.iter().filter(|placed| !stays(placed.backend.address));
+            note_gone(&mut self.gone, live.service.frontends.keys(), lost);
             live.generation = generation;
             live.count = count;
             live.backends = next;
@@ -322,8 +343,11 @@ impl Programmer {
         }
         self.writes.updates += 1;
         // Whoever had it, this service port included, has it no more.
-        let former = self.owners.insert(frontend, port.clone());
-        let former = former.and_then(|owner| self.services.get_mut(&owner)?.service.frontends.remove(&frontend));
+        let former = self.owners.insert(frontend, port.clone()).and_then(|owner| self.services.get_mut(&owner));
+        let former = former.and_then(|live| {
+            note_gone(&mut self.gone, std::iter::once(&frontend), live.backends.iter());
+            live.service.frontends.remove(&frontend)
+        });
         if let Some(live) = self.services.get_mut(port) {
             live.service.frontends.insert(frontend, kind);
         }
@@ -339,6 +363,9 @@ impl Programmer {
         let keys: Vec<FrontendKey> = frontends.iter().map(Frontend::key).collect();
         erase(&mut self.maps.frontends, &keys, self.batching)?;
         self.writes.deletes += keys.len() as u64;
+        if let Some(live) = self.services.get(port) {
+            note_gone(&mut self.gone, frontends.iter(), live.backends.iter());
+        }
         let mut result = Ok(());
         for frontend in frontends {
             self.owners.remove(frontend);
@@ -416,6 +443,18 @@ impl Programmer {
             self.writes.deletes += 1;
         }
         Ok(())
+    }
+}
+
+/// Notes backends that a service port at these frontends has lost.
+fn note_gone<'a>(
+    gone: &mut Vec<Gone>,
+    frontends: impl Iterator<Item = &'a Frontend>,
+    lost: impl Iterator<Item = &'a Placed>,
+) {
+    let frontends: Vec<Frontend> = frontends.filter(|at| at.protocol == Protocol::Udp).copied().collect();
+    if !frontends.is_empty() {
+        gone.extend(lost.map(|placed| Gone { backend: placed.backend.address, frontends: frontends.clone() }));
     }
 }
 

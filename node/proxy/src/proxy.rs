@@ -15,6 +15,7 @@ use crate::{
     maps::Part,
     object,
     service::ServiceTable,
+    sockets,
 };
 
 /// The service data plane of a node. Dropping it leaves everything serving; [`Proxy::cleanup`] takes it down.
@@ -107,6 +108,15 @@ impl Proxy {
     pub fn sync(&mut self, table: &ServiceTable) -> Result<()> {
         self.programmer.sync(table)?;
         bpffs::remove_other_versions(&self.bpf_root)
+    }
+
+    /// Destroys the connected UDP sockets of backends that were removed since the last call, in all network namespaces.
+    /// Returns how many there were. ([`Proxy::run`] does so by itself.)
+    ///
+    /// # Errors
+    /// When the map that knows them cannot be read.
+    pub fn cut_sockets(&mut self) -> Result<usize> {
+        sockets::cut(&bpffs::Paths::new(&self.bpf_root).maps, &self.programmer.take_gone())
     }
 
     /// The metrics, shared with this proxy.

@@ -118,6 +118,7 @@ pub(super) fn recover(mut maps: ServiceMaps) -> Result<Programmer> {
         backend_ids: Ids::new(used_backends, highest_backend),
         writes,
         batching: true,
+        gone: Vec::new(),
     })
 }
 

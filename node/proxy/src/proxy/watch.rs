@@ -29,6 +29,7 @@ use crate::{
     node::NodeAddresses,
     programmer::Writes,
     service::{Frontend, Service as Desired, ServicePort},
+    sockets::Cutter,
     tracker::{HEADLESS, SERVICE_PROXY_NAME, ServiceKey, Tracker, key_of},
 };
 
@@ -87,7 +88,11 @@ impl Proxy {
             std::future::pending::<()>().await;
         });
         let named = node_name.is_some();
+        let root = bpf_root.clone();
         let mut keeper = Keeper::new(Tracker::new(node_name, maglev), programmer, metrics, health, bpf_root);
+        keeper.cutter = Cutter::start(bpffs::Paths::new(&root).maps, keeper.metrics.clone())
+            .inspect_err(|error| tracing::error!(%error, "UDP sockets will keep backends that are gone"))
+            .ok();
         keeper.note_addresses(addresses.as_ref());
         let mut check_at = Instant::now() + CHECK;
         loop {
@@ -149,6 +154,8 @@ struct Keeper {
     programmer: Programmer,
     metrics: Metrics,
     health: Health,
+    /// Without one sockets of backends that are gone stay as they are.
+    cutter: Option<Cutter>,
     /// The service ports each Service has, with the frontends it wants for them, its own or held by another.
     served: HashMap<ServiceKey, Vec<(ServicePort, Vec<Frontend>)>>,
     claims: Claims,
@@ -175,6 +182,7 @@ impl Keeper {
             programmer,
             metrics,
             health,
+            cutter: None,
             served: HashMap::new(),
             claims: Claims::default(),
             stale: BTreeSet::new(),
@@ -368,7 +376,18 @@ impl Keeper {
         }
         self.metrics.synced(started.elapsed());
         self.note_served();
+        self.cut_sockets();
         self.watch_capacity();
+    }
+
+    /// Cuts off the sockets of backends that are gone.
+    fn cut_sockets(&mut self) {
+        let gone = self.programmer.take_gone();
+        if let Some(cutter) = &self.cutter
+            && !gone.is_empty()
+        {
+            cutter.cut(gone);
+        }
     }
 
     /// What was seen so far is served, or needs nothing, or has failed.
