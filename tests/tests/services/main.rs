@@ -4,6 +4,7 @@
 mod observed;
 mod outside;
 mod restart;
+mod stale;
 mod tunnel;
 
 use std::io::{Read as _, Write as _};

@@ -7,8 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+
 /// How long a server may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Between one question and the next, where nobody is in a hurry.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// The body of one HTTP answer.
 pub(crate) fn get(address: &str) -> Result<String, String> {
@@ -44,6 +49,36 @@ pub(crate) fn udp(address: &str) -> Result<String, String> {
         return Err(format!("asked {address}, but {from} answered"));
     }
     Ok(answer)
+}
+
+/// Asks again and again from one connected UDP socket, and prints answers and errors that differ from the one before. Only
+/// when the kernel has taken the connection away does it connect again.
+pub(crate) fn stay(address: &str) -> Result<(), String> {
+    let mut last = String::new();
+    loop {
+        let socket = UdpSocket::bind("0.0.0.0:0").map_err(|e| e.to_string())?;
+        let connected = socket.set_read_timeout(Some(TIMEOUT)).and_then(|()| socket.connect(address));
+        let mut ask = || -> std::io::Result<String> {
+            let mut answer = [0; 512];
+            socket.send(b"who?")?;
+            let length = socket.recv(&mut answer)?;
+            Ok(String::from_utf8_lossy(&answer[..length]).trim().to_owned())
+        };
+        let mut lost = connected.is_err();
+        while !lost {
+            let heard = ask().unwrap_or_else(|error| {
+                lost =
+                    [Errno::ECONNABORTED, Errno::EDESTADDRREQ].iter().any(|e| error.raw_os_error() == Some(*e as i32));
+                format!("error: {error}")
+            });
+            if heard != last {
+                println!("{heard}");
+                last = heard;
+            }
+            std::thread::sleep(PAUSE);
+        }
+        std::thread::sleep(PAUSE);
+    }
 }
 
 /// Asks again and again until standard input ends, then prints a line `<count> <answer or error>` for each kind.

@@ -12,6 +12,7 @@ const USAGE: &str = "usage:
   toolbox echo PORT             answer one short request per TCP connection, as fast as one thread can
   toolbox get HOST:PORT         print the body of one HTTP answer
   toolbox udp HOST:PORT         print the answer to one datagram
+  toolbox stay HOST:PORT        ask by datagrams of one connected socket, again and again; print who answers when that changes
   toolbox hammer HOST:PORT      connect again and again until standard input ends; print who answered, how often
   toolbox crr HOST:PORT COUNT   connect, ask, hear and close COUNT times; print the nanoseconds that took";
 
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
         ["echo", port] => number(port).and_then(server::echo),
         ["get", address] => client::get(address).map(|body| print!("{body}")),
         ["udp", address] => client::udp(address).map(|body| print!("{body}")),
+        ["stay", address] => client::stay(address),
         ["hammer", address] => client::hammer(address),
         ["crr", address, count] => number(count).and_then(|count| client::crr(address, count)),
         _ => Err(USAGE.to_owned()),
