@@ -19,6 +19,7 @@
 
 pub mod conntrack;
 pub mod packet;
+pub mod policy;
 pub mod service;
 
 pub use service::{

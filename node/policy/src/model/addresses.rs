@@ -214,6 +214,34 @@ impl Model {
         }
     }
 
+    /// The pod that has an address.
+    pub(super) fn pod_at(&self, address: IpAddr) -> Option<&Key> {
+        let owners = &self.addresses.get(&address)?.owners;
+        let mut pods = owners.iter().rev().filter_map(|owner| match owner {
+            Owner::Pod(key) => Some((key, self.pods.get(key)?)),
+            Owner::Node { .. } => None,
+        });
+        let living = pods.clone().find(|(_, pod)| !pod.terminating);
+        living.or_else(|| pods.next()).map(|(key, _)| key)
+    }
+
+    /// What the identity of a prefix stands for, for people.
+    pub(super) fn describe(&self, prefix: &IpNet) -> String {
+        let host = prefix.prefix_len() == prefix.max_prefix_len();
+        let bound = self.addresses.get(&prefix.addr()).filter(|_| host).and_then(|state| state.bound.as_ref());
+        let Some(bound) = bound else { return format!("addresses in {prefix}") };
+        let who = match bound.kind {
+            Kind::Host => return "this node".to_owned(),
+            Kind::World => "no pod".to_owned(),
+            Kind::RemoteNode => "other nodes".to_owned(),
+            Kind::Group(group) => self.groups.get(&group).map(|group| group.key.to_string()).unwrap_or_default(),
+        };
+        match self.regions.prefix(bound.region) {
+            Some(region) => format!("{who} in {region}"),
+            None => who,
+        }
+    }
+
     /// An identity came or went: tables that speak of it must be compiled again.
     fn touch_identity(&mut self, kind: Kind, region: Region) {
         let mut peers = Vec::new();
