@@ -54,7 +54,7 @@ fn to_device(ctx: TcContext) -> i32 {
     if parse::parse(&ctx, &mut scratch.packet) != Kind::Flow {
         return NEXT;
     }
-    track::reply(&ctx, scratch, false).unwrap_or(NEXT)
+    track::reply(&ctx, scratch, None).unwrap_or(NEXT)
 }
 
 #[inline(always)]
@@ -66,8 +66,8 @@ fn ingress(ctx: &TcContext, origin: Origin) -> i32 {
     let Some(scratch) = scratch() else { return NEXT };
     match parse::parse(ctx, &mut scratch.packet) {
         Kind::Other => NEXT,
-        Kind::Error => icmp::translate(ctx, scratch),
-        Kind::Flow => match track::reply(ctx, scratch, true) {
+        Kind::Error => icmp::translate(ctx, scratch, origin == Origin::Internal),
+        Kind::Flow => match track::reply(ctx, scratch, Some(origin)) {
             Some(action) => action,
             None if origin == Origin::Internal && is_for_this_node(ctx) => NEXT,
             None => track::forward(ctx, scratch, origin),

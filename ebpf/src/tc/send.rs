@@ -78,6 +78,15 @@ pub(super) fn way(
     }
 }
 
+/// Is that the sender's own address: does the way to it begin at the device the packet came by? What is redirected meets no
+/// reverse path filter, so a pod could speak as another one.
+#[inline(always)]
+pub(super) fn is_senders(ctx: &TcContext, route: &mut Route, packet: &Packet, source: &Address) -> bool {
+    // SAFETY: the kernel hands a valid context to the program.
+    let device = unsafe { (&raw const (*skb(ctx)).ifindex).read_volatile() };
+    way(ctx, route, packet, packet.tuple.protocol, source, source) == Ok(Way::Out) && route.fib.ifindex == device
+}
+
 /// Sends a packet that has been changed on its way.
 #[inline(always)]
 pub(super) fn go(ctx: &TcContext, route: &mut Route, packet: &Packet, way: Way) -> i32 {

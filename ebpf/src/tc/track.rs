@@ -28,10 +28,10 @@ const ATTEMPTS: u32 = 8;
 /// The entry of the other direction is looked after once in so many nanoseconds.
 const CARE: u64 = 1_000_000_000;
 
-/// Translates the answer of a backend. `None`: it is none. `forwarding`: it may leave by another device; else it is on its
-/// way out already.
+/// Translates the answer of a backend. `None`: it is none. An answer with an `origin` may leave by another device; else it is
+/// on its way out already.
 #[inline(always)]
-pub(super) fn reply(ctx: &TcContext, scratch: &mut Scratch, forwarding: bool) -> Option<i32> {
+pub(super) fn reply(ctx: &TcContext, scratch: &mut Scratch, origin: Option<Origin>) -> Option<i32> {
     let Scratch { packet, reply, flow_key, route, .. } = scratch;
     let protocol = packet.tuple.protocol;
     let entry = REPLIES.get_ptr_mut(&packet.tuple)?;
@@ -44,6 +44,9 @@ pub(super) fn reply(ctx: &TcContext, scratch: &mut Scratch, forwarding: bool) ->
     *flow_key = reply.flow_key(protocol);
     if !is_alive(reply, flow_key, now) {
         return None;
+    }
+    if origin == Some(Origin::Internal) && !send::is_senders(ctx, route, packet, &packet.tuple.source) {
+        return Some(NEXT);
     }
     let learned = conntrack::learned(packet.flags, true) & !reply.state;
     // SAFETY: an element that changes hands meanwhile gets a time and bits of another flow: it lives a little longer, or
@@ -63,7 +66,7 @@ pub(super) fn reply(ctx: &TcContext, scratch: &mut Scratch, forwarding: bool) ->
         source_port: reply.frontend_port,
         destination_port: reply.client_port,
     };
-    if forwarding {
+    if origin.is_some() {
         return Some(send::flow(ctx, route, packet, &target));
     }
     // On the way out the route is chosen already, so the packet must go where it would have gone.
@@ -79,7 +82,7 @@ pub(super) fn reply(ctx: &TcContext, scratch: &mut Scratch, forwarding: bool) ->
 /// Sends a client's packet to its backend, which is chosen if the flow is new.
 #[inline(always)]
 pub(super) fn forward(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> i32 {
-    if !known(scratch) {
+    if !known(ctx, scratch, origin) {
         if scratch.packet.piece == Piece::Later {
             return NEXT;
         }
@@ -99,13 +102,17 @@ pub(super) fn forward(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) ->
 
 /// Reads the flow of a packet, if it goes on.
 #[inline(always)]
-fn known(scratch: &mut Scratch) -> bool {
-    let Scratch { packet, flow, reply, other, reply_key, .. } = scratch;
+fn known(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> bool {
+    let Scratch { packet, flow, reply, other, reply_key, route, .. } = scratch;
     let key = &packet.tuple;
     let Some(entry) = FLOWS.get_ptr_mut(key) else { return false };
     // SAFETY: the copy is only believed when its seal fits.
     *flow = unsafe { entry.read() };
     if !flow.is_sealed_for(key) {
+        return false;
+    }
+    // A new flow would be refused for the same reason.
+    if origin == Origin::Internal && !send::is_senders(ctx, route, packet, &key.source) {
         return false;
     }
     *reply_key = flow.reply_key(key.protocol);
@@ -217,6 +224,10 @@ fn begin(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> Result<(), i
     }
     let Scratch { packet, flow, chosen, reply_key, route, .. } = scratch;
     let key = &packet.tuple;
+    if origin == Origin::Internal && !send::is_senders(ctx, route, packet, &key.source) {
+        // The stack has its word on it.
+        return Err(NEXT);
+    }
     let local = chosen.flags & BackendValue::LOCAL != 0;
     // A backend elsewhere would answer the client past this node, and one that is the client itself would not answer at all.
     // A pod keeps its address: what is for it comes back through this node.

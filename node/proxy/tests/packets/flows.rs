@@ -376,3 +376,28 @@ fn a_reply_entry_that_was_pushed_out_comes_back() {
         assert_eq!(rig.replies()[0].0, key);
     });
 }
+
+#[test]
+fn a_pod_cannot_speak_as_another_one() {
+    each(|rig, net, protocol| {
+        rig.serve(net.node, protocol, kind::NODE_PORT, &[(net.here, true), (net.there, false)]);
+        // As a client: with an address whose way does not lead to the pod's device.
+        let forged = Craft::new(protocol, &net.there.replace("8080", "5555"), net.node).frame();
+        assert_eq!(rig.run("from_pod", &forged), (NEXT, forged.clone()));
+        assert_eq!(rig.flows(), []);
+        // In a flow that is there, as client and as backend.
+        loop {
+            rig.forget();
+            let (_, frame) = rig.run("from_device", &Craft::new(protocol, net.client, net.node).frame());
+            if read(&frame).to == net.there.parse().unwrap() {
+                let (backend, client) = (read(&frame).to.to_string(), read(&frame).from.to_string());
+                for forged in [Craft::new(protocol, net.client, net.node), Craft::new(protocol, &backend, &client)] {
+                    let forged = forged.flags(RST).frame();
+                    assert_eq!(rig.run("from_pod", &forged), (NEXT, forged.clone()));
+                }
+                break;
+            }
+        }
+        assert_eq!(rig.flows()[0].1.state & state::RESET, 0);
+    });
+}
