@@ -12,6 +12,7 @@ mod health;
 mod host;
 mod metrics;
 mod peers;
+mod policy;
 mod run;
 mod settings;
 mod web;

@@ -60,12 +60,14 @@ impl NetworkMetrics {
 pub(crate) struct Metrics {
     registry: Mutex<Registry>,
     proxy: skep_proxy::Metrics,
+    policy: skep_policy::Metrics,
     bpf_root: PathBuf,
 }
 
 impl Metrics {
     pub(crate) fn new(
         proxy: skep_proxy::Metrics,
+        policy: skep_policy::Metrics,
         dns: &skep_dns::Metrics,
         network: &NetworkMetrics,
         health: &crate::health::Metrics,
@@ -73,15 +75,19 @@ impl Metrics {
     ) -> Self {
         let mut registry = Registry::default();
         proxy.register(&mut registry);
+        policy.register(&mut registry);
         dns.register(&mut registry);
         network.register(&mut registry);
         health.register(&mut registry);
-        Self { registry: Mutex::new(registry), proxy, bpf_root }
+        Self { registry: Mutex::new(registry), proxy, policy, bpf_root }
     }
 
     fn text(&self) -> Result<String, std::fmt::Error> {
         if let Err(error) = self.proxy.read_kernel(&self.bpf_root) {
             tracing::warn!(%error, "some metrics are old: the kernel's maps cannot be read");
+        }
+        if let Err(error) = self.policy.read_packets(&self.bpf_root) {
+            tracing::warn!(%error, "metrics of NetworkPolicy are old: the kernel's maps cannot be read");
         }
         let mut text = String::new();
         // Nothing is left half done by a reader that panicked.

@@ -12,6 +12,7 @@ use kube::Api;
 use kube::runtime::wait::await_condition;
 use skep_cri::Cri;
 use skep_network::{Network, Peers, PeersConfig};
+use skep_policy::Enforcer;
 use skep_proxy::Proxy;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -25,6 +26,7 @@ use crate::health::{HealthServer, serve_services};
 use crate::host;
 use crate::metrics::{Metrics, MetricsServer, NetworkMetrics};
 use crate::peers;
+use crate::policy;
 use crate::settings::Settings;
 use crate::web;
 
@@ -61,7 +63,8 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     .context("the service data plane")?;
 
     let (dns_metrics, network_metrics) = (skep_dns::Metrics::default(), NetworkMetrics::default());
-    let servers = servers(&settings, &proxy, &dns_metrics, &network_metrics);
+    let policies = policy::enforcer(&settings);
+    let servers = servers(&settings, &proxy, &dns_metrics, &network_metrics, policies.metrics());
 
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
     let stop = shutdown.clone();
@@ -77,7 +80,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     tasks.spawn(async move { dns::run(client, &names, dns_metrics, stop).await.context("cluster DNS") });
     let (client, stop) = (cluster.client, shutdown.clone());
     tasks.spawn(async move {
-        stop.run_until_cancelled(pod_network(client, &settings, &network_ips, &network_metrics))
+        stop.run_until_cancelled(pod_network(client, &settings, &network_ips, &network_metrics, &policies))
             .await
             .unwrap_or(Ok(()))
             .context("the pod network")
@@ -103,9 +106,10 @@ fn servers(
     proxy: &Proxy,
     dns: &skep_dns::Metrics,
     network: &NetworkMetrics,
+    policy: skep_policy::Metrics,
 ) -> impl Future<Output = ()> + Send + use<> {
     let (health, answers) = (proxy.health(), crate::health::Metrics::default());
-    let metrics = Metrics::new(proxy.metrics(), dns, network, &answers, settings.bpf_root.clone());
+    let metrics = Metrics::new(proxy.metrics(), policy, dns, network, &answers, settings.bpf_root.clone());
     let metrics_server = (settings.metrics_bind_address, Arc::new(MetricsServer(Arc::new(metrics))));
     let health_server =
         (settings.healthz_bind_address, Arc::new(HealthServer { health: health.clone(), metrics: answers }));
@@ -219,8 +223,10 @@ async fn pod_network(
     settings: &Settings,
     node_ips: &[IpAddr],
     metrics: &NetworkMetrics,
+    policies: &Enforcer,
 ) -> anyhow::Result<()> {
     let node_ip = node_ips.first().copied();
+    let policy_client = client.clone();
     let pod_cidr = pod_cidr(client.clone(), &settings.node_name).await;
     // `cleanup` must know it when nobody answers any more.
     let note = pod_cidr_file(settings);
@@ -240,7 +246,8 @@ async fn pod_network(
     tokio::try_join!(
         repair(network, metrics),
         peers::follow(client, &settings.node_name, peers, drift.clone(), metrics),
-        devices::follow(ground, drift),
+        devices::follow(ground, drift.clone()),
+        policy::follow(policy_client, settings, policies, drift),
     )
     .map(drop)
 }

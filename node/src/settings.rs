@@ -100,6 +100,18 @@ pub(crate) struct Options {
     /// Connections from outside that are remembered at once; each takes 328 bytes of the kernel's memory [default: 65536]
     #[arg(long, value_name = "N")]
     max_flows: Option<u32>,
+    /// Enforce NetworkPolicy; `false` where somebody else does [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    enforce_network_policy: Option<bool>,
+    /// Pods' addresses in the whole cluster, and prefixes of ipBlocks, that policies can be enforced with [default: 262144]
+    #[arg(long, value_name = "N")]
+    max_policy_identities: Option<u32>,
+    /// Peers and ports that policies can allow to pods of this node [default: 262144]
+    #[arg(long, value_name = "N")]
+    max_policy_rules: Option<u32>,
+    /// Connections of isolated pods that are remembered at once [default: 65536]
+    #[arg(long, value_name = "N")]
+    max_policy_flows: Option<u32>,
     /// Largest packet of pods in bytes [default: the node's device's, less 50 (IPv6: 70) where node-routing is auto or vxlan]
     #[arg(long, value_name = "BYTES")]
     pod_mtu: Option<u32>,
@@ -202,6 +214,8 @@ pub(crate) struct Settings {
     /// `None`: found by addresses and routes.
     pub(crate) devices: Option<Vec<String>>,
     pub(crate) max_flows: u32,
+    /// Capacities of NetworkPolicy's maps; `None`: it is not enforced.
+    pub(crate) network_policy: Option<skep_policy::Sizes>,
     pub(crate) pod_mtu: Option<u32>,
     pub(crate) cluster_dns: Vec<IpAddr>,
     pub(crate) serve_dns: bool,
@@ -266,6 +280,10 @@ impl Options {
             vxlan_port,
             devices,
             max_flows,
+            enforce_network_policy,
+            max_policy_identities,
+            max_policy_rules,
+            max_policy_flows,
             pod_mtu,
             cluster_dns,
             serve_dns,
@@ -315,6 +333,15 @@ impl Options {
         }
         let max_flows = self.max_flows.unwrap_or(65_536);
         ensure!((1024..=1 << 24).contains(&max_flows), "--max-flows: {max_flows} is not 1024 to 16777216");
+        let sizes = skep_policy::Sizes::default();
+        let sizes = skep_policy::Sizes {
+            identities: self.max_policy_identities.unwrap_or(sizes.identities),
+            rules: self.max_policy_rules.unwrap_or(sizes.rules),
+            flows: self.max_policy_flows.unwrap_or(sizes.flows),
+        };
+        for (flag, size) in [("identities", sizes.identities), ("rules", sizes.rules), ("flows", sizes.flows)] {
+            ensure!((1024..=1 << 24).contains(&size), "--max-policy-{flag}: {size} is not 1024 to 16777216");
+        }
         Ok(Settings {
             access,
             hostname: self.hostname_override.unwrap_or_else(|| node_name.clone()),
@@ -339,6 +366,7 @@ impl Options {
             vxlan_port,
             devices: self.devices,
             max_flows,
+            network_policy: self.enforce_network_policy.unwrap_or(true).then_some(sizes),
             pod_mtu: self.pod_mtu,
             cluster_dns,
             serve_dns: self.serve_dns.unwrap_or(true),

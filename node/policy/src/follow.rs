@@ -83,15 +83,16 @@ impl Enforcer {
     /// # Errors
     /// None at present: trouble with the API or with maps is logged, counted and tried again.
     pub async fn run(
-        self,
+        &self,
         client: kube::Client,
         mut devices: watch::Receiver<Vec<PodDevice>>,
         shutdown: CancellationToken,
     ) -> Result<()> {
         let policies = stream_of(Api::<NetworkPolicy>::all(client.clone()), None, "NetworkPolicies", Event::Policy);
         let mut events: Events = stream::select_all([policies]).ready_chunks(BATCH);
-        let mut keeper = Keeper::new(self.config, self.metrics);
-        keeper.take_over(&devices.borrow_and_update().clone()).await;
+        let mut keeper = Keeper::new(self.config.clone(), self.metrics.clone());
+        let present = devices.borrow_and_update().clone();
+        keeper.take_over(present).await;
         loop {
             let retry_at = keeper.retry_at;
             let retry = async {
@@ -187,11 +188,10 @@ impl Keeper {
     }
 
     /// Goes on where a former daemon stopped: its maps stay in force, new devices are isolated until all is known.
-    async fn take_over(&mut self, present: &[PodDevice]) {
+    async fn take_over(&mut self, present: Vec<PodDevice>) {
         if !Paths::new(&self.config.bpf_root).exist() {
             return;
         }
-        let present = present.to_vec();
         self.open().await;
         self.write(move |written| {
             if !written.programmer.enforces() {
