@@ -1,5 +1,6 @@
 //! The per-packet programs on the node's and the pods' devices, kept there as devices come and go.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use skep_proxy::{Attachment, Error, MapSizes};
 use tokio::sync::watch;
 
 use crate::drift;
+use crate::masquerade::{self, Masquerade};
 use crate::run::{FIRST_RETRY, LAST_RETRY, RECONCILE_NETWORK};
 use crate::settings::Settings;
 
@@ -24,18 +26,31 @@ pub(crate) struct Ground<'a> {
 
 /// Loads the programs and keeps them on every device that should have them. A node whose kernel cannot do that still runs
 /// pods and serves those inside the cluster, so it is said and no reason to end.
-pub(crate) async fn follow(ground: Ground<'_>, mut drift: watch::Receiver<()>) -> anyhow::Result<()> {
+pub(crate) async fn follow(
+    ground: Ground<'_>,
+    mut drift: watch::Receiver<()>,
+    mut nodes: watch::Receiver<Option<BTreeSet<IpNet>>>,
+) -> anyhow::Result<()> {
     let Some(mut devices) = open(&ground).await else { return std::future::pending().await };
     let (mut thorough, mut known) = (true, Vec::new());
     loop {
         drift.mark_unchanged();
+        let own = ground.pod_cidrs.iter().copied().chain(ground.node_ips.iter().copied().map(IpNet::from));
+        let wanted = masquerade::decide(ground.settings, nodes.borrow_and_update().as_ref(), own);
         let (chosen, addresses) = (ground.settings.devices.clone(), ground.node_ips.to_vec());
         let work = tokio::task::spawn_blocking(move || {
             let done = match chosen {
                 Some(chosen) => Ok(chosen),
                 None => skep_network::node_devices(&addresses).map_err(anyhow::Error::from),
             };
-            let done = done.and_then(|node| Ok((devices.reconcile(&node, thorough)?, node)));
+            let done = done.and_then(|node| {
+                match wanted {
+                    Masquerade::AsItWas => {}
+                    Masquerade::Off => devices.masquerade(None)?,
+                    Masquerade::Except(ranges) => devices.masquerade(Some(&ranges))?,
+                }
+                Ok((devices.reconcile(&node, thorough)?, node))
+            });
             (devices, done)
         });
         let (returned, done) = work.await?;
@@ -49,6 +64,7 @@ pub(crate) async fn follow(ground: Ground<'_>, mut drift: watch::Receiver<()>) -
                 }
                 thorough = tokio::select! {
                     () = drift::changed(&mut drift) => false,
+                    () = drift::changed(&mut nodes) => false,
                     () = tokio::time::sleep(RECONCILE_NETWORK) => true,
                 };
                 if !thorough {

@@ -22,7 +22,7 @@ pub(crate) fn watch() -> anyhow::Result<watch::Receiver<()>> {
 }
 
 /// Waits for the next change; for ever once nobody tells.
-pub(crate) async fn changed(told: &mut watch::Receiver<()>) {
+pub(crate) async fn changed<T>(told: &mut watch::Receiver<T>) {
     if told.changed().await.is_err() {
         std::future::pending().await
     }

@@ -10,6 +10,7 @@ mod dns;
 mod drift;
 mod health;
 mod host;
+mod masquerade;
 mod metrics;
 mod peers;
 mod policy;

@@ -1,5 +1,6 @@
 //! Follows the Nodes and keeps the ways to their pods.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use skep_network::{Applied, Peer, Peers};
 use tokio::sync::watch;
 
 use crate::drift;
+use crate::masquerade;
 use crate::metrics::NetworkMetrics;
 use crate::run::RECONCILE_NETWORK;
 
@@ -21,13 +23,15 @@ use crate::run::RECONCILE_NETWORK;
 const SETTLE: Duration = Duration::from_millis(250);
 
 /// Applies `peers` to the Nodes whenever one of them or the kernel's routes change, and every minute. Until the Nodes are
-/// known, what is there stays: after a restart no route is lost.
+/// known, what is there stays: after a restart no route is lost. Tells the `addresses` of all nodes and their pods once they
+/// are known, and whenever they change.
 pub(crate) async fn follow(
     client: kube::Client,
     own: &str,
     peers: Peers,
     mut drift: watch::Receiver<()>,
     metrics: &NetworkMetrics,
+    addresses: watch::Sender<Option<BTreeSet<IpNet>>>,
 ) -> anyhow::Result<()> {
     let (store, writer) = reflector::store();
     let nodes = watcher(Api::<Node>::all(client), watcher::Config::default());
@@ -52,6 +56,14 @@ pub(crate) async fn follow(
             () = drift::changed(&mut drift) => true,
             () = tokio::time::sleep(RECONCILE_NETWORK) => true,
         };
+        if listed {
+            let now = Some(masquerade::addresses(store.state().iter().map(AsRef::as_ref)));
+            addresses.send_if_modified(|known| {
+                let news = *known != now;
+                *known = now;
+                news
+            });
+        }
         let wanted = peers_of(&store, own);
         // Most changes of Nodes are heartbeats.
         if !listed || (!forced && wanted == known && applied.is_some()) {
@@ -95,14 +107,14 @@ fn peer(node: &Node, own: &str) -> Option<Peer> {
     let name = node.metadata.name.clone().filter(|name| name != own)?;
     let pod_cidrs: Vec<IpNet> =
         node.spec.iter().flat_map(|spec| pod_cidrs(spec.pod_cidrs.as_deref(), spec.pod_cidr.as_deref())).collect();
-    let addresses: Vec<IpAddr> = node
-        .status
-        .iter()
-        .flat_map(|status| status.addresses.iter().flatten())
-        .filter(|address| address.type_ == "InternalIP")
-        .filter_map(|address| address.address.parse().ok())
-        .collect();
+    let addresses: Vec<IpAddr> = internal_addresses(node).collect();
     (!pod_cidrs.is_empty()).then_some(Peer { name, pod_cidrs, addresses })
+}
+
+/// By which the other nodes know it.
+pub(crate) fn internal_addresses(node: &Node) -> impl Iterator<Item = IpAddr> {
+    let all = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+    all.filter(|address| address.type_ == "InternalIP").filter_map(|address| address.address.parse().ok())
 }
 
 /// `podCIDRs`, or the older `podCIDR`.

@@ -15,6 +15,7 @@ use skep_network::{Network, Peers, PeersConfig};
 use skep_policy::Enforcer;
 use skep_proxy::Proxy;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -242,11 +243,12 @@ async fn pod_network(
         vxlan_port: settings.vxlan_port,
     })?;
     let drift = drift::watch()?;
+    let (tell_addresses, addresses) = watch::channel(None);
     let ground = Ground { settings, node_ips, pod_cidrs: &[pod_cidr] };
     tokio::try_join!(
         repair(network, metrics),
-        peers::follow(client, &settings.node_name, peers, drift.clone(), metrics),
-        devices::follow(ground, drift.clone()),
+        peers::follow(client, &settings.node_name, peers, drift.clone(), metrics, tell_addresses),
+        devices::follow(ground, drift.clone(), addresses),
         policy::follow(policy_client, settings, policies, drift),
     )
     .map(drop)

@@ -97,6 +97,13 @@ pub(crate) struct Options {
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     #[serde(deserialize_with = "list")]
     devices: Option<Vec<String>>,
+    /// Give what pods send out of the cluster the node's address, so that it is answered [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    masquerade: Option<bool>,
+    /// Addresses besides those of nodes, pods and Services to which --masquerade shows pods' own: CIDR,..
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    #[serde(deserialize_with = "list")]
+    cluster_cidr: Option<Vec<String>>,
     /// Connections from outside that are remembered at once; each takes 328 bytes of the kernel's memory [default: 65536]
     #[arg(long, value_name = "N")]
     max_flows: Option<u32>,
@@ -213,6 +220,8 @@ pub(crate) struct Settings {
     pub(crate) vxlan_port: u16,
     /// `None`: found by addresses and routes.
     pub(crate) devices: Option<Vec<String>>,
+    pub(crate) masquerade: bool,
+    pub(crate) cluster_cidrs: Vec<IpNet>,
     pub(crate) max_flows: u32,
     /// Capacities of NetworkPolicy's maps; `None`: it is not enforced.
     pub(crate) network_policy: Option<skep_policy::Sizes>,
@@ -279,6 +288,8 @@ impl Options {
             vxlan_id,
             vxlan_port,
             devices,
+            masquerade,
+            cluster_cidr,
             max_flows,
             enforce_network_policy,
             max_policy_identities,
@@ -365,6 +376,8 @@ impl Options {
             vxlan_id,
             vxlan_port,
             devices: self.devices,
+            masquerade: self.masquerade.unwrap_or(false),
+            cluster_cidrs: self.cluster_cidr.iter().flatten().map(|text| range(text)).collect::<Result<_, _>>()?,
             max_flows,
             network_policy: self.enforce_network_policy.unwrap_or(true).then_some(sizes),
             pod_mtu: self.pod_mtu,
@@ -408,6 +421,10 @@ fn bind_address(given: Option<String>, default: &str) -> anyhow::Result<Option<S
 
 fn addresses(flag: &str, list: &[String]) -> anyhow::Result<Vec<IpAddr>> {
     list.iter().map(|text| text.parse().with_context(|| format!("{flag}: {text:?} is not an IP address"))).collect()
+}
+
+fn range(text: &str) -> anyhow::Result<IpNet> {
+    text.parse::<IpNet>().map(|range| range.trunc()).with_context(|| format!("--cluster-cidr: {text:?} is not a CIDR"))
 }
 
 /// `KEY[=VALUE]:EFFECT`.

@@ -110,9 +110,9 @@ pub struct Flow {
     pub used: u64,
     /// Some of [`state`].
     pub state: u32,
-    /// Key of `BACKENDS`.
+    /// Key of `BACKENDS`; zero for a flow that leaves the cluster.
     pub backend: u32,
-    /// Key of `SERVICES`.
+    /// Key of `SERVICES`; zero for a flow that leaves the cluster.
     pub service: u32,
     /// See [`Flow::sealed`].
     pub seal: u32,
@@ -291,6 +291,8 @@ pub struct Node {
     pub first_port: u16,
     /// Last port for translated sources, host order. Zero for [`Node::LAST_PORT`].
     pub last_port: u16,
+    /// Not zero: what pods send to addresses that are not in `INSIDE` gets the node's address.
+    pub masquerade: u32,
 }
 
 impl Node {
@@ -340,7 +342,7 @@ mod tests {
         assert_eq!(size_of::<Reply>(), 8 + 2 * 4 + 2 * 16 + 2 * 2 + 4);
         assert_eq!(size_of::<FragmentKey>(), 2 * 16 + 4 + 1 + 3);
         assert_eq!(size_of::<FragmentPorts>(), 4);
-        assert_eq!(size_of::<Node>(), 4 * 16 + 4 + 2 * 2);
+        assert_eq!(size_of::<Node>(), 4 * 16 + 4 + 2 * 2 + 4);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
     helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_boot_ns},
+    maps::lpm_trie,
     programs::TcContext,
 };
 use skep_ebpf_common::{
@@ -14,7 +15,7 @@ use skep_ebpf_common::{
 
 use super::{
     NEXT, dropped,
-    maps::{Choice, FLOWS, NODE, REPLIES, Scratch},
+    maps::{Choice, FLOWS, INSIDE, NODE, REPLIES, Scratch},
     parse::Piece,
     refuse,
     rewrite::Target,
@@ -121,7 +122,7 @@ fn known(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> bool {
     let silent = now.wrapping_sub(flow.used);
     let mut goes_on = !(opens && conntrack::is_closing(flow.state));
     // Established TCP connections drain; datagrams and new connections go where somebody is.
-    if goes_on && (opens || key.protocol == UDP) {
+    if goes_on && (opens || key.protocol == UDP) && flow.service != 0 {
         goes_on = lookup::backend(flow.backend, flow.service).is_some();
     }
     if goes_on && silent > CARE {
@@ -211,11 +212,27 @@ fn choose(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> i32 {
     }
 }
 
+/// Does a packet of a pod begin a flow to an address that is not the cluster's, which needs the node's address to be answered?
+/// A TCP segment that opens nothing belongs to a connection from outside, or to one that began without translation.
+#[inline(always)]
+fn leaves(scratch: &Scratch) -> bool {
+    let packet = &scratch.packet;
+    let key = &packet.tuple;
+    NODE.get(0).is_some_and(|node| node.masquerade != 0)
+        && (key.protocol != TCP || packet.flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN)
+        && INSIDE.get(lpm_trie::Key::new(128, key.destination)).is_none()
+}
+
 /// Chooses a backend for a new flow and notes both directions. An error is the packet's end.
 #[inline(always)]
 fn begin(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> Result<(), i32> {
     match choose(ctx, scratch, origin) {
         CHOSEN => {}
+        PASS if origin == Origin::Internal && leaves(scratch) => {
+            let key = &scratch.packet.tuple;
+            scratch.chosen =
+                Choice { address: key.destination, id: 0, service: 0, kind: 0, port: key.destination_port, flags: 0 };
+        }
         PASS => return Err(NEXT),
         REFUSE => return Err(refuse::refuse(ctx, scratch)),
         reason if reason == DROP + Drop::NoLocalEndpoints as i32 => return Err(dropped(Drop::NoLocalEndpoints)),
@@ -231,7 +248,8 @@ fn begin(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> Result<(), i
     let local = chosen.flags & BackendValue::LOCAL != 0;
     // A backend elsewhere would answer the client past this node, and one that is the client itself would not answer at all.
     // A pod keeps its address: what is for it comes back through this node.
-    let translate = chosen.address == key.source || (origin == Origin::External && !local);
+    let leaves = chosen.service == 0;
+    let translate = leaves || chosen.address == key.source || (origin == Origin::External && !local);
     flow.used = now();
     flow.state = conntrack::learned(packet.flags, false);
     flow.backend = chosen.id;
@@ -247,12 +265,18 @@ fn begin(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> Result<(), i
             Some(node) if packet.ip6 && node.ip6 != [0; 4] => node.ip6,
             Some(node) if !packet.ip6 && node.ip4 != [0; 4] => node.ip4,
             _ if matches!(chosen.kind, kind::NODE_PORT | kind::HOST_PORT) => key.destination,
+            _ if leaves => return Err(NEXT),
             _ => return Err(dropped(Drop::NoNodeAddress)),
         };
+        let way = send::way(ctx, route, packet, key.protocol, &flow.from, &flow.to);
+        if leaves && way != Ok(send::Way::Out) {
+            // To this node itself, or nowhere.
+            return Err(NEXT);
+        }
         // Answers must take the way back through the tunnel: the network beneath need not know the pods' addresses.
         if let Some(node) = node
             && node.tunnel != 0
-            && send::way(ctx, route, packet, key.protocol, &flow.from, &flow.to) == Ok(send::Way::Out)
+            && way == Ok(send::Way::Out)
             && route.fib.ifindex == node.tunnel
         {
             let end = if packet.ip6 { node.tunnel6 } else { node.tunnel4 };

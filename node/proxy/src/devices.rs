@@ -10,6 +10,7 @@
 //! no packet in between that meets none. A clsact filter outlives the daemon too, but is replaced with a short gap.
 
 mod attach;
+mod inside;
 mod pins;
 mod ports;
 
@@ -37,6 +38,9 @@ use crate::{
     object, sys,
 };
 
+/// Name of the map with what the programs know of the node.
+const NODE: &str = "NODE";
+
 /// How often loading is tried when a signal interrupts it.
 const LOAD_ATTEMPTS: u32 = 5;
 
@@ -56,6 +60,9 @@ const ON_NODE: &[Hook] = &[
 
 /// What the host's ends of pods' devices get, in the same sense. `from_pod` redirects, so it is the last of its side.
 const ON_POD: &[Hook] = &[Hook { program: "from_pod", side: TcAttachType::Ingress }];
+
+use self::inside::Inside;
+pub use self::inside::Range;
 
 /// How programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +132,8 @@ pub struct Devices {
     settings: Settings,
     /// What the programs were told of the node last.
     told: Option<Node>,
+    inside: Inside,
+    masquerade: bool,
     /// Programs that were found or put on a device (its number) by this process.
     settled: BTreeSet<(&'static str, u32)>,
 }
@@ -150,7 +159,24 @@ impl Devices {
         for hook in ON_NODE.iter().chain(ON_POD) {
             load(&mut ebpf, hook.program)?;
         }
-        Ok(Self { ebpf, paths, settings, told: None, settled: BTreeSet::new() })
+        let inside = Inside::open(&paths.maps)?;
+        // Goes on as it was until somebody says what is to be.
+        let masquerade = node(&mut ebpf)?.get(&0, 0).map_err(Error::map(NODE))?.masquerade != 0;
+        Ok(Self { ebpf, paths, settings, told: None, inside, masquerade, settled: BTreeSet::new() })
+    }
+
+    /// Gives what pods send out of the cluster the node's address, and a port of [`Settings::ports`]; `inside` are the ranges
+    /// whose addresses keep pods' own. `None` ends that; flows that began so go on. A former daemon's word holds until this
+    /// is called.
+    ///
+    /// # Errors
+    /// When a map refuses a write.
+    pub fn masquerade(&mut self, inside: Option<&BTreeSet<Range>>) -> Result<()> {
+        if let Some(inside) = inside {
+            self.inside.set(inside)?;
+        }
+        self.masquerade = inside.is_some();
+        self.tell()
     }
 
     /// Attaches the programs to every device that is there and should have them (`node`: names of the node's own, by which
@@ -204,14 +230,12 @@ impl Devices {
             tunnel: tunnel.map_or(0, |(index, _)| index),
             first_port: *ports.start(),
             last_port: *ports.end(),
+            masquerade: self.masquerade.into(),
         };
         if self.told == Some(node) {
             return Ok(());
         }
-        let name = "NODE";
-        let map = self.ebpf.map_mut(name).ok_or_else(|| Error::Object(format!("map {name}")))?;
-        let mut map: Array<&mut MapData, Node> = map.try_into().map_err(Error::map(name))?;
-        map.set(0, node, 0).map_err(Error::map(name))?;
+        self::node(&mut self.ebpf)?.set(0, node, 0).map_err(Error::map(NODE))?;
         self.told = Some(node);
         Ok(())
     }
@@ -290,6 +314,12 @@ fn word4(ip: Option<Ipv4Addr>) -> Address {
 
 fn word6(ip: Option<Ipv6Addr>) -> Address {
     ip.map(|ip| address(ip.octets())).unwrap_or_default()
+}
+
+/// The map with what the programs know of the node.
+fn node(ebpf: &mut Ebpf) -> Result<Array<&mut MapData, Node>> {
+    let map = ebpf.map_mut(NODE).ok_or_else(|| Error::Object(format!("map {NODE}")))?;
+    map.try_into().map_err(Error::map(NODE))
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier> {

@@ -22,6 +22,8 @@ pub(crate) const LOGS: &str = "AYA_LOGS";
 pub(crate) const FLOWS: &str = "FLOWS";
 /// Name of the map of flows, by the packets backends send.
 pub(crate) const REPLIES: &str = "REPLIES";
+/// Name of the map of the cluster's own ranges.
+pub(crate) const INSIDE: &str = "INSIDE";
 /// Name of the counters of packets that end here.
 pub(crate) const PACKET_DROPS: &str = "PACKET_DROPS";
 
@@ -54,14 +56,14 @@ pub(crate) fn pinned(part: Part, sizes: &MapSizes) -> Vec<(&'static str, Option<
         (LOGS, None),
     ];
     if part == Part::Packets {
-        let capacities = [Some(sizes.flows), Some(sizes.flows), None, None, None];
+        let capacities = [Some(sizes.flows), Some(sizes.flows), None, None, None, None];
         maps.extend(OF_PACKETS.into_iter().zip(capacities));
     }
     maps
 }
 
 /// The maps that only programs use that see packets.
-pub(crate) const OF_PACKETS: [&str; 5] = [FLOWS, REPLIES, "FRAGMENTS", "NODE", PACKET_DROPS];
+pub(crate) const OF_PACKETS: [&str; 6] = [FLOWS, REPLIES, "FRAGMENTS", "NODE", INSIDE, PACKET_DROPS];
 
 /// The maps that say what is served.
 pub(crate) struct ServiceMaps {

@@ -401,3 +401,43 @@ fn a_pod_cannot_speak_as_another_one() {
         assert_eq!(rig.flows()[0].1.state & state::RESET, 0);
     });
 }
+
+#[test]
+fn what_leaves_the_cluster_gets_the_nodes_address_if_that_is_asked_for() {
+    each(|rig, net, protocol| {
+        let ip = |at: &str| at.parse::<std::net::SocketAddr>().unwrap().ip();
+        let pod = net.here.replace("8080", "5555");
+        let out = Craft::new(protocol, &pod, net.client).frame();
+        assert_eq!(rig.run("from_pod", &out), (NEXT, out.clone()), "not asked for");
+        rig.set_node(Node { masquerade: 1, ip4: words(ip(IP4.node)), ip6: words(ip(IP6.node)), ..Node::default() });
+        let (verdict, frame) = rig.run("from_pod", &out);
+        assert_eq!(verdict, REDIRECT);
+        let seen = read(&frame);
+        assert_eq!((seen.from.ip(), seen.to, seen.ttl), (ip(net.node), net.client.parse().unwrap(), 63));
+        assert!(seen.from.port() >= Node::FIRST_PORT);
+        // The answer, and what follows.
+        let answer = Craft::new(protocol, net.client, &seen.from.to_string()).flags(SYN | ACK).frame();
+        let (verdict, frame) = rig.run("from_device", &answer);
+        let back = read(&frame);
+        assert_eq!((verdict, back.from, back.to), (REDIRECT, net.client.parse().unwrap(), pod.parse().unwrap()));
+        let (_, frame) = rig.run("from_pod", &Craft::new(protocol, &pod, net.client).flags(ACK).frame());
+        assert_eq!(read(&frame).from, seen.from);
+        assert_eq!(rig.flows().len(), 1);
+
+        // What comes from elsewhere than a pod, goes to this node, or answers a connection from outside, stays as it is.
+        let elsewhere = Craft::new(protocol, net.client, &net.there.replace("8080", "9")).frame();
+        assert_eq!(rig.run("from_device", &elsewhere), (NEXT, elsewhere.clone()));
+        let to_node = Craft::new(protocol, &pod, &net.node.replace("30080", "22")).frame();
+        assert_eq!(rig.run("from_pod", &to_node), (NEXT, to_node.clone()));
+        if protocol == TCP {
+            let answer = Craft::new(protocol, net.here, net.client).flags(SYN | ACK).frame();
+            assert_eq!(rig.run("from_pod", &answer), (NEXT, answer.clone()));
+        }
+        // So does what goes to the cluster's own addresses.
+        let there = ip(net.there).to_string();
+        rig.inside(&there, if there.contains(':') { 64 } else { 24 });
+        let inside = Craft::new(protocol, &pod, net.there).frame();
+        assert_eq!(rig.run("from_pod", &inside), (NEXT, inside.clone()));
+        rig.set_node(Node::default());
+    });
+}

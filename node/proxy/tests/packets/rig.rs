@@ -205,6 +205,14 @@ impl Rig {
         map.insert(&Key::new(160, SourceRange { service, address: words(to.parse().unwrap()) }), 1, 0).unwrap();
     }
 
+    /// Says that addresses of a range are the cluster's own.
+    pub(crate) fn inside(&mut self, address: &str, length: u32) {
+        let address: IpAddr = address.parse().unwrap();
+        let length = if address.is_ipv4() { 96 + length } else { length };
+        let mut map: LpmTrie<_, [u32; 4], u32> = LpmTrie::try_from(self.ebpf.map_mut("INSIDE").unwrap()).unwrap();
+        map.insert(&Key::new(length, words(address)), 1, 0).unwrap();
+    }
+
     fn take(&mut self) -> u32 {
         self.next += 1;
         self.next
