@@ -40,6 +40,7 @@ mod mirror;
 mod model;
 mod object;
 mod programmer;
+pub mod reader;
 pub mod reference;
 mod selector;
 mod table;

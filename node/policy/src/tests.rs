@@ -9,6 +9,7 @@ mod craft;
 mod flows;
 mod full;
 mod headers;
+mod reader;
 mod restart;
 mod rig;
 mod verdicts;

@@ -84,6 +84,10 @@ impl Rig {
         self.world.model = model;
     }
 
+    pub(super) fn root(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
     pub(super) fn node(&mut self, name: &str, address: &str) {
         let addresses = json!([{ "type": "InternalIP", "address": address }]);
         self.apply::<k8s_openapi::api::core::v1::Node>(
