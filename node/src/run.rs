@@ -69,7 +69,10 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
 
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
     let stop = shutdown.clone();
-    tasks.spawn(async move { Ok(stop.run_until_cancelled(servers).await.unwrap_or_default()) });
+    tasks.spawn(async move {
+        stop.run_until_cancelled(servers).await;
+        Ok(())
+    });
     let client = cluster.client.clone();
     let stop = shutdown.clone();
     tasks.spawn(async move { proxy.run(client, stop).await.context("the service data plane") });

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use skep_tests::cluster::{LIMIT, Shape, TestCluster};
-use xtask::wait;
+use xtask::command::output;
+use xtask::{process, wait, workspace};
 
 /// How long a client waits before it takes its packets for dropped, seconds. Far more than an answer takes.
 const PATIENCE: &str = "3";
@@ -123,11 +124,33 @@ spec: {spec}
     }
 }
 
+impl Net {
+    /// `skepctl` on a node (from 1).
+    fn skepctl(&self, node: usize, args: &[&str]) -> Result<String> {
+        let node = self.cluster.nodes()[node - 1];
+        let root = node.spec().bpf_root.display().to_string();
+        output(node.program("skepctl").args(["--bpf-root", &root]).args(args))
+    }
+
+    /// The toolbox in a pod's network namespace, but in no cgroup of the node's: its sockets are not looked after.
+    fn beside(&self, pod: &str, args: &[&str]) -> Result<Command> {
+        let (namespace, name) = split(pod);
+        let uid = self.cluster.get(&["pod", "-n", namespace, name], "{.metadata.uid}")?;
+        let of_pod = |pid: &i32| {
+            std::fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|groups| groups.contains(&uid))
+        };
+        let servers = process::find(|words| words.iter().any(|word| word == "serve"));
+        let pid = *servers.iter().find(|pid| of_pod(pid)).with_context(|| format!("no process of {pod}"))?;
+        let toolbox = workspace::target().join("static/release/skep-toolbox");
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{pid}/ns/net")).arg("--").arg(toolbox).args(args);
+        Ok(command)
+    }
+}
+
 /// Did the command end well, or was there silence? Everything else is an error of the test.
 fn heard(command: &Command) -> Result<bool> {
-    let mut limited = Command::new("timeout");
-    limited.arg(PATIENCE).arg(command.get_program()).args(command.get_args());
-    let done = limited.output()?;
+    let done = patient(command).output()?;
     let error = String::from_utf8_lossy(&done.stderr).into_owned();
     match done.status.code() {
         Some(0) => Ok(true),
@@ -136,6 +159,13 @@ fn heard(command: &Command) -> Result<bool> {
         _ if error.contains("Resource temporarily unavailable") => Ok(false),
         code => bail!("ended with {code:?}: {error}"),
     }
+}
+
+/// The command, given up after [`PATIENCE`].
+fn patient(command: &Command) -> Command {
+    let mut limited = Command::new("timeout");
+    limited.arg(PATIENCE).arg(command.get_program()).args(command.get_args());
+    limited
 }
 
 const SERVER: &str = "podSelector: { matchLabels: { app: server } }";
@@ -313,6 +343,16 @@ fn policies_stay_in_force_while_the_daemon_is_away_and_hold_for_new_pods_at_once
     net.wait_reached(&server, "get", &["nx/b", "ny/a"], &["nx/b"])?;
     let first = net.cluster.nodes()[0];
     first.node.kill()?;
+    let trace = |from: &str, port: &str| {
+        net.skepctl(1, &["policy", "trace", "--from", from, "--to", "nx/server", "--port", port])
+    };
+    let (friend, stranger) = (net.ip("nx/b")?, net.ip("ny/a")?);
+    ensure!(trace(&friend, "8080")?.ends_with("passes on this node\n"), "{}", trace(&friend, "8080")?);
+    ensure!(trace(&stranger, "8080")?.ends_with("is dropped on this node\n"), "{}", trace(&stranger, "8080")?);
+    ensure!(trace(&stranger, "8080")?.contains("ny {app=a}"), "{}", trace(&stranger, "8080")?);
+    let list = net.skepctl(1, &["policy", "list"])?;
+    let line = list.lines().find(|line| line.contains("server")).context("the server is not listed")?;
+    ensure!(line.contains("isolated, 1 rules") && line.contains("open"), "{list}");
     for _ in 0..2 {
         ensure!(net.reaches("nx/b", "get", &server)?, "what was allowed is refused");
         ensure!(!net.reaches("ny/a", "get", &server)?, "what was refused passes");
@@ -360,4 +400,36 @@ spec:
         })?;
     }
     Ok(())
+}
+
+#[test]
+fn an_isolated_pod_finds_no_way_around_by_a_node_port_of_its_node() -> Result<()> {
+    let net = start()?;
+    net.cluster.apply(
+        "
+apiVersion: v1
+kind: Service
+metadata: { name: b, namespace: ny }
+spec:
+  type: NodePort
+  selector: { app: b }
+  ports: [{ port: 80, targetPort: 8080 }]
+",
+    )?;
+    let port = net.cluster.get(&["service", "-n", "ny", "b"], "{.spec.ports[0].nodePort}")?;
+    let address = format!("10.111.0.1:{port}");
+    let wait_around = |expected: bool| {
+        wait::until(&format!("nx/a reaches {address} by packets of its own: {expected}"), LIMIT, || {
+            let done = patient(&net.beside("nx/a", &["get", &address])?).output()?;
+            ensure!(done.status.success() == expected, "{done:?}");
+            Ok(())
+        })
+    };
+    wait_around(true)?;
+    // To the node itself it may speak, and nobody there listens at that port.
+    net.policy("egress", "{ podSelector: { matchLabels: { app: a } }, policyTypes: [Egress] }")?;
+    net.wait_reached(&address, "get", &["nx/a"], &[])?;
+    wait_around(false)?;
+    net.delete_policy("egress")?;
+    wait_around(true)
 }

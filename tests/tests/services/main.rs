@@ -37,7 +37,7 @@ spec:
     - name: web
       image: localhost/skep/toolbox:1
       command: [toolbox, serve, '8080']
-      readinessProbe: {{ httpGet: {{ port: 8080 }}, periodSeconds: 1 }}
+      readinessProbe: {{ httpGet: {{ port: 8080, path: /ready }}, periodSeconds: 1 }}
 "
     )
 }
@@ -106,8 +106,8 @@ fn meet(cluster: &TestCluster, address: &str) -> Result<Met> {
 /// The client address of the last request that a web server tells of in its log.
 fn last_client(cluster: &TestCluster, pod: &str) -> Result<String> {
     let log = cluster.kubectl(&["logs", pod])?;
-    // The kubelet's probes come from the node, and are in the log, too: they name the pod as host.
-    let line = log.lines().rfind(|line| line.ends_with("/ HTTP/1.1")).context("nobody has asked")?;
+    // The kubelet's probes come from the node, and are in the log, too: they ask for another path.
+    let line = log.lines().rfind(|line| line.ends_with(" GET / HTTP/1.1")).context("nobody has asked")?;
     Ok(line.split(' ').next().unwrap_or_default().to_owned())
 }
 

@@ -58,7 +58,7 @@ pub(crate) fn stay(address: &str) -> Result<(), String> {
     loop {
         let socket = UdpSocket::bind("0.0.0.0:0").map_err(|e| e.to_string())?;
         let connected = socket.set_read_timeout(Some(TIMEOUT)).and_then(|()| socket.connect(address));
-        let mut ask = || -> std::io::Result<String> {
+        let ask = || -> std::io::Result<String> {
             let mut answer = [0; 512];
             socket.send(b"who?")?;
             let length = socket.recv(&mut answer)?;

@@ -1,6 +1,7 @@
 //! The program inside the demo's and the tests' image; it is linked statically. It serves in pods, and it is the client
 //! that the tests and measurements run where the cluster's sockets are translated.
 #![forbid(unsafe_code)]
+#![allow(clippy::disallowed_methods, reason = "there is no runtime: it may sleep")]
 
 mod client;
 mod server;

@@ -101,6 +101,7 @@ fn links_are_kept_over_restarts_and_follow_devices() {
     assert_eq!(devices.reconcile(&node(), false).unwrap(), all(Kept), "not looked at every time");
     // The kernel takes the link down a moment after its last holder is gone.
     let attached = (0..100).find_map(|_| {
+        #[expect(clippy::disallowed_methods, reason = "no runtime here")]
         std::thread::sleep(std::time::Duration::from_millis(20));
         devices.reconcile(&node(), true).ok()
     });
