@@ -1,10 +1,12 @@
-//! `skepctl`: what the service data plane of this node does, read from the pinned maps.
+//! `skepctl`: what the data plane of this node does, read from the pinned maps.
 #![forbid(unsafe_code)]
 
 #[path = "../skepctl/cli.rs"]
 mod cli;
 #[path = "../skepctl/output.rs"]
 mod output;
+#[path = "../skepctl/policy.rs"]
+mod policy;
 #[path = "../skepctl/query.rs"]
 mod query;
 
@@ -34,24 +36,25 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli, out: &mut impl Write) -> Result<()> {
-    let reader = Reader::open(&cli.bpf_root)?;
+    let reader = || Reader::open(&cli.bpf_root);
     match &cli.command {
         Command::Service { command: ServiceCommand::List { namespace } } => {
-            let mut services = reader.services()?;
+            let mut services = reader()?.services()?;
             services.retain(|service| namespace.as_ref().is_none_or(|namespace| *namespace == service.namespace));
             output::services(cli.output, &services, out)
         }
         Command::Service { command: ServiceCommand::Get { service } } => {
-            output::service(cli.output, &query::find(service, reader.services()?)?, out)
+            output::service(cli.output, &query::find(service, reader()?.services()?)?, out)
         }
         Command::Backend { command: BackendCommand::List { service } } => {
             let services = match service {
-                Some(service) => query::find(service, reader.services()?)?,
-                None => reader.services()?,
+                Some(service) => query::find(service, reader()?.services()?)?,
+                None => reader()?.services()?,
             };
             output::backends(cli.output, &services, out)
         }
-        Command::Status => output::status(cli.output, &reader.status()?, out),
+        Command::Policy { command } => policy::run(command, cli.output, &cli.bpf_root, out),
+        Command::Status => output::status(cli.output, &reader()?.status()?, out),
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::policy::PolicyCommand;
 use crate::query::Query;
 
 /// Shows what the service data plane of this node does.
@@ -39,6 +40,11 @@ pub(crate) enum Command {
     Backend {
         #[command(subcommand)]
         command: BackendCommand,
+    },
+    /// What NetworkPolicy allows and refuses on this node.
+    Policy {
+        #[command(subcommand)]
+        command: PolicyCommand,
     },
     /// Programs, attach points, and how full the maps are.
     Status,

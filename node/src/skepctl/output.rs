@@ -138,7 +138,7 @@ pub(crate) fn status(format: Format, status: &Status, out: &mut impl Write) -> R
 }
 
 /// JSON or YAML; `None` for a table.
-fn structured<T: Serialize + ?Sized>(format: Format, value: &T) -> Result<Option<String>> {
+pub(crate) fn structured<T: Serialize + ?Sized>(format: Format, value: &T) -> Result<Option<String>> {
     Ok(match format {
         Format::Table => None,
         Format::Json => Some(serde_json::to_string_pretty(value)? + "\n"),
@@ -147,7 +147,7 @@ fn structured<T: Serialize + ?Sized>(format: Format, value: &T) -> Result<Option
 }
 
 /// Columns as kubectl sets them: three spaces apart, no lines.
-fn table<const N: usize>(header: [&str; N]) -> Table {
+pub(crate) fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header);
     for column in table.column_iter_mut() {
@@ -156,7 +156,7 @@ fn table<const N: usize>(header: [&str; N]) -> Table {
     table
 }
 
-fn print(table: &Table, out: &mut impl Write) -> Result<()> {
+pub(crate) fn print(table: &Table, out: &mut impl Write) -> Result<()> {
     for line in table.lines() {
         writeln!(out, "{}", line.trim_end())?;
     }
