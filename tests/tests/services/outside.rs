@@ -16,6 +16,8 @@ fn a_client_outside_reaches_services_at_every_node_as_they_allow() -> Result<()>
     let cluster = TestCluster::start_shape(&Shape::nodes(2))?;
     let manifest = [
         web(&cluster, "web", "web", 2),
+        web(&cluster, "own", "own", 2).replace("spec:\n", "spec:\n  hostNetwork: true\n"),
+        service("own", "own", "type: NodePort"),
         service("anywhere", "web", "type: NodePort"),
         service("local", "web", "type: NodePort\n  externalTrafficPolicy: Local"),
         service("nobody", "none", "type: NodePort"),
@@ -25,7 +27,9 @@ fn a_client_outside_reaches_services_at_every_node_as_they_allow() -> Result<()>
     ];
     cluster.apply(&manifest.concat())?;
     cluster.wait_ready_pods("app=web", 1)?;
+    cluster.wait_ready_pods("app=own", 1)?;
     node_ports_answer_on_both_nodes(&cluster)?;
+    processes_of_a_node_answer(&cluster)?;
     policy_local_keeps_the_client_and_the_node(&cluster)?;
     nobody_is_refused_at_once(&cluster)?;
     balancers_and_external_addresses_answer(&cluster)
@@ -39,6 +43,16 @@ fn node_ports_answer_on_both_nodes(cluster: &TestCluster) -> Result<()> {
     // By way of the node without the pod, the pod sees that node.
     ensure!(meet(cluster, &format!("{}:{tcp}", NODES[0]))? == Met::Answer("web".into()));
     ensure!(last_client(cluster, "web")? == NODES[0], "the client is {}", last_client(cluster, "web")?);
+    Ok(())
+}
+
+/// A pod in the node's network: its answers meet the program only on their way out.
+fn processes_of_a_node_answer(cluster: &TestCluster) -> Result<()> {
+    let (tcp, udp) = node_ports(cluster, "own")?;
+    let name = cluster.kubectl(&["exec", "own", "--", "hostname"])?;
+    for node in NODES {
+        wait_heard(cluster, &format!("{node}:{tcp}"), &format!("{node}:{udp}"), name.trim())?;
+    }
     Ok(())
 }
 
