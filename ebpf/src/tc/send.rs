@@ -100,18 +100,15 @@ pub(super) fn go(ctx: &TcContext, route: &mut Route, packet: &Packet, way: Way) 
     unsafe { bpf_redirect_neigh(route.fib.ifindex, &raw mut route.neighbour, size_of::<Neighbour>() as i32, 0) as i32 }
 }
 
-/// Translates a TCP or UDP packet and sends it on its way.
+/// Translates a TCP or UDP packet and sends it on its way. An error is why it cannot go on; it is as it came then.
 #[inline(always)]
-pub(super) fn flow(ctx: &TcContext, route: &mut Route, packet: &Packet, target: &Target<'_>) -> i32 {
-    let way = match way(ctx, route, packet, packet.tuple.protocol, target.source, target.destination) {
-        Ok(way) => way,
-        Err(reason) => return dropped(reason),
-    };
+pub(super) fn flow(ctx: &TcContext, route: &mut Route, packet: &Packet, target: &Target<'_>) -> Result<i32, Drop> {
+    let way = way(ctx, route, packet, packet.tuple.protocol, target.source, target.destination)?;
     if way == Way::Out && packet.ttl <= 1 {
-        return dropped(Drop::TimeToLive);
+        return Err(Drop::TimeToLive);
     }
     if rewrite::flow(ctx, packet, target).is_err() {
-        return dropped(Drop::Rewrite);
+        return Ok(dropped(Drop::Rewrite));
     }
-    go(ctx, route, packet, way)
+    Ok(go(ctx, route, packet, way))
 }

@@ -68,7 +68,10 @@ pub(super) fn reply(ctx: &TcContext, scratch: &mut Scratch, origin: Option<Origi
         destination_port: reply.client_port,
     };
     if origin.is_some() {
-        return Some(send::flow(ctx, route, packet, &target));
+        return Some(match send::flow(ctx, route, packet, &target) {
+            Ok(action) => action,
+            Err(reason) => refuse::tell(ctx, scratch, reason),
+        });
     }
     // On the way out the route is chosen already, so the packet must go where it would have gone.
     if reply.client != packet.tuple.destination {
@@ -98,7 +101,10 @@ pub(super) fn forward(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) ->
         source_port: flow.from_port,
         destination_port: flow.to_port,
     };
-    send::flow(ctx, route, packet, &target)
+    match send::flow(ctx, route, packet, &target) {
+        Ok(action) => action,
+        Err(reason) => refuse::tell(ctx, scratch, reason),
+    }
 }
 
 /// Reads the flow of a packet, if it goes on.

@@ -9,7 +9,7 @@ use skep_ebpf_common::{
 
 use crate::{
     craft::{ACK, Craft, FIN, RST, SYN, TCP, UDP, read, read_ip},
-    rig::{IP4, IP6, NEXT, Net, REDIRECT, Rig, SHOT, words},
+    rig::{IP4, IP6, NEXT, Net, REDIRECT, Rig, SHOT, ip, words},
 };
 
 fn each(test: impl Fn(&mut Rig, Net, u8)) {
@@ -129,7 +129,8 @@ fn packets_cut_anywhere_and_damaged_anywhere_are_never_misread() {
         }
         assert_eq!(rig.flows(), []);
         // Any byte of the headers set to any of a few values: whatever comes of it, the kernel's checks hold and
-        // nothing but the whole packet is ever sent on.
+        // nothing but the whole packet is ever sent on (at the end of its life: an error about it).
+        let ttl = if net.node.starts_with('[') { 21 } else { 22 };
         for at in 12..whole.len() {
             for value in [0, 1, 0x0f, 0x45, 0x46, 0x4f, 0x60, 0x80, 0xff] {
                 let mut frame = whole.clone();
@@ -137,6 +138,7 @@ fn packets_cut_anywhere_and_damaged_anywhere_are_never_misread() {
                 let (verdict, out) = rig.run("from_device", &frame);
                 match verdict {
                     NEXT => assert_eq!(out, frame, "byte {at} = {value}"),
+                    REDIRECT if at == ttl && value <= 1 => assert!(out.len() > frame.len()),
                     REDIRECT => assert_eq!(out.len(), frame.len()),
                     SHOT => {}
                     other => panic!("verdict {other} for byte {at} = {value}"),
@@ -339,8 +341,39 @@ fn a_packet_at_the_end_of_its_life_is_dropped_before_it_is_changed() {
         let mut craft = Craft::new(protocol, net.client, net.node);
         craft.ttl = 1;
         let before = rig.drops(Drop::TimeToLive);
-        assert_eq!(rig.run("from_device", &craft.frame()).0, SHOT);
+        let (verdict, out) = rig.run("from_device", &craft.frame());
         assert_eq!(rig.drops(Drop::TimeToLive), before + 1);
+        let kind = if net.node.starts_with('[') { [3, 0] } else { [11, 0] };
+        assert_eq!((verdict, told(&craft, &out)), (REDIRECT, (kind, [0; 4])));
+    });
+}
+
+/// Type and code, and the second word, of an error about a packet that came from outside.
+fn told(craft: &Craft, out: &[u8]) -> ([u8; 2], [u8; 4]) {
+    let outer = read(out);
+    assert_eq!((outer.from.ip(), outer.to.ip()), (craft.to.ip(), craft.from.ip()));
+    let original = craft.frame();
+    assert_eq!(outer.body[8..], original[14..14 + outer.body.len() - 8], "quotes what was sent");
+    (outer.body[..2].try_into().unwrap(), outer.body[4..8].try_into().unwrap())
+}
+
+#[test]
+fn a_packet_that_does_not_fit_is_answered_with_the_size_that_does() {
+    each(|rig, net, protocol| {
+        // The kernel looks at the size only where it knows the neighbour, as it does of every pod.
+        let pod: std::net::SocketAddr = net.here.parse().unwrap();
+        ip(&format!("neigh replace {} lladdr 02:00:00:00:00:05 dev pod0", pod.ip()));
+        ip("link set pod0 mtu 1400");
+        rig.serve(net.node, protocol, kind::NODE_PORT, &[(net.here, true)]);
+        let mut craft = Craft::new(protocol, net.client, net.node);
+        craft.payload = vec![b'x'; 1300];
+        assert_eq!(rig.run("from_device", &craft.frame()).0, REDIRECT, "it fits");
+        craft.payload = vec![b'x'; 1400];
+        let before = rig.drops(Drop::TooBig);
+        let (verdict, out) = rig.run("from_device", &craft.frame());
+        assert_eq!(rig.drops(Drop::TooBig), before + 1);
+        let kind = if net.node.starts_with('[') { [2, 0] } else { [3, 4] };
+        assert_eq!((verdict, told(&craft, &out)), (REDIRECT, (kind, [0, 0, 5, 0x78])));
     });
 }
 
