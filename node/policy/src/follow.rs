@@ -45,9 +45,9 @@ type Events = ReadyChunks<SelectAll<BoxStream<'static, Event>>>;
 /// What a watch tells.
 enum Event {
     Policy(watcher::Event<NetworkPolicy>),
-    Pod(watcher::Event<Pod>),
+    Pod(Box<watcher::Event<Pod>>),
     Namespace(watcher::Event<Namespace>),
-    Node(watcher::Event<Node>),
+    Node(Box<watcher::Event<Node>>),
     Broken(&'static str, watcher::Error),
 }
 
@@ -119,9 +119,9 @@ impl Enforcer {
 /// The watches beside that of policies.
 fn everything(client: &kube::Client) -> [BoxStream<'static, Event>; 3] {
     [
-        stream_of(Api::<Pod>::all(client.clone()), Some(LIVING), "Pods", Event::Pod),
+        stream_of(Api::<Pod>::all(client.clone()), Some(LIVING), "Pods", |event| Event::Pod(Box::new(event))),
         stream_of(Api::<Namespace>::all(client.clone()), None, "Namespaces", Event::Namespace),
-        stream_of(Api::<Node>::all(client.clone()), None, "Nodes", Event::Node),
+        stream_of(Api::<Node>::all(client.clone()), None, "Nodes", |event| Event::Node(Box::new(event))),
     ]
 }
 
@@ -210,9 +210,9 @@ impl Keeper {
         let world = &mut self.world;
         match event {
             Event::Policy(event) => self.policies.take(world, event),
-            Event::Pod(event) => self.pods.take(world, event),
+            Event::Pod(event) => self.pods.take(world, *event),
             Event::Namespace(event) => self.namespaces.take(world, event),
-            Event::Node(event) => self.nodes.take(world, event),
+            Event::Node(event) => self.nodes.take(world, *event),
             Event::Broken(what, error) => tracing::warn!(%error, "watching {what} failed, trying again"),
         }
     }

@@ -44,6 +44,8 @@ pub struct Changes {
     pub endpoints: BTreeMap<IpAddr, Option<Endpoint>>,
     /// Differences of tables.
     pub tables: Vec<TableChange>,
+    /// Did blocks come or go, so that addresses may have another identity without an entry of their own changing?
+    pub regions: bool,
     /// For people: what the identities above stand for.
     pub names: BTreeMap<Identity, String>,
     /// For people: whose the endpoints above are.
@@ -102,6 +104,7 @@ pub struct Model {
     blocks: BTreeSet<PeerId>,
 
     regions: Regions,
+    regions_changed: bool,
     addresses: BTreeMap<IpAddr, AddressState>,
     identities: Identities,
 
@@ -254,6 +257,7 @@ impl Model {
                 names.entry(identity).or_insert_with(|| self.describe(&prefix));
             }
         }
-        Changes { identities, endpoints, tables, names, pods }
+        let regions = std::mem::take(&mut self.regions_changed);
+        Changes { identities, endpoints, tables, regions, names, pods }
     }
 }

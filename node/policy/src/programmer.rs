@@ -1,5 +1,7 @@
 //! Changes, written into the maps in an order in which no packet meets a part of one.
 
+mod uses;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, Ipv4Addr},
@@ -17,6 +19,8 @@ use crate::{
         wait_for_programs,
     },
 };
+
+use self::uses::Uses;
 
 /// The host's end of a pod's device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +47,7 @@ pub(crate) struct Programmer {
     generation: u32,
     /// What the maps should say.
     wanted: Mirror,
+    uses: Uses,
     pods: HashMap<IpAddr, PodId>,
     present: Vec<PodDevice>,
     /// What `POLICY_DEVICES` says.
@@ -66,6 +71,7 @@ impl Programmer {
             state,
             generation: state.generation.wrapping_add(1),
             wanted: Mirror::default(),
+            uses: Uses::default(),
             pods: HashMap::new(),
             present: Vec::new(),
             devices: BTreeMap::new(),
@@ -108,7 +114,8 @@ impl Programmer {
         let flags = self.flags() | state_flags::ON;
         self.write_state(PolicyState { generation: self.generation, flags, ..self.state })?;
         wait_for_programs();
-        self.bump()?;
+        self.settle(true)?;
+        self.forget_names();
         self.maps.remove_other_generations(self.generation)
     }
 
@@ -121,6 +128,8 @@ impl Programmer {
     /// Writes changes. What finds no room is counted, said, left out (which refuses) and tried again.
     pub(crate) fn apply(&mut self, changes: &Changes) -> Result<()> {
         let started = Instant::now();
+        let mut revokes = changes.regions || self.uses.loses(&self.wanted, changes);
+        let gone = self.uses.apply(&self.wanted, changes);
         self.wanted.apply(changes);
         for (address, endpoint) in &changes.endpoints {
             match (endpoint, changes.pods.get(address)) {
@@ -147,16 +156,17 @@ impl Programmer {
         let devices = self.wanted_devices();
         if !changes.identities.is_empty() || devices != self.devices {
             order.barrier();
-            self.write_identities(changes);
-            self.write_devices(devices)?;
+            self.write_identities(changes, &gone);
+            revokes |= self.write_devices(devices)?;
         }
         // Prefixes of a range that only changed its size are in both.
         removed.retain(|rule| !added.contains(rule));
         if !removed.is_empty() {
+            revokes = true;
             order.barrier();
             removed.into_iter().for_each(|rule| self.remove_rule(rule));
         }
-        self.bump()?;
+        self.settle(revokes)?;
         self.metrics.change.observe(started.elapsed().as_secs_f64());
         self.measure();
         Ok(())
@@ -169,13 +179,14 @@ impl Programmer {
         }
         self.present = present;
         let devices = self.wanted_devices();
-        self.write_devices(devices)
+        let revokes = self.write_devices(devices)?;
+        self.settle(revokes)
     }
 
     /// Is a device that is not known isolated?
     pub(crate) fn set_unknown_closed(&mut self, closed: bool) -> Result<()> {
         self.unknown_closed = closed;
-        self.write_flags()
+        self.settle(false)
     }
 
     /// Tries again what could not be written.
@@ -192,7 +203,7 @@ impl Programmer {
         for rule in std::mem::take(&mut self.failed_removals) {
             self.remove_rule(rule);
         }
-        self.bump()?;
+        self.settle(true)?;
         self.measure();
         Ok(())
     }
@@ -221,7 +232,10 @@ impl Programmer {
         }
     }
 
-    fn write_identities(&mut self, changes: &Changes) {
+    fn write_identities(&mut self, changes: &Changes, gone: &[Identity]) {
+        for identity in gone {
+            maps::forget(&mut self.maps.names, &identity.0);
+        }
         for (identity, name) in &changes.names {
             // For people: without it, the number is shown.
             let _ = self.maps.names.insert(identity.0, IdentityName { text: maps::text(name) }, 0);
@@ -258,19 +272,24 @@ impl Programmer {
         Some(value)
     }
 
-    fn write_devices(&mut self, wanted: BTreeMap<u32, DeviceValue>) -> Result<()> {
+    /// True if a device that was known is another pod's now, or isolated otherwise: then flows must be judged anew.
+    fn write_devices(&mut self, wanted: BTreeMap<u32, DeviceValue>) -> Result<bool> {
+        let mut differs = false;
         for (index, value) in &wanted {
-            if self.devices.get(index) != Some(value) {
+            let old = self.devices.get(index);
+            if old != Some(value) {
+                differs |= old.is_some();
                 self.maps.set_device(self.generation, *index, Some(*value))?;
                 self.write_pod_name(*index);
             }
         }
         for index in self.devices.keys().filter(|index| !wanted.contains_key(index)) {
+            differs = true;
             self.maps.set_device(self.generation, *index, None)?;
             maps::forget(&mut self.maps.pods, index);
         }
         self.devices = wanted;
-        Ok(())
+        Ok(differs)
     }
 
     fn write_pod_name(&mut self, index: u32) {
@@ -292,22 +311,31 @@ impl Programmer {
         flags | if self.unknown_closed { state_flags::UNKNOWN_CLOSED } else { 0 }
     }
 
-    fn write_flags(&mut self) -> Result<()> {
-        let flags = self.flags();
-        if !self.is_in_force() || flags == self.state.flags {
-            return Ok(());
-        }
-        self.write_state(PolicyState { flags, ..self.state })
-    }
-
-    /// From now on flows are judged anew.
-    fn bump(&mut self) -> Result<()> {
+    /// Ends a change: writes the flags and, if what was allowed may be so no more, the next revision: flows are judged anew.
+    fn settle(&mut self, revokes: bool) -> Result<()> {
         if !self.is_in_force() {
             return Ok(());
         }
-        self.write_flags()?;
+        let flags = self.flags();
+        let closes = flags & !self.state.flags & state_flags::CLOSED != 0;
+        if flags != self.state.flags {
+            self.write_state(PolicyState { flags, ..self.state })?;
+        }
+        if !revokes && !closes {
+            return Ok(());
+        }
         let revision = self.state.revision.wrapping_add(1).max(1);
         self.write_state(PolicyState { revision, ..self.state })
+    }
+
+    /// Removes names that the former daemon left.
+    fn forget_names(&mut self) {
+        let stale: Vec<u32> =
+            self.maps.names.keys().flatten().filter(|number| !self.uses.has(Identity(*number))).collect();
+        stale.iter().for_each(|number| maps::forget(&mut self.maps.names, number));
+        let stale: Vec<u32> =
+            self.maps.pods.keys().flatten().filter(|index| !self.devices.contains_key(index)).collect();
+        stale.iter().for_each(|index| maps::forget(&mut self.maps.pods, index));
     }
 
     fn write_state(&mut self, state: PolicyState) -> Result<()> {

@@ -266,6 +266,7 @@ impl Model {
             self.acquire(Kind::World, region);
         }
         self.changed.insert(prefix);
+        self.regions_changed = true;
         let inside: Vec<IpAddr> =
             self.addresses.range(prefix.network()..=prefix.broadcast()).map(|(address, _)| *address).collect();
         for address in inside {

@@ -76,7 +76,7 @@ fn programs_agree_with_the_reference_after_every_change() {
     }
     let places = std::mem::take(&mut rig.devices);
     let rig = std::cell::RefCell::new(rig);
-    let config = ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() };
+    let config = ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() };
     let events = prop::collection::vec((event(), prop::bool::weighted(0.3)), 1..40);
     let mut runner = proptest::test_runner::TestRunner::new(config);
     let done = runner.run(&events, |events: Vec<(Event, bool)>| {

@@ -133,3 +133,31 @@ fn a_port_may_be_used_again_once_its_connection_is_over() {
         assert!(rig.passes(ToPod, A, &tcp(client, pod, RST)));
     }
 }
+
+#[test]
+fn only_what_may_revoke_something_makes_flows_be_judged_anew() {
+    let mut rig = rig();
+    let revision = |rig: &Rig| rig.programmer.state().revision;
+    let before = revision(&rig);
+    // Pods that come, pods that no table speaks of and that go, rules that allow more.
+    rig.pod("new", &json!({ "app": "new" }), "n1", &["10.2.0.7"]);
+    rig.pod("client2", &json!({ "app": "client" }), "n1", &["10.2.0.8"]);
+    rig.pod("new", &json!({ "app": "newer" }), "n1", &["10.2.0.7"]);
+    rig.world.model.remove_pod("default", "new");
+    rig.write();
+    rig.policy("more", &web("more", &json!([{ "port": 90 }])));
+    assert_eq!(revision(&rig), before);
+    // A peer that goes; a rule that goes; a hole in a block.
+    rig.world.model.remove_pod("default", "client2");
+    rig.write();
+    let after_peer = revision(&rig);
+    assert_ne!(after_peer, before);
+    rig.remove_policy("more");
+    let block = |except: &Value| json!({ "podSelector": {}, "ingress": [{ "from": [{ "ipBlock": { "cidr": "192.0.2.0/24", "except": except } }] }] });
+    rig.policy("block", &block(&json!([])));
+    let (outside, pod) = (at("192.0.2.9:4000"), at("10.1.0.1:80"));
+    assert!(rig.passes(ToPod, A, &tcp(outside, pod, SYN)));
+    rig.policy("block", &block(&json!(["192.0.2.9/32"])));
+    assert!(!rig.passes(ToPod, A, &tcp(outside, pod, ACK)));
+    assert!(!rig.passes(FromPod, A, &tcp(pod, outside, ACK)));
+}
