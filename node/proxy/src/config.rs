@@ -36,10 +36,11 @@ impl Default for Config {
 
 /// Capacities, in entries. They count when a map is first created; pinned maps keep theirs.
 ///
-/// Kernel memory of the defaults, empty: 25 MiB, of which 16 are hash buckets (16 bytes per entry, rounded up to a power of
-/// two) and 9 preallocated LRU entries. All other entries are allocated as they come: about 0.5 KiB per service port
-/// (most of it names) and 0.2 KiB per backend. The per-packet path, once it is on devices, adds 21 MiB: 328 bytes, all of
-/// them preallocated, for each of `flows`. A full LRU map forgets its oldest entry; the others refuse new ones.
+/// Kernel memory of the defaults, empty, as the kernel accounts for it: 37 MiB, of which 23 are hash buckets (16 bytes per
+/// entry, rounded up to a power of two) and 14 preallocated LRU entries. All other entries are allocated as they come: about
+/// 0.5 KiB per service port (most of it names) and 0.2 KiB per backend. The per-packet path, once it is loaded, adds 21 MiB:
+/// 328 bytes, all of them preallocated, for each of `flows`. A full LRU map forgets its oldest entry; the others refuse new
+/// ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapSizes {
     /// Ports of Services.
