@@ -277,6 +277,8 @@ spec:
     for target in [&near, &far, &service] {
         net.wait_reached(target, "get", &["nx/a"], &["nx/a"])?;
     }
+    // Names are answered by the node, which no policy is in the way of.
+    net.wait_reached("b.ny.svc.cluster.local:80", "get", &["nx/a"], &["nx/a"])?;
     net.wait_reached(&at("ny/b", 8090)?, "get", &["nx/a"], &[])?;
     net.wait_reached(&own, "get", &["nx/a"], &[])?;
     net.policy("egress", &to("{ ipBlock: { cidr: 10.113.0.0/16 } }", "{ port: web }"))?;
@@ -399,7 +401,18 @@ spec:
             Ok(())
         })?;
     }
-    Ok(())
+    // With the last policy gone while the daemon was away, the next one takes everything down.
+    first.node.kill()?;
+    for policy in ["web", "born"] {
+        net.delete_policy(policy)?;
+    }
+    ensure!(!net.reaches("ny/a", "get", &server)?, "what was refused passes");
+    first.start_node()?;
+    net.wait_reached(&server, "get", &["nx/b", "ny/a"], &["nx/b", "ny/a"])?;
+    wait::until("nothing of policies in the kernel", LIMIT, || {
+        ensure!(!first.spec().bpf_root.join("policy").exists(), "pins are left");
+        Ok(())
+    })
 }
 
 #[test]

@@ -21,7 +21,7 @@ impl Default for Config {
 
 /// Capacities, in entries. They count when a map is first created; pinned maps keep theirs.
 ///
-/// Nothing is created before there is a NetworkPolicy in the cluster. Kernel memory of the defaults then, empty: 11 MiB,
+/// Nothing is created before there is a NetworkPolicy in the cluster. Kernel memory of the defaults then, empty: some 10 MiB,
 /// of which 8 are preallocated flows. Prefixes and rules are allocated as they come, some 100 bytes each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {

@@ -101,7 +101,8 @@ fn load(paths: &Paths, sizes: &Sizes) -> Result<Ebpf> {
     }
     for (name, capacity) in [
         ("POLICY_IDENTITIES", sizes.identities),
-        ("POLICY_NAMES", sizes.identities),
+        // Many addresses share an identity; whose name finds no room is shown as a number.
+        ("POLICY_NAMES", sizes.identities.min(65_536)),
         ("POLICY_RULES", sizes.rules),
         ("POLICY_FLOWS", sizes.flows),
     ] {

@@ -98,17 +98,28 @@ impl Attacher {
             }
         }
         let fresh: Vec<_> = present.difference(&self.attached).cloned().collect();
+        let mut failed = None;
         for device in &fresh {
-            for (name, side) in PROGRAMS {
-                let program = program(ebpf, name)?;
-                match self.method {
-                    Method::Tcx => attach_link(program, links, name, side, &device.1)?,
-                    Method::Clsact => attach_filter(program, name, side, &device.1)?,
-                }
+            match self.attach(ebpf, links, &device.1) {
+                Ok(()) => drop(self.attached.insert(device.clone())),
+                // It has gone meanwhile.
+                Err(_) if !names().contains(&device.1) => {}
+                // The others must not wait for this one.
+                Err(error) => failed = Some(error),
             }
-            self.attached.insert(device.clone());
         }
-        Ok(fresh.len())
+        failed.map_or(Ok(fresh.len()), Err)
+    }
+
+    fn attach(&self, ebpf: &mut Ebpf, links: &Path, device: &str) -> Result<()> {
+        for (name, side) in PROGRAMS {
+            let program = program(ebpf, name)?;
+            match self.method {
+                Method::Tcx => attach_link(program, links, name, side, device)?,
+                Method::Clsact => attach_filter(program, name, side, device)?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -169,12 +180,17 @@ pub(super) fn remove_filters() {
     if Method::of_this_kernel() == Method::Tcx {
         return;
     }
-    // Two lines of headings, then `name: counters`.
-    let devices = fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
-    for device in devices.lines().skip(2).filter_map(|line| line.rsplit_once(':')) {
+    for device in names() {
         for (name, side) in PROGRAMS {
             // Most devices have none.
-            let _ = tc::qdisc_detach_program(device.0.trim(), side, name);
+            let _ = tc::qdisc_detach_program(&device, side, name);
         }
     }
+}
+
+/// Names of the devices of this thread's network namespace. (`/sys/class/net` may show another one's.)
+fn names() -> BTreeSet<String> {
+    // Two lines of headings, then `name: counters`.
+    let text = fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
+    text.lines().skip(2).filter_map(|line| Some(line.rsplit_once(':')?.0.trim().to_owned())).collect()
 }

@@ -1,5 +1,6 @@
 //! What people are told is what the kernel does.
 
+use prometheus_client::registry::Registry;
 use serde_json::json;
 
 use super::{
@@ -10,7 +11,10 @@ use super::{
         addr, at,
     },
 };
-use crate::reader::{Reader, RuleRecord, Step};
+use crate::{
+    Metrics,
+    reader::{Reader, RuleRecord, Step},
+};
 
 const A: &str = "10.1.0.1";
 
@@ -95,6 +99,28 @@ fn whoever_listens_hears_of_new_connections_and_of_what_is_dropped() {
     assert_eq!((event.pod.as_str(), event.peer.as_str()), ("default/a", "default {app=b}"));
     assert_eq!((event.source, event.destination, event.source_port), (addr("10.1.0.2"), addr(A), 4000));
     assert_eq!((event.direction, event.protocol), ("ingress", TCP));
+}
+
+#[test]
+fn the_kernels_counters_are_among_the_metrics() {
+    let mut rig = rig();
+    let metrics = Metrics::default();
+    let mut registry = Registry::default();
+    metrics.register(&mut registry);
+    metrics.read_packets(std::path::Path::new("/nowhere")).unwrap();
+    for port in [80, 81, 82] {
+        rig.passes(ToPod, A, &tcp(at("10.1.0.2:4000"), (addr(A), port).into(), SYN));
+    }
+    metrics.read_packets(rig.root()).unwrap();
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    for line in [
+        "skep_policy_packets_total{verdict=\"denied\",direction=\"ingress\"} 2",
+        "skep_policy_packets_total{verdict=\"allowed\",direction=\"ingress\"} 1",
+        "skep_policy_packets_total{verdict=\"spoofed\",direction=\"egress\"} 0",
+    ] {
+        assert!(text.contains(line), "{line} is missing in\n{text}");
+    }
 }
 
 #[test]
