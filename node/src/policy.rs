@@ -19,6 +19,7 @@ pub(crate) fn enforcer(settings: &Settings) -> Enforcer {
     Enforcer::new(Config {
         bpf_root: settings.bpf_root.clone(),
         node_name: settings.node_name.clone(),
+        tunnel: Some(settings.vxlan_port),
         sizes: settings.network_policy.unwrap_or_default(),
     })
 }

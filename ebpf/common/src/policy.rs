@@ -32,6 +32,16 @@ pub mod identity {
     pub const WORLD: u32 = 1;
     /// The node that enforces: it and its own pods always reach each other.
     pub const HOST: u32 = 2;
+    /// Another node, at an address in no `ipBlock`.
+    pub const REMOTE_NODE: u32 = 3;
+    /// Set in the number of another node at an address in one.
+    pub const NODE_BIT: u32 = 1 << 31;
+
+    /// Is it a node?
+    #[inline(always)]
+    pub const fn is_node(identity: u32) -> bool {
+        identity == HOST || identity == REMOTE_NODE || identity & NODE_BIT != 0
+    }
 }
 
 /// Bits of [`PolicyState::flags`].
@@ -54,8 +64,9 @@ pub struct PolicyState {
     pub revision: u32,
     /// Some of [`state_flags`].
     pub flags: u32,
-    /// Zero.
-    pub pad: u32,
+    /// UDP port of the tunnel between nodes, network order; zero if there is none. No pod may send to it at a node: what it
+    /// put inside would come out as if another node's pod had sent it.
+    pub tunnel: u32,
 }
 
 /// Key of `POLICY_DEVICES`.
@@ -221,12 +232,14 @@ pub enum Verdict {
     Fragment = 4,
     /// Events that were not told because there were too many.
     Untold = 5,
+    /// For the tunnel between nodes, but not of a node.
+    Tunnel = 6,
 }
 
 impl Verdict {
     /// Every verdict, by its number.
-    pub const ALL: [Self; 6] =
-        [Self::Allowed, Self::Denied, Self::Spoofed, Self::Malformed, Self::Fragment, Self::Untold];
+    pub const ALL: [Self; 7] =
+        [Self::Allowed, Self::Denied, Self::Spoofed, Self::Malformed, Self::Fragment, Self::Untold, Self::Tunnel];
 
     /// A name for metrics and tools.
     pub const fn name(self) -> &'static str {
@@ -237,6 +250,7 @@ impl Verdict {
             Self::Malformed => "malformed",
             Self::Fragment => "fragment",
             Self::Untold => "untold",
+            Self::Tunnel => "tunnel",
         }
     }
 }

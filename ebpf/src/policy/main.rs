@@ -96,6 +96,9 @@ fn judge(ctx: &TcContext, side: u8) -> i32 {
     if known && side == direction::EGRESS && !is_own(scratch) {
         return dropped(scratch, Verdict::Spoofed);
     }
+    if kind == Kind::Plain && side == direction::EGRESS && rules::is_for_tunnel(ctx, scratch) {
+        return dropped(scratch, Verdict::Tunnel);
+    }
     if !isolated {
         return NEXT;
     }
@@ -120,7 +123,8 @@ fn state() -> Option<PolicyState> {
         let revision = (&raw const (*state).revision).read_volatile();
         let flags = (&raw const (*state).flags).read_volatile();
         let generation = (&raw const (*state).generation).read_volatile();
-        Some(PolicyState { generation, revision, flags, pad: 0 })
+        let tunnel = (&raw const (*state).tunnel).read_volatile();
+        Some(PolicyState { generation, revision, flags, tunnel })
     }
 }
 

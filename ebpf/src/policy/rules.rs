@@ -4,7 +4,7 @@ use aya_ebpf::{
     bindings::bpf_fib_lookup as Fib, helpers::generated::bpf_fib_lookup, maps::lpm_trie::Key, programs::TcContext,
 };
 use skep_ebpf_common::{
-    Address,
+    Address, UDP,
     policy::{IdentityKey, RuleKey, device_flags, direction, identity, state_flags},
 };
 
@@ -78,6 +78,18 @@ fn has(key: &RuleKey) -> bool {
 fn identity_of(generation: u32, address: &Address) -> u32 {
     let key = Key::new(IdentityKey::BITS, IdentityKey { generation, address: *address });
     IDENTITIES.get(key).copied().unwrap_or(identity::WORLD)
+}
+
+/// Is it for the tunnel at this or another node?
+#[inline(always)]
+pub(crate) fn is_for_tunnel(ctx: &TcContext, scratch: &mut Scratch) -> bool {
+    let (tuple, tunnel) = (&scratch.packet.tuple, scratch.state.tunnel);
+    if tunnel == 0 || tuple.protocol != UDP || u32::from(tuple.destination_port) != tunnel {
+        return false;
+    }
+    let identity = identity_of(scratch.state.generation, &tuple.destination);
+    scratch.identity = identity;
+    identity::is_node(identity) || ends_here(ctx, scratch)
 }
 
 /// Does what the pod sends end at this very node? Asked last: it costs a look at the routes. The node has addresses that

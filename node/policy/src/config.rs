@@ -9,13 +9,20 @@ pub struct Config {
     pub bpf_root: PathBuf,
     /// This node's name: decides which pods are enforced here.
     pub node_name: String,
+    /// UDP port of the tunnel between nodes, which no pod may send to at a node. `None`: there is none.
+    pub tunnel: Option<u16>,
     /// Capacities of the maps.
     pub sizes: Sizes,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { bpf_root: PathBuf::from("/sys/fs/bpf/skep"), node_name: String::new(), sizes: Sizes::default() }
+        Self {
+            bpf_root: PathBuf::from("/sys/fs/bpf/skep"),
+            node_name: String::new(),
+            tunnel: None,
+            sizes: Sizes::default(),
+        }
     }
 }
 

@@ -274,7 +274,7 @@ impl Keeper {
         let (config, metrics) = (self.config.clone(), self.metrics.clone());
         let opened = tokio::task::spawn_blocking(move || {
             let (kernel, maps) = Kernel::open(&config.bpf_root, &config.sizes, Method::of_this_kernel())?;
-            Ok::<_, crate::Error>(Written { kernel, programmer: Programmer::new(maps, metrics)? })
+            Ok::<_, crate::Error>(Written { kernel, programmer: Programmer::new(maps, config.tunnel, metrics)? })
         });
         match opened.await {
             Ok(Ok(written)) => self.written = Some(written),

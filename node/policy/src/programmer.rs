@@ -57,12 +57,14 @@ pub(crate) struct Programmer {
     failed_rules: BTreeSet<(TableId, Entry)>,
     failed_removals: BTreeSet<Rule>,
     unknown_closed: bool,
+    /// As in [`PolicyState::tunnel`].
+    tunnel: u32,
     metrics: Metrics,
 }
 
 impl Programmer {
     /// Takes the maps over. What they say holds until [`Programmer::come_into_force`].
-    pub(crate) fn new(mut maps: Maps, metrics: Metrics) -> Result<Self> {
+    pub(crate) fn new(mut maps: Maps, tunnel: Option<u16>, metrics: Metrics) -> Result<Self> {
         let state = maps.state()?;
         // A daemon that died while it wrote left a part of its generation.
         maps.remove_other_generations(state.generation)?;
@@ -79,6 +81,7 @@ impl Programmer {
             failed_rules: BTreeSet::new(),
             failed_removals: BTreeSet::new(),
             unknown_closed: false,
+            tunnel: tunnel.map_or(0, |port| port.to_be().into()),
             metrics,
         };
         programmer.write_identity(ALL_IP4);
@@ -112,7 +115,7 @@ impl Programmer {
         }
         // One word says which generation counts; it comes before the revision, under which flows are judged anew.
         let flags = self.flags() | state_flags::ON;
-        self.write_state(PolicyState { generation: self.generation, flags, ..self.state })?;
+        self.write_state(PolicyState { generation: self.generation, flags, tunnel: self.tunnel, ..self.state })?;
         wait_for_programs();
         self.settle(true)?;
         self.forget_names();

@@ -82,9 +82,10 @@ impl Identities {
             *uses += 1;
             return (*identity, false);
         }
-        // 2^32 identities later numbers would come around; a node does not live to see it.
-        self.last = self.last.max(Identity::FIRST.0 - 1).wrapping_add(1).max(Identity::FIRST.0);
-        let identity = Identity(self.last);
+        // 2^31 identities later numbers would come around; a node does not live to see it.
+        self.last = (self.last.max(Identity::FIRST.0 - 1) + 1) % Identity::NODE_BIT;
+        let bit = if kind == Kind::RemoteNode { Identity::NODE_BIT } else { 0 };
+        let identity = Identity(self.last.max(Identity::FIRST.0) | bit);
         self.numbers.insert((kind, region), (identity, 1));
         self.by_region.entry(region).or_default().insert(kind, identity);
         (identity, true)

@@ -28,6 +28,9 @@ const DROP: u32 = 2;
 
 pub(super) const SIZES: Sizes = Sizes { identities: 4096, rules: 4096, flows: 4096 };
 
+/// UDP port of the tunnel between nodes.
+pub(super) const TUNNEL: u16 = 8472;
+
 /// The two sides of a pod's device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
@@ -54,7 +57,7 @@ impl Rig {
     pub(super) fn with(sizes: Sizes) -> Self {
         let dir = ground();
         let (kernel, maps) = Kernel::open(dir.path(), &sizes, Method::of_this_kernel()).unwrap();
-        let programmer = Programmer::new(maps, Metrics::default()).unwrap();
+        let programmer = Programmer::new(maps, Some(TUNNEL), Metrics::default()).unwrap();
         let outside = add_device("out0");
         // So that what is for nobody here leads somewhere.
         ip("route add default dev out0");
@@ -79,7 +82,7 @@ impl Rig {
     /// The same, before the API told it anything: the maps are as it finds them.
     pub(super) fn take_over(&mut self, model: Model) {
         let maps = Maps::open(&Paths::new(self.dir.path()).maps).unwrap();
-        self.programmer = Programmer::new(maps, Metrics::default()).unwrap();
+        self.programmer = Programmer::new(maps, Some(TUNNEL), Metrics::default()).unwrap();
         self.world = World::new("n0");
         self.world.model = model;
     }

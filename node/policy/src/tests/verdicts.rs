@@ -8,7 +8,7 @@ use super::{
     rig::{
         Rig,
         Side::{FromPod, ToPod},
-        addr, at, ip,
+        TUNNEL, addr, at, ip,
     },
 };
 
@@ -188,4 +188,23 @@ fn a_device_nobody_knows_is_isolated_only_while_a_selected_pod_waits_for_its_own
     // It turns out to be a pod that nobody selects.
     rig.pod("free", &json!({ "app": "free" }), "n0", &[new]);
     assert!(rig.passes(FromPod, new, &syn(new, "8.8.8.8", 80)));
+}
+
+#[test]
+fn no_pod_puts_packets_into_the_tunnel_between_nodes() {
+    let mut rig = rig();
+    rig.policy("deny", &json!({ "podSelector": { "matchLabels": { "app": "b" } }, "policyTypes": ["Egress"] }));
+    let block = json!([{ "to": [{ "ipBlock": { "cidr": "10.9.0.0/16" } }] }]);
+    rig.policy("nodes", &json!({ "podSelector": { "matchLabels": { "app": "b" } }, "egress": block }));
+    ip("address add 10.96.0.10/32 dev lo");
+    ip("link set lo up");
+    let to = |from: &str, peer: &str, port: u16| udp((addr(from), 5).into(), (addr(peer), port).into());
+    for pod in [A, B] {
+        for node in ["10.9.0.0", "10.9.0.1", "10.96.0.10"] {
+            assert!(!rig.passes(FromPod, pod, &to(pod, node, TUNNEL)), "{pod} to {node}");
+            assert!(rig.passes(FromPod, pod, &to(pod, node, TUNNEL + 1)), "{pod} to {node}, another port");
+        }
+    }
+    assert_eq!(rig.count(Verdict::Tunnel), 6);
+    assert!(rig.passes(FromPod, A, &to(A, FAR, TUNNEL)), "a tunnel of pods is their own affair");
 }
