@@ -34,6 +34,9 @@ use crate::{
 /// When what failed is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// How often the maps are compared with what was written.
+const CHECK: Duration = Duration::from_secs(60);
+
 /// How many events are written as one change, if they are there at once.
 const BATCH: usize = 1024;
 
@@ -93,6 +96,7 @@ impl Enforcer {
         let mut keeper = Keeper::new(self.config.clone(), self.metrics.clone());
         let present = devices.borrow_and_update().clone();
         keeper.take_over(present).await;
+        let mut check_at = Instant::now() + CHECK;
         loop {
             let retry_at = keeper.retry_at;
             let retry = async {
@@ -106,6 +110,10 @@ impl Enforcer {
                 Some(batch) = events.next() => batch.into_iter().for_each(|event| keeper.take(event)),
                 Ok(()) = devices.changed() => {}
                 () = retry => {}
+                () = sleep_until(check_at.into()) => {
+                    keeper.write(|written| written.programmer.check().map(drop)).await;
+                    check_at = Instant::now() + CHECK;
+                }
             }
             if keeper.wants_everything() {
                 events.get_mut().extend(everything(&client));

@@ -33,6 +33,7 @@ pub struct Metrics {
     pub(crate) change: Histogram,
     pub(crate) latency: Histogram,
     pub(crate) failures: Counter,
+    pub(crate) mended: Counter,
     pub(crate) policies: Gauge,
     pub(crate) isolated: Gauge,
     identities: Gauge,
@@ -48,6 +49,7 @@ impl Default for Metrics {
             change: Histogram::new(exponential_buckets(0.000_01, 2.0, 18)),
             latency: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
             failures: Counter::default(),
+            mended: Counter::default(),
             policies: Gauge::default(),
             isolated: Gauge::default(),
             identities: Gauge::default(),
@@ -82,6 +84,7 @@ impl Metrics {
             self.last.clone(),
         );
         own.register("failures", "Entries that could not be written and are tried again", self.failures.clone());
+        own.register("map_entries_mended", "Map entries somebody else changed, put right", self.mended.clone());
         own.register("entries_unwritten", "Entries that are missing in the maps now", self.unwritten.clone());
         own.register("policies", "NetworkPolicies of the cluster", self.policies.clone());
         own.register("isolated_pods", "Pods of this node that a policy selects", self.isolated.clone());

@@ -1,5 +1,6 @@
 //! Changes, written into the maps in an order in which no packet meets a part of one.
 
+mod check;
 mod uses;
 
 use std::{

@@ -1,6 +1,11 @@
 //! The maps, typed. Every write is one system call; who writes in which order is the [`crate::Programmer`]'s matter.
 
-use std::{fmt, net::IpAddr, path::Path};
+use std::{
+    collections::{BTreeSet, HashMap as StdHashMap},
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+    path::Path,
+};
 
 use aya::{
     Pod,
@@ -8,7 +13,7 @@ use aya::{
 };
 use ipnet::IpNet;
 use skep_ebpf_common::{
-    Address, address,
+    Address, address, octets,
     policy::{DeviceKey, DeviceValue, IdentityKey, IdentityName, PodName, PolicyState, RuleKey, direction},
 };
 
@@ -91,6 +96,42 @@ impl Maps {
         result.map_err(Error::map("POLICY_RULES"))
     }
 
+    /// Devices of a generation, sealed.
+    pub(crate) fn devices_of(&self, generation: u32) -> Result<Vec<(u32, DeviceValue)>> {
+        let mut all = Vec::new();
+        for entry in self.devices.iter() {
+            let (key, value) = entry.map_err(Error::map("POLICY_DEVICES"))?;
+            all.extend((key.generation == generation).then_some((key.index, value)));
+        }
+        Ok(all)
+    }
+
+    /// Identities of a generation.
+    pub(crate) fn identities_of(&self, generation: u32) -> Result<StdHashMap<IpNet, Identity>> {
+        let mut all = StdHashMap::new();
+        for entry in self.identities.iter() {
+            let (key, identity) = entry.map_err(Error::map("POLICY_IDENTITIES"))?;
+            if key.data().generation == generation
+                && let Some(prefix) = prefix_of(&key)
+            {
+                all.insert(prefix, Identity(identity));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Rules of a generation.
+    pub(crate) fn rules_of(&self, generation: u32) -> Result<BTreeSet<Rule>> {
+        let mut all = BTreeSet::new();
+        for key in self.rules.keys() {
+            let key = key.map_err(Error::map("POLICY_RULES"))?;
+            if key.data().generation == generation {
+                all.insert(Rule { key: key.data(), bits: key.prefix_len() });
+            }
+        }
+        Ok(all)
+    }
+
     /// Removes every entry that is of another generation, nobody's leftovers.
     pub(crate) fn remove_other_generations(&mut self, kept: u32) -> Result<()> {
         let devices: Vec<DeviceKey> = self.devices.keys().flatten().filter(|key| key.generation != kept).collect();
@@ -157,6 +198,18 @@ fn identity_key(generation: u32, prefix: IpNet) -> Key<IdentityKey> {
     };
     let key = IdentityKey { generation, address: words(prefix.network()) };
     Key::new(before + u32::from(prefix.prefix_len()), key)
+}
+
+/// The prefix that a key stands for; `None` for one that is not written here.
+fn prefix_of(key: &Key<IdentityKey>) -> Option<IpNet> {
+    let bits = key.prefix_len();
+    let address = Ipv6Addr::from(octets(key.data().address));
+    match address.to_ipv4_mapped() {
+        Some(ip) if bits >= IdentityKey::BITS_BEFORE_IP4 => {
+            IpNet::new(ip.into(), u8::try_from(bits - IdentityKey::BITS_BEFORE_IP4).ok()?).ok()
+        }
+        _ => IpNet::new(address.into(), u8::try_from(bits.checked_sub(IdentityKey::BITS_BEFORE_IP6)?).ok()?).ok(),
+    }
 }
 
 /// Removing what is not there is no error.

@@ -65,6 +65,7 @@ fn compare(rig: &mut Rig, cluster: &Cluster) -> Result<(), TestCaseError> {
             }
         }
     }
+    prop_assert_eq!(rig.programmer.check().unwrap(), 0, "entries that are not as they should be");
     Ok(())
 }
 

@@ -1,7 +1,8 @@
 //! Daemons that come and go: what was enforced stays so, and the switch to what the next one says is one step.
 
+use ipnet::IpNet;
 use serde_json::json;
-use skep_ebpf_common::policy::PolicyFlow;
+use skep_ebpf_common::policy::{PolicyFlow, PolicyState};
 
 use super::{
     craft::{ACK, SYN, tcp},
@@ -11,7 +12,10 @@ use super::{
         at,
     },
 };
-use crate::Model;
+use crate::{
+    Model,
+    kernel::{Maps, Paths},
+};
 
 const A: &str = "10.1.0.1";
 
@@ -82,4 +86,38 @@ fn pods_that_the_former_daemon_did_not_know_are_isolated_until_the_next_one_does
 fn stamps_are_never_of_revision_zero() {
     let rig = Rig::new();
     assert!(rig.programmer.state().revision > PolicyFlow::default().ingress);
+}
+
+#[test]
+fn what_somebody_else_does_to_the_maps_is_put_right() {
+    let mut rig = Rig::new();
+    cluster(&mut rig, "client");
+    rig.connect(&["10.1.0.9", "fd01::9"]);
+    rig.pod("six", &json!({ "app": "client" }), "n0", &["10.1.0.9", "fd01::9"]);
+    assert_eq!(rig.programmer.check().unwrap(), 0);
+    let (client, stranger) =
+        (tcp(at("10.2.0.1:1"), at("10.1.0.1:80"), SYN), tcp(at("8.8.8.8:1"), at("10.1.0.1:80"), SYN));
+
+    // One rule, one identity and one device are gone, another device is another pod's, everybody is a client.
+    let mut maps = Maps::open(&Paths::new(rig.root()).maps).unwrap();
+    let state = maps.state().unwrap();
+    let identities = maps.identities_of(state.generation).unwrap();
+    let client_is = identities["10.2.0.1/32".parse::<IpNet>().as_ref().unwrap()];
+    maps.set_identity(state.generation, "10.2.0.1/32".parse().unwrap(), None).unwrap();
+    maps.set_identity(state.generation, "0.0.0.0/0".parse().unwrap(), Some(client_is)).unwrap();
+    let rules = maps.rules_of(state.generation).unwrap();
+    assert_eq!(rules.len(), 1);
+    let index = rig.devices[0].index;
+    maps.set_device(state.generation, index, None).unwrap();
+    assert!(rig.passes(ToPod, A, &stranger), "the damage is done");
+    assert_eq!(rig.programmer.check().unwrap(), 3);
+    assert!(!rig.passes(ToPod, A, &stranger));
+    assert!(rig.passes(ToPod, A, &client));
+
+    rules.iter().for_each(|rule| maps.set_rule(rule, false).unwrap());
+    maps.set_state(PolicyState { flags: 0, ..maps.state().unwrap() }).unwrap();
+    assert_eq!(rig.programmer.check().unwrap(), 2);
+    assert!(!rig.passes(ToPod, A, &stranger));
+    assert!(rig.passes(ToPod, A, &client));
+    assert_eq!(rig.programmer.check().unwrap(), 0);
 }
