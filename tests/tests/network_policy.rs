@@ -1,7 +1,8 @@
 //! NetworkPolicy on a cluster of two nodes: who reaches whom, as upstream's `test/e2e/network/netpol` asks it.
 #![allow(clippy::disallowed_methods, reason = "these tests have no runtime: they may sleep")]
 
-use std::process::Command;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -126,10 +127,17 @@ spec: {spec}
 
 impl Net {
     /// `skepctl` on a node (from 1).
-    fn skepctl(&self, node: usize, args: &[&str]) -> Result<String> {
+    fn skepctl_on(&self, node: usize, args: &[&str]) -> Command {
         let node = self.cluster.nodes()[node - 1];
         let root = node.spec().bpf_root.display().to_string();
-        output(node.program("skepctl").args(["--bpf-root", &root]).args(args))
+        let mut command = node.program("skepctl");
+        command.args(["--bpf-root", &root]).args(args);
+        command
+    }
+
+    /// What it prints.
+    fn skepctl(&self, node: usize, args: &[&str]) -> Result<String> {
+        output(&mut self.skepctl_on(node, args))
     }
 
     /// The toolbox in a pod's network namespace, but in no cgroup of the node's: its sockets are not looked after.
@@ -145,6 +153,17 @@ impl Net {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/proc/{pid}/ns/net")).arg("--").arg(toolbox).args(args);
         Ok(command)
+    }
+}
+
+/// A process that ends with the test.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -180,7 +199,17 @@ fn ingress_is_what_policies_of_the_pod_say() -> Result<()> {
     // should enforce 'default-deny-ingress' policy; the node and its probes are no clients.
     net.policy("deny", "{ podSelector: {}, policyTypes: [Ingress] }")?;
     net.wait_reached(&web, "get", &CLIENTS, &[])?;
+    let mut monitor = net.skepctl_on(1, &["policy", "monitor", "--drops", "-o", "json"]);
+    let mut monitor = Killed(monitor.stdout(Stdio::piped()).spawn()?);
+    let told = BufReader::new(monitor.0.stdout.take().context("no output")?);
     ensure!(!net.reaches("ny/b", "udp", &web)?, "a datagram passed");
+    let line = told.lines().next().context("the monitor ended")??;
+    for word in
+        [r#""verdict":"denied""#, r#""direction":"ingress""#, r#""pod":"nx/server""#, r#""destinationPort":8080"#]
+    {
+        ensure!(line.contains(word), "{word} is missing in {line}");
+    }
+    drop(monitor);
     ensure!(net.reaches("nx/a", "get", &format!("{}:8080", net.ip("ny/a")?))?, "egress is not its business");
 
     // PodSelector, in the policy's own namespace.
