@@ -16,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::{Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfLoader, programs::SchedClassifier};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use skep_ebpf_common::policy::POLICY_LAYOUT_VERSION;
 
@@ -77,17 +77,14 @@ impl Kernel {
         Ok((Self { ebpf, paths, attacher: attach::Attacher::new(method) }, maps))
     }
 
+    /// A loaded program, to be run on packets that were made up.
+    pub(crate) fn program(&mut self, name: &'static str) -> Result<&mut SchedClassifier> {
+        attach::program(&mut self.ebpf, name)
+    }
+
     /// Attaches the programs to these devices, forgets those that are gone.
     pub(crate) fn attach(&mut self, devices: &[PodDevice]) -> Result<usize> {
         self.attacher.reconcile(&mut self.ebpf, &self.paths.links, devices)
-    }
-}
-
-#[cfg(test)]
-impl Kernel {
-    /// A loaded program, to be run on packets that tests made.
-    pub(crate) fn program(&mut self, name: &'static str) -> &mut aya::programs::SchedClassifier {
-        self.ebpf.program_mut(name).unwrap().try_into().unwrap()
     }
 }
 

@@ -31,6 +31,7 @@
 #[cfg(test)]
 extern crate self as skep_policy;
 
+pub mod bench;
 mod config;
 mod error;
 mod follow;

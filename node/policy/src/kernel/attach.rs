@@ -123,7 +123,7 @@ impl Attacher {
     }
 }
 
-fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier> {
+pub(super) fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier> {
     ebpf.program_mut(name).ok_or(Error::Object(name))?.try_into().map_err(Error::program(name))
 }
 

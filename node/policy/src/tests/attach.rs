@@ -41,13 +41,13 @@ fn links_outlive_the_daemon_and_follow_devices() {
 
     // Somebody else's program is there before: ours goes first.
     let mut other = open();
-    let id = other.program("policy_to_pod").attach(NAME, TcAttachType::Ingress).unwrap();
+    let id = other.program("policy_to_pod").unwrap().attach(NAME, TcAttachType::Ingress).unwrap();
     let others = programs(TcAttachType::Ingress);
     let mut kernel = open();
     assert_eq!(kernel.attach(std::slice::from_ref(&pod)).unwrap(), 1);
     let first = programs(TcAttachType::Ingress);
     assert_eq!((first.len(), &first[1..]), (2, &others[..]));
-    other.program("policy_to_pod").detach(id).unwrap();
+    other.program("policy_to_pod").unwrap().detach(id).unwrap();
     drop(other);
     assert_eq!(kernel.attach(std::slice::from_ref(&pod)).unwrap(), 0, "nothing is left to do");
     assert_eq!(programs(TcAttachType::Egress).len(), 1);

@@ -177,7 +177,7 @@ impl Rig {
             Side::FromPod => "policy_from_pod",
             Side::ToPod => "policy_to_pod",
         };
-        let verdict = self.kernel.program(name).test_run(options).unwrap().return_value;
+        let verdict = self.kernel.program(name).unwrap().test_run(options).unwrap().return_value;
         assert!(verdict == NEXT || verdict == DROP, "verdict {verdict}");
         verdict == NEXT
     }
