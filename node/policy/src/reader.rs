@@ -1,33 +1,26 @@
 //! What the kernel enforces, read from the pinned maps; for people.
 
+mod listen;
+
 use std::{
     collections::BTreeMap,
-    fmt, fs,
     net::{IpAddr, Ipv6Addr},
-    path::Path,
-    time::{Duration, SystemTime},
+    path::{Path, PathBuf},
 };
 
-use aya::maps::{Array, MapData, RingBuf, lpm_trie::Key};
+use aya::maps::lpm_trie::Key;
 use serde::Serialize;
 use skep_ebpf_common::{
     Address, octets,
-    policy::{
-        DeviceValue, IdentityKey, PolicyEvent, PolicyState, RuleKey, Verdict, device_flags, direction, identity,
-        state_flags,
-    },
+    policy::{DeviceValue, IdentityKey, PolicyState, RuleKey, device_flags, direction, identity, state_flags},
 };
 
 use crate::{
     Error, Result,
-    kernel::{
-        Maps, Paths,
-        maps::{self, words},
-    },
+    kernel::{Maps, Paths, maps::words},
 };
 
-/// For how long the kernel tells events after it was last asked to.
-const LISTEN: Duration = Duration::from_secs(3);
+pub use listen::{EventRecord, Listener};
 
 /// A local pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -83,41 +76,12 @@ pub struct Step {
     pub rule: Option<RuleRecord>,
 }
 
-/// Something that happened to a packet.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct EventRecord {
-    /// When.
-    #[serde(skip)]
-    pub time: SystemTime,
-    /// As [`Verdict::name`].
-    pub verdict: &'static str,
-    /// `ingress` (to the pod) or `egress`.
-    pub direction: &'static str,
-    /// The pod, `namespace/name`.
-    pub pod: String,
-    /// The peer's identity.
-    pub identity: u32,
-    /// What it stands for.
-    pub peer: String,
-    /// Source address.
-    pub source: IpAddr,
-    /// Destination address.
-    pub destination: IpAddr,
-    /// Source port, or an echo's identifier.
-    pub source_port: u16,
-    /// Destination port.
-    pub destination_port: u16,
-    /// IP protocol number.
-    pub protocol: u8,
-}
-
 /// Reads the maps pinned below a bpf root.
 #[derive(Debug)]
 pub struct Reader {
     maps: Maps,
     state: PolicyState,
-    folder: std::path::PathBuf,
+    folder: PathBuf,
 }
 
 impl Reader {
@@ -243,16 +207,6 @@ impl Reader {
         }
     }
 
-    /// Starts to listen to what happens. Of several listeners each event goes to one.
-    ///
-    /// # Errors
-    /// When the ring cannot be opened.
-    pub fn listen(self) -> Result<Listener> {
-        let until = maps::open(&self.folder, "POLICY_LISTEN")?;
-        let ring = maps::open(&self.folder, "POLICY_EVENTS")?;
-        Ok(Listener { reader: self, until, ring })
-    }
-
     /// Everything tables allow, by table and direction; ranges that lie side by side are one.
     fn rules(&self) -> Result<BTreeMap<(u32, u8), Vec<RuleRecord>>> {
         let mut keys = Vec::new();
@@ -312,91 +266,6 @@ impl Reader {
                 .map_or_else(|_| format!("identity {identity}"), |name| text(&name.text)),
         }
     }
-}
-
-/// Hears of packets of isolated pods while it lives (and a few seconds more): new connections that are allowed, and what is
-/// dropped; at most some hundred a second.
-pub struct Listener {
-    reader: Reader,
-    until: Array<MapData, u64>,
-    ring: RingBuf<MapData>,
-}
-
-impl fmt::Debug for Listener {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Listener").field("reader", &self.reader).finish_non_exhaustive()
-    }
-}
-
-impl Listener {
-    /// What there is to hear now. To be called at least once a second: the kernel stops telling when nobody asks.
-    ///
-    /// # Errors
-    /// When a map cannot be written.
-    pub fn hear(&mut self) -> Result<Vec<EventRecord>> {
-        let now = since_boot()?;
-        let until = u64::try_from((now + LISTEN).as_nanos()).unwrap_or(u64::MAX);
-        self.until.set(0, until, 0).map_err(Error::map("POLICY_LISTEN"))?;
-        let mut heard = Vec::new();
-        while let Some(item) = self.ring.next() {
-            if let Some(event) = parse(&item) {
-                heard.push(record(&self.reader, &event, now));
-            }
-        }
-        Ok(heard)
-    }
-}
-
-/// An event from its bytes, field by field: the ring promises no alignment of ours.
-fn parse(bytes: &[u8]) -> Option<PolicyEvent> {
-    let word = |at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
-    let half = |at: usize| Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?));
-    let address = |at: usize| Some([word(at)?, word(at + 4)?, word(at + 8)?, word(at + 12)?]);
-    Some(PolicyEvent {
-        time: u64::from_ne_bytes(bytes.get(..8)?.try_into().ok()?),
-        tuple: skep_ebpf_common::conntrack::Tuple {
-            source: address(8)?,
-            destination: address(24)?,
-            source_port: half(40)?,
-            destination_port: half(42)?,
-            protocol: *bytes.get(44)?,
-            pad: [0; 3],
-        },
-        device: word(48)?,
-        table: word(52)?,
-        identity: word(56)?,
-        verdict: word(60)?,
-        direction: *bytes.get(64)?,
-        pad: [0; 7],
-    })
-}
-
-fn record(reader: &Reader, event: &PolicyEvent, now: Duration) -> EventRecord {
-    let ago = now.saturating_sub(Duration::from_nanos(event.time));
-    let verdict = Verdict::ALL.get(event.verdict as usize).map_or("unknown", |verdict| verdict.name());
-    let (namespace, name) = reader.pod_name(event.device);
-    let tuple = &event.tuple;
-    EventRecord {
-        time: SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH),
-        verdict,
-        direction: if event.direction == direction::EGRESS { "egress" } else { "ingress" },
-        pod: format!("{namespace}/{name}"),
-        identity: event.identity,
-        peer: reader.peer_name(event.identity),
-        source: ip(tuple.source),
-        destination: ip(tuple.destination),
-        source_port: u16::from_be(tuple.source_port),
-        destination_port: u16::from_be(tuple.destination_port),
-        protocol: tuple.protocol,
-    }
-}
-
-/// Time since the node started, suspended time included.
-fn since_boot() -> Result<Duration> {
-    let path = "/proc/uptime";
-    let text = fs::read_to_string(path).map_err(Error::io(format!("read {path}")))?;
-    let seconds = text.split(' ').next().and_then(|word| word.parse::<f64>().ok()).unwrap_or_default();
-    Ok(Duration::try_from_secs_f64(seconds).unwrap_or_default())
 }
 
 fn addresses(device: &DeviceValue) -> Vec<IpAddr> {
