@@ -156,6 +156,8 @@ where
 struct Written {
     kernel: Kernel,
     programmer: Programmer,
+    /// Was what other versions left taken down?
+    alone: bool,
 }
 
 /// Joins what the API says with what is enforced.
@@ -169,6 +171,8 @@ struct Keeper {
     nodes: Progress,
     /// Are the watches beside that of policies under way?
     follows_all: bool,
+    /// Was everything taken down because there was no policy?
+    is_idle: bool,
     written: Option<Written>,
     /// Was everything known once and written?
     in_step: bool,
@@ -188,6 +192,7 @@ impl Keeper {
             namespaces: Progress::default(),
             nodes: Progress::default(),
             follows_all: false,
+            is_idle: false,
             written: None,
             in_step: false,
             seen: None,
@@ -235,7 +240,7 @@ impl Keeper {
     async fn step(&mut self, present: Vec<PodDevice>) {
         self.metrics.policies.set(self.world.model.policies() as i64);
         self.retry_at = None;
-        if self.policies.known && !self.follows_all && self.written.is_some() {
+        if self.policies.known && !self.follows_all {
             return self.stop_enforcing().await;
         }
         if !(self.policies.known && self.pods.known && self.namespaces.known && self.nodes.known) {
@@ -266,23 +271,32 @@ impl Keeper {
         }
     }
 
-    /// There is no policy any more since a former daemon enforced some.
+    /// There is no policy: what a former daemon enforced, perhaps in another version, is taken down, once.
     async fn stop_enforcing(&mut self) {
+        if std::mem::replace(&mut self.is_idle, true) {
+            return;
+        }
         self.write(|written| written.programmer.open_up()).await;
         self.written = None;
         let root = self.config.bpf_root.clone();
-        match tokio::task::spawn_blocking(move || kernel::cleanup(&root)).await {
-            Ok(Ok(())) => tracing::info!("no NetworkPolicy is left: nothing is enforced"),
-            Ok(Err(error)) => tracing::error!(error = %chain(&error), "cannot remove what enforced policies"),
-            Err(error) => tracing::error!(%error, "removing what enforced policies broke off"),
-        }
+        let error = match tokio::task::spawn_blocking(move || kernel::cleanup(&root)).await {
+            Ok(Ok(())) => return tracing::info!("there is no NetworkPolicy: nothing is enforced"),
+            Ok(Err(error)) => chain(&error),
+            Err(error) => error.to_string(),
+        };
+        self.is_idle = false;
+        self.failed(&error);
     }
 
     async fn open(&mut self) {
         let (config, metrics) = (self.config.clone(), self.metrics.clone());
         let opened = tokio::task::spawn_blocking(move || {
             let (kernel, maps) = Kernel::open(&config.bpf_root, &config.sizes, Method::of_this_kernel())?;
-            Ok::<_, crate::Error>(Written { kernel, programmer: Programmer::new(maps, config.tunnel, metrics)? })
+            Ok::<_, crate::Error>(Written {
+                kernel,
+                programmer: Programmer::new(maps, config.tunnel, metrics)?,
+                alone: false,
+            })
         });
         match opened.await {
             Ok(Ok(written)) => self.written = Some(written),
@@ -332,7 +346,11 @@ impl Written {
         }
         self.programmer.come_into_force()?;
         self.programmer.retry()?;
-        self.attach(&present)
+        self.attach(&present)?;
+        if !std::mem::replace(&mut self.alone, true) {
+            self.kernel.remove_other_versions()?;
+        }
+        Ok(())
     }
 
     fn attach(&mut self, present: &[PodDevice]) -> Result<()> {

@@ -32,6 +32,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SKEP_POLICY_OBJECT"));
 #[derive(Clone, Debug)]
 pub(crate) struct Paths {
     own: PathBuf,
+    version: PathBuf,
     pub(crate) maps: PathBuf,
     pub(crate) links: PathBuf,
 }
@@ -40,7 +41,7 @@ impl Paths {
     pub(crate) fn new(bpf_root: &Path) -> Self {
         let own = bpf_root.join("policy");
         let version = own.join(format!("v{POLICY_LAYOUT_VERSION}"));
-        Self { maps: version.join("maps"), links: version.join("links"), own }
+        Self { maps: version.join("maps"), links: version.join("links"), own, version }
     }
 
     /// Is something pinned there?
@@ -75,6 +76,15 @@ impl Kernel {
         let maps = Maps::open(&paths.maps)?;
         attach::load(&mut ebpf)?;
         Ok((Self { ebpf, paths, attacher: attach::Attacher::new(method) }, maps))
+    }
+
+    /// Removes what daemons of other layouts left. To be called once this one enforces: until then it is they who do.
+    pub(crate) fn remove_other_versions(&self) -> Result<()> {
+        let versions = entries(&self.paths.own)?;
+        versions.iter().filter(|version| **version != self.paths.version).try_for_each(|version| {
+            tracing::info!(path = %version.display(), "removing what another version enforced policies with");
+            remove_version(version)
+        })
     }
 
     /// A loaded program, to be run on packets that were made up.
@@ -118,17 +128,19 @@ pub(crate) fn cleanup(bpf_root: &Path) -> Result<()> {
         return Ok(());
     }
     attach::remove_filters();
-    for version in entries(&paths.own)? {
-        // Links first: nothing must run on maps that are half gone.
-        for folder in [version.join("links"), version.join("maps")] {
-            for pin in entries(&folder)? {
-                remove(&pin, fs::remove_file)?;
-            }
-            remove(&folder, fs::remove_dir)?;
-        }
-        remove(&version, fs::remove_dir)?;
-    }
+    entries(&paths.own)?.iter().try_for_each(|version| remove_version(version))?;
     remove(&paths.own, fs::remove_dir)
+}
+
+/// Links first: nothing must run on maps that are half gone.
+fn remove_version(version: &Path) -> Result<()> {
+    for folder in [version.join("links"), version.join("maps")] {
+        for pin in entries(&folder)? {
+            remove(&pin, fs::remove_file)?;
+        }
+        remove(&folder, fs::remove_dir)?;
+    }
+    remove(version, fs::remove_dir)
 }
 
 /// What is in a folder; nothing if it is not there.

@@ -57,7 +57,9 @@ impl Regions {
 
     /// The prefix of a region. Looks through all of them: for people.
     pub(super) fn prefix(&self, region: Region) -> Option<IpNet> {
-        self.prefixes.iter().find(|(_, (other, _))| *other == region).map(|(prefix, _)| *prefix)
+        // Most addresses are in none.
+        let named = (region != 0).then_some(&self.prefixes);
+        named?.iter().find(|(_, (other, _))| *other == region).map(|(prefix, _)| *prefix)
     }
 
     /// The smallest prefix around an address.

@@ -21,9 +21,9 @@ fn programs(side: TcAttachType) -> Vec<u32> {
 }
 
 /// The kernel takes a program off some time after its link is gone.
-fn wait_until_free(side: TcAttachType) {
+fn wait_for(side: TcAttachType, count: usize) {
     for _ in 0..500 {
-        if programs(side).is_empty() {
+        if programs(side).len() == count {
             return;
         }
         #[expect(clippy::disallowed_methods, reason = "no runtime here")]
@@ -70,13 +70,13 @@ fn links_outlive_the_daemon_and_follow_devices() {
     assert_eq!(pins(), 2);
     kernel.attach(&[]).unwrap();
     assert_eq!(pins(), 0, "no pod's device any more");
-    wait_until_free(TcAttachType::Ingress);
+    wait_for(TcAttachType::Ingress, 0);
 
     kernel.attach(&[pod]).unwrap();
     drop(kernel);
     Enforcer::cleanup(dir.path()).unwrap();
-    wait_until_free(TcAttachType::Ingress);
-    wait_until_free(TcAttachType::Egress);
+    wait_for(TcAttachType::Ingress, 0);
+    wait_for(TcAttachType::Egress, 0);
     assert!(!dir.path().join("policy").exists());
     Enforcer::cleanup(dir.path()).unwrap();
 }
@@ -93,4 +93,19 @@ fn older_kernels_get_filters_that_run_first() {
     let filters: Vec<&str> = text.lines().filter(|line| line.contains("policy_from_pod")).collect();
     assert_eq!(filters.len(), 1, "{text}");
     assert!(filters[0].contains("pref 1 "), "{text}");
+}
+
+#[test]
+fn another_versions_programs_go_once_this_ones_enforce() {
+    let dir = ground();
+    let open = || Kernel::open(dir.path(), &super::rig::SIZES, Method::Tcx).unwrap().0;
+    let pod = device();
+    open().attach(std::slice::from_ref(&pod)).unwrap();
+    std::fs::rename(dir.path().join("policy/v1"), dir.path().join("policy/v0")).unwrap();
+    let mut kernel = open();
+    kernel.attach(&[pod]).unwrap();
+    assert_eq!(programs(TcAttachType::Ingress).len(), 2, "both enforce");
+    kernel.remove_other_versions().unwrap();
+    assert!(!dir.path().join("policy/v0").exists());
+    wait_for(TcAttachType::Ingress, 1);
 }
