@@ -11,5 +11,7 @@ mod errors;
 mod flows;
 #[path = "packets/rig.rs"]
 mod rig;
+#[path = "packets/trace.rs"]
+mod trace;
 #[path = "packets/traffic.rs"]
 mod traffic;

@@ -1,5 +1,7 @@
 //! A read-only view of the pinned maps, for tools. It takes no lock and disturbs nobody.
 
+pub mod trace;
+
 use std::{
     collections::{HashMap, HashSet},
     fs,

@@ -3,6 +3,7 @@
 use std::{
     io::ErrorKind,
     net::{IpAddr, SocketAddr},
+    path::Path,
     process::Command,
 };
 
@@ -105,6 +106,13 @@ impl Rig {
 
     pub(crate) fn map<K: Pod, V: Pod>(&mut self, name: &str) -> HashMap<&mut MapData, K, V> {
         HashMap::try_from(self.ebpf.map_mut(name).unwrap()).unwrap()
+    }
+
+    /// Pins every map under its name. (A BPF file system allows no dot in a name: the object's own data stays out.)
+    pub(crate) fn pin(&self, folder: &Path) {
+        for (name, map) in self.ebpf.maps().filter(|(name, _)| !name.contains('.')) {
+            map.pin(folder.join(name)).unwrap();
+        }
     }
 
     pub(crate) fn program(&mut self, name: &str) -> &mut SchedClassifier {
