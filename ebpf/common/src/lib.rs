@@ -23,7 +23,7 @@ pub mod policy;
 pub mod service;
 
 pub use service::{
-    AddressValue, AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, PeerKey, PeerValue, Segment,
+    AddressValue, AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, NAME_LEN, PeerKey, PeerValue, Segment,
     ServiceCounters, ServiceInfo, ServiceValue, SlotKey, SlotValue, SourceRange, StickyKey, StickyValue, address_bits,
     kind, service_flags,
 };

@@ -1,6 +1,7 @@
 //! From Services and EndpointSlices to the service ports that are to be programmed. No I/O.
 
 mod endpoints;
+mod host_ports;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,6 +18,8 @@ use crate::health::ServiceHealth;
 use crate::service::{Family, Frontend, Kind, Protocol, Service, ServicePort, ServicePortName};
 use endpoints::{Place, Slice};
 
+pub(crate) use host_ports::HostPorts;
+
 /// Label by which a Service asks for another proxy; such Services, and their slices, are not ours.
 pub(crate) const SERVICE_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 /// Label of headless Services and their slices.
@@ -26,11 +29,20 @@ const AFFINITY_SECONDS: u32 = 10_800;
 /// Label by which a slice names its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
-/// Namespace and name, of a Service or (where that is said) of a slice.
+/// Namespace and name, of a Service or (where that is said) of a slice or a pod.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ServiceKey {
     pub(crate) namespace: Arc<str>,
     pub(crate) name: Arc<str>,
+}
+
+/// Who has frontends. Where both want one, a Service has it and a pod's host port waits.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Owner {
+    /// A pod of this node, for its host ports.
+    Pod(ServiceKey),
+    /// A Service.
+    Service(ServiceKey),
 }
 
 /// What matters of a Service.

@@ -1,6 +1,7 @@
 //! Following the API: every change is served as soon as it is seen.
 
 mod claims;
+mod pods;
 mod serve;
 
 use std::{
@@ -13,7 +14,7 @@ use std::{
 use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::{
-    core::v1::{Node, Service},
+    core::v1::{Node, Pod, Service},
     discovery::v1::EndpointSlice,
 };
 use kube::{
@@ -30,7 +31,7 @@ use crate::{
     node::NodeAddresses,
     service::{Frontend, ServicePort},
     sockets::Cutter,
-    tracker::{HEADLESS, SERVICE_PROXY_NAME, ServiceKey, Tracker, key_of},
+    tracker::{HEADLESS, HostPorts, Owner, SERVICE_PROXY_NAME, ServiceKey, Tracker, key_of},
 };
 
 /// When a change that could not be written is tried again.
@@ -52,9 +53,9 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 const CHUNK: usize = 256;
 
 impl Proxy {
-    /// Keeps the maps in step with the Services and EndpointSlices of the API until `shutdown`. What is served from a
-    /// former life stays as it is until both lists are known. A broken watch is resumed with backoff; meanwhile the kernel
-    /// goes on serving.
+    /// Keeps the maps in step with the Services and EndpointSlices of the API, and the host ports of this node's pods, until
+    /// `shutdown`. What is served from a former life stays as it is until it is known what the API has. A broken watch is
+    /// resumed with backoff; meanwhile the kernel goes on serving.
     ///
     /// # Errors
     /// None at present: trouble with the API or with maps is logged, counted and tried again.
@@ -76,8 +77,10 @@ impl Proxy {
         let mut slices = pin!(watcher(Api::<EndpointSlice>::all(client.clone()), config).default_backoff());
         // Its label says the zone it is in. Without a name there is no such Node, and nothing comes.
         let own = node_name.as_deref().unwrap_or_default();
-        let own = watcher::Config::default().fields(&format!("metadata.name={own}"));
-        let mut node = pin!(watcher(Api::<Node>::all(client), own).default_backoff());
+        let this = watcher::Config::default().fields(&format!("metadata.name={own}"));
+        let mut node = pin!(watcher(Api::<Node>::all(client.clone()), this).default_backoff());
+        let here = watcher::Config::default().fields(&format!("spec.nodeName={own}"));
+        let mut pods = pin!(watcher(Api::<Pod>::all(client), here).default_backoff());
         let addresses = NodeAddresses::new(node_port_addresses)
             .inspect_err(|error| tracing::error!(%error, "this node's addresses cannot be followed: no node ports"))
             .ok();
@@ -118,6 +121,10 @@ impl Proxy {
                     Ok(event) => keeper.node_event(event).await,
                     Err(error) => tracing::warn!(%error, "watching this Node failed, trying again"),
                 },
+                Some(event) = pods.next(), if named => match event {
+                    Ok(event) => keeper.pod_event(event).await,
+                    Err(error) => tracing::warn!(%error, "watching this node's Pods failed, trying again"),
+                },
                 () = news(addresses.as_ref()) => keeper.note_addresses(addresses.as_ref()),
                 () = sleep_until(check_at.into()) => {
                     keeper.check();
@@ -125,7 +132,7 @@ impl Proxy {
                 }
                 () = &mut kernel_log => {}
                 () = retry => {
-                    let again: Vec<ServiceKey> = keeper.failed.iter().cloned().collect();
+                    let again: Vec<Owner> = keeper.failed.iter().cloned().collect();
                     keeper.serve(again).await;
                 }
             }
@@ -151,13 +158,14 @@ async fn news(addresses: Option<&NodeAddresses>) {
 /// Joins what the API says with what is programmed.
 struct Keeper {
     tracker: Tracker,
+    host_ports: HostPorts,
     programmer: Programmer,
     metrics: Metrics,
     health: Health,
     /// Without one sockets of backends that are gone stay as they are.
     cutter: Option<Cutter>,
-    /// The service ports each Service has, with the frontends it wants for them, its own or held by another.
-    served: HashMap<ServiceKey, Vec<(ServicePort, Vec<Frontend>)>>,
+    /// The service ports each Service or pod has, with the frontends it wants for them, its own or held by another.
+    served: HashMap<Owner, Vec<(ServicePort, Vec<Frontend>)>>,
     claims: Claims,
     /// Service ports that are gone, until they are removed.
     stale: BTreeSet<ServicePort>,
@@ -167,9 +175,12 @@ struct Keeper {
     listed_services: Option<HashSet<ServiceKey>>,
     /// Slices seen in a list under way.
     listed_slices: Option<HashSet<ServiceKey>>,
+    /// Pods seen in a list under way.
+    listed_pods: Option<HashSet<ServiceKey>>,
     know_services: bool,
     know_slices: bool,
-    failed: BTreeSet<ServiceKey>,
+    know_pods: bool,
+    failed: BTreeSet<Owner>,
     /// Set while something failed; other events do not put it off.
     retry_at: Option<Instant>,
     nearly_full: HashSet<&'static str>,
@@ -179,6 +190,7 @@ impl Keeper {
     fn new(tracker: Tracker, programmer: Programmer, metrics: Metrics, health: Health, bpf_root: PathBuf) -> Self {
         Self {
             tracker,
+            host_ports: HostPorts::default(),
             programmer,
             metrics,
             health,
@@ -189,8 +201,10 @@ impl Keeper {
             former: Some(bpf_root),
             listed_services: None,
             listed_slices: None,
+            listed_pods: None,
             know_services: false,
             know_slices: false,
+            know_pods: false,
             failed: BTreeSet::new(),
             retry_at: None,
             nearly_full: HashSet::new(),
@@ -224,7 +238,7 @@ impl Keeper {
                 }
             }
         }
-        self.serve(changed).await;
+        self.serve_services(changed).await;
     }
 
     async fn slice_event(&mut self, event: watcher::Event<EndpointSlice>) {
@@ -256,7 +270,7 @@ impl Keeper {
             }
         }
         let any = !changed.is_empty();
-        self.serve(changed).await;
+        self.serve_services(changed).await;
         if let (true, true, Some(time)) = (any, self.ready(), triggered) {
             let latency = Timestamp::now().duration_since(time).as_secs_f64();
             self.metrics.latency.observe(latency.max(0.0));
@@ -269,7 +283,7 @@ impl Keeper {
         let zone = node.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE)).cloned();
         if self.tracker.set_zone(zone) {
             let all = self.tracker.services().cloned().collect();
-            self.serve(all).await;
+            self.serve_services(all).await;
         }
     }
 
@@ -302,7 +316,11 @@ impl Keeper {
         self.know_services && self.know_slices
     }
 
-    /// Once both lists are known: writes what differs, and removes what the API does not have.
+    async fn serve_services(&mut self, services: Vec<ServiceKey>) {
+        self.serve(services.into_iter().map(Owner::Service).collect()).await;
+    }
+
+    /// Once both lists are known, and again with that of pods: writes what differs, and removes what the API does not have.
     async fn first_sync(&mut self) {
         if !self.ready() {
             return;
@@ -311,12 +329,17 @@ impl Keeper {
         let before = self.programmer.writes();
         let all: Vec<ServiceKey> = self.tracker.services().cloned().collect();
         let services = all.len();
-        let wanted: HashSet<ServicePort> =
-            all.iter().flat_map(|key| self.tracker.desired(key)).map(|(port, _)| port).collect();
-        self.stale.extend(self.programmer.ports().filter(|port| !wanted.contains(*port)).cloned());
+        let pods: Vec<ServiceKey> = self.host_ports.pods().cloned().collect();
+        let wanted = all.iter().flat_map(|key| self.tracker.desired(key));
+        let wanted = wanted.chain(pods.iter().flat_map(|key| self.host_ports.desired(key)));
+        let wanted: HashSet<ServicePort> = wanted.map(|(port, _)| port).collect();
+        let known = |port: &&ServicePort| self.know_pods || !port.name.is_host_port();
+        let gone = self.programmer.ports().filter(known).filter(|port| !wanted.contains(*port));
+        self.stale.extend(gone.cloned());
         // Before the rest is written: it makes room.
         self.remove_stale();
-        self.serve(all).await;
+        let owners = all.into_iter().map(Owner::Service).chain(pods.into_iter().map(Owner::Pod));
+        self.serve(owners.collect()).await;
         if let Some(bpf_root) = self.former.take()
             && let Err(error) = bpffs::remove_other_versions(&bpf_root)
         {

@@ -5,42 +5,44 @@ use std::{
     time::Instant,
 };
 
-use super::{CHUNK, Keeper, NEARLY_FULL, RETRY, chain, claims::Released};
+use super::{
+    CHUNK, Keeper, NEARLY_FULL, RETRY, chain,
+    claims::{Claimed, Released},
+};
 use crate::{
     Result,
     programmer::Writes,
     service::{Frontend, Service as Desired, ServicePort},
-    tracker::ServiceKey,
+    tracker::Owner,
 };
 
 impl Keeper {
-    /// Writes what is wanted for these Services.
-    pub(super) async fn serve(&mut self, keys: Vec<ServiceKey>) {
+    /// Writes what is wanted for these Services and pods.
+    pub(super) async fn serve(&mut self, owners: Vec<Owner>) {
         if !self.ready() {
             return;
         }
-        if keys.is_empty() && self.stale.is_empty() {
+        if owners.is_empty() && self.stale.is_empty() {
             return self.note_served();
         }
         let started = Instant::now();
-        let mut queue = VecDeque::from(keys);
+        let mut queue = VecDeque::from(owners);
         let mut done = 0_usize;
-        while let Some(key) = queue.pop_front() {
+        while let Some(owner) = queue.pop_front() {
             done += 1;
             if done.is_multiple_of(CHUNK) {
                 tokio::task::yield_now().await;
             }
             let started = Instant::now();
-            match self.serve_one(&key, &mut queue) {
+            match self.serve_one(&owner, &mut queue) {
                 Ok(()) => {
-                    self.failed.remove(&key);
+                    self.failed.remove(&owner);
                 }
                 Err(error) => {
                     self.metrics.failures.inc();
                     // Said once: a full map would repeat it for every service every few seconds.
-                    if self.failed.insert(key.clone()) {
-                        let service = format_args!("{}/{}", key.namespace, key.name);
-                        tracing::error!(%service, error = %chain(&error), "a service cannot be written, trying again");
+                    if self.failed.insert(owner.clone()) {
+                        tracing::error!(?owner, error = %chain(&error), "a service cannot be written, trying again");
                     }
                 }
             }
@@ -80,17 +82,22 @@ impl Keeper {
         }
     }
 
-    /// Writes one Service. Whoever inherits a frontend from it is put into the queue.
-    fn serve_one(&mut self, key: &ServiceKey, queue: &mut VecDeque<ServiceKey>) -> Result<()> {
-        self.health.note_service(key, self.tracker.health(key));
-        let desired = self.tracker.desired(key);
+    /// Writes one Service or pod. Whoever gets a frontend from it, or loses one to it, is put into the queue.
+    fn serve_one(&mut self, owner: &Owner, queue: &mut VecDeque<Owner>) -> Result<()> {
+        let desired = match owner {
+            Owner::Service(key) => {
+                self.health.note_service(key, self.tracker.health(key));
+                self.tracker.desired(key)
+            }
+            Owner::Pod(key) => self.host_ports.desired(key),
+        };
         let before = self.programmer.writes();
         let mut result = Ok(());
         let wanted: HashSet<Frontend> =
             desired.iter().flat_map(|(_, service)| service.frontends.keys().copied()).collect();
-        for (port, frontends) in self.served.remove(key).unwrap_or_default() {
+        for (port, frontends) in self.served.remove(owner).unwrap_or_default() {
             for frontend in frontends.iter().filter(|frontend| !wanted.contains(frontend)) {
-                if let Released::Inherited(heir) = self.claims.release(frontend, key) {
+                if let Released::Inherited(heir) = self.claims.release(frontend, owner) {
                     queue.push_back(heir);
                 }
             }
@@ -102,19 +109,33 @@ impl Keeper {
         for (port, service) in desired {
             let frontends: Vec<Frontend> = service.frontends.keys().copied().collect();
             self.stale.remove(&port);
-            result = result.and(self.apply(key, &port, service));
+            result = result.and(self.apply(owner, &port, service, queue));
             served.push((port, frontends));
         }
         if !served.is_empty() {
-            self.served.insert(key.clone(), served);
+            self.served.insert(owner.clone(), served);
         }
         self.count_writes(before);
         result
     }
 
-    /// Writes one service port with those of its frontends that are its own.
-    fn apply(&mut self, key: &ServiceKey, port: &ServicePort, mut service: Desired) -> Result<()> {
-        service.frontends.retain(|frontend, _| self.claims.claim(frontend, key));
+    /// Writes one service port with those of its frontends that are its own. Whoever loses one is put into the queue: it may
+    /// be left with none.
+    fn apply(
+        &mut self,
+        owner: &Owner,
+        port: &ServicePort,
+        mut service: Desired,
+        queue: &mut VecDeque<Owner>,
+    ) -> Result<()> {
+        service.frontends.retain(|frontend, _| match self.claims.claim(frontend, owner) {
+            Claimed::Own => true,
+            Claimed::From(former) => {
+                queue.push_back(former);
+                true
+            }
+            Claimed::Waits => false,
+        });
         if service.frontends.is_empty() {
             // All of them are another's.
             self.stale.insert(port.clone());
