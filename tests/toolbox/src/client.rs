@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -103,21 +103,5 @@ pub(crate) fn hammer(address: &str) -> Result<(), String> {
     for (answer, count) in counts {
         println!("{count} {answer}");
     }
-    Ok(())
-}
-
-/// TCP connect-request-response: `count` times, each on a connection of its own.
-pub(crate) fn crr(address: &str, count: u32) -> Result<(), String> {
-    let once = || -> std::io::Result<()> {
-        let mut stream = TcpStream::connect(address)?;
-        stream.write_all(b"x")?;
-        let mut answer = [0; 1];
-        stream.read_exact(&mut answer)
-    };
-    let start = Instant::now();
-    for _ in 0..count {
-        once().map_err(|e| format!("{address}: {e}"))?;
-    }
-    println!("{}", start.elapsed().as_nanos());
     Ok(())
 }
