@@ -1,14 +1,26 @@
 //! `skepctl`: what the data plane of this node does, read from the pinned maps.
 #![forbid(unsafe_code)]
 
+#[path = "../skepctl/api.rs"]
+mod api;
 #[path = "../skepctl/cli.rs"]
 mod cli;
+#[path = "../skepctl/names.rs"]
+mod names;
 #[path = "../skepctl/output.rs"]
 mod output;
+#[path = "../skepctl/peer.rs"]
+mod peer;
 #[path = "../skepctl/policy.rs"]
 mod policy;
 #[path = "../skepctl/query.rs"]
 mod query;
+#[path = "../skepctl/service.rs"]
+mod service;
+#[path = "../skepctl/trace.rs"]
+mod trace;
+#[path = "../skepctl/trace_words.rs"]
+mod trace_words;
 
 use std::{
     io::{self, BufWriter, ErrorKind, Write},
@@ -20,6 +32,7 @@ use clap::Parser;
 use skep_proxy::maps::Reader;
 
 use cli::{BackendCommand, Cli, Command, ServiceCommand};
+use names::Names;
 
 fn main() -> ExitCode {
     let mut out = BufWriter::new(io::stdout().lock());
@@ -37,6 +50,7 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli, out: &mut impl Write) -> Result<()> {
     let reader = || Reader::open(&cli.bpf_root);
+    let names = || Names::new(cli.kubeconfig.as_deref());
     match &cli.command {
         Command::Service { command: ServiceCommand::List { namespace } } => {
             let mut services = reader()?.services()?;
@@ -44,7 +58,11 @@ fn run(cli: &Cli, out: &mut impl Write) -> Result<()> {
             output::services(cli.output, &services, out)
         }
         Command::Service { command: ServiceCommand::Get { service } } => {
-            output::service(cli.output, &query::find(service, reader()?.services()?)?, out)
+            let services = query::find(service, reader()?.services()?)?;
+            service::show(cli.output, &services, &names()?, out)
+        }
+        Command::Service { command: ServiceCommand::Trace(trace) } => {
+            trace.run(&reader()?, &cli.bpf_root, &names()?, cli.output, out)
         }
         Command::Backend { command: BackendCommand::List { service } } => {
             let services = match service {

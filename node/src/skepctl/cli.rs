@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::policy::PolicyCommand;
 use crate::query::Query;
+use crate::trace::TraceCommand;
 
 /// Shows what the service data plane of this node does.
 #[derive(Debug, Parser)]
@@ -17,6 +18,9 @@ pub(crate) struct Cli {
     /// Output format.
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,
+    /// Whom to ask for the names, nodes and states of backends; not needed for anything else [default: as kubectl].
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -63,6 +67,8 @@ pub(crate) enum ServiceCommand {
         /// NAMESPACE/NAME[:PORT-NAME] or ADDRESS:PORT[/PROTOCOL].
         service: Query,
     },
+    /// What would become of a new connection, and why.
+    Trace(TraceCommand),
 }
 
 #[derive(Debug, Subcommand)]

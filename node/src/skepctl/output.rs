@@ -29,36 +29,6 @@ pub(crate) fn services(format: Format, services: &[ServiceRecord], out: &mut imp
     print(&table, out)
 }
 
-/// Service ports with their backends.
-pub(crate) fn service(format: Format, services: &[ServiceRecord], out: &mut impl Write) -> Result<()> {
-    if let Some(text) = structured(format, services)? {
-        return Ok(out.write_all(text.as_bytes())?);
-    }
-    for (n, service) in services.iter().enumerate() {
-        if n > 0 {
-            writeln!(out)?;
-        }
-        writeln!(out, "Service:      {}/{}", service.namespace, service.name)?;
-        writeln!(out, "Port:         {}", or_dash(&service.port_name))?;
-        for frontend in &service.frontends {
-            writeln!(out, "Frontend:     {} ({:?})", shape(frontend), frontend.kind)?;
-        }
-        writeln!(out, "Id:           {} (generation {})", service.id, service.generation)?;
-        writeln!(out, "Connections:  {}, refused {}", service.connections, service.refused)?;
-        if service.backends.is_empty() {
-            writeln!(out, "Backends:     none, connections are refused")?;
-            continue;
-        }
-        writeln!(out, "Backends:")?;
-        let mut table = table(["  ADDRESS", "CONNECTIONS", "ID"]);
-        for backend in &service.backends {
-            table.add_row([format!("  {}", backend.address), backend.connections.to_string(), backend.id.to_string()]);
-        }
-        print(&table, out)?;
-    }
-    Ok(())
-}
-
 /// One backend with the service port it belongs to.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -168,7 +138,7 @@ fn frontends(service: &ServiceRecord) -> Vec<String> {
 }
 
 /// A node port has no address of its own.
-fn shape(frontend: &FrontendRecord) -> String {
+pub(crate) fn shape(frontend: &FrontendRecord) -> String {
     let FrontendRecord { address, port, protocol, .. } = frontend;
     if address.is_unspecified() {
         return format!("*:{port}/{protocol}");
@@ -176,10 +146,10 @@ fn shape(frontend: &FrontendRecord) -> String {
     format!("{}/{protocol}", SocketAddr::new(*address, *port))
 }
 
-fn or_dash(text: &str) -> String {
+pub(crate) fn or_dash(text: &str) -> String {
     if text.is_empty() { "-".into() } else { text.into() }
 }
 
-fn shown<T: ToString>(value: Option<T>) -> String {
+pub(crate) fn shown<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".into(), |value| value.to_string())
 }

@@ -1,0 +1,58 @@
+//! Names for backends, where an API server tells them.
+
+use std::{cell::RefCell, collections::HashMap, net::IpAddr, path::Path};
+
+use anyhow::{Context as _, Result};
+
+use crate::api::{Api, Endpoint, Endpoints};
+
+/// Asks for each Service at most once. Without an answer there are no names, and a warning if there should have been some.
+pub(crate) struct Names {
+    api: Option<Api>,
+    known: RefCell<HashMap<(String, String), Endpoints>>,
+    /// A kubeconfig that was named must work; one that only lies there need not.
+    must: bool,
+    failed: RefCell<bool>,
+}
+
+impl Names {
+    pub(crate) fn new(kubeconfig: Option<&Path>) -> Result<Self> {
+        let must = kubeconfig.is_some();
+        let api = match Api::at_hand(kubeconfig) {
+            Ok(api) => api,
+            Err(error) if must => return Err(error),
+            Err(error) => {
+                eprintln!("warning: no names of pods: {error:#}");
+                None
+            }
+        };
+        Ok(Self { api, known: RefCell::default(), must, failed: RefCell::new(false) })
+    }
+
+    /// What is known of a Service's backend.
+    pub(crate) fn endpoint(&self, namespace: &str, service: &str, address: IpAddr) -> Result<Option<Endpoint>> {
+        let Some(api) = self.api.as_ref().filter(|_| !*self.failed.borrow()) else { return Ok(None) };
+        let key = (namespace.to_owned(), service.to_owned());
+        if !self.known.borrow().contains_key(&key) {
+            match api.endpoints(namespace, service) {
+                Ok(endpoints) => {
+                    self.known.borrow_mut().insert(key.clone(), endpoints);
+                }
+                Err(error) if self.must => return Err(error),
+                Err(error) => {
+                    eprintln!("warning: no names of pods: {error:#}");
+                    *self.failed.borrow_mut() = true;
+                }
+            }
+        }
+        Ok(self.known.borrow().get(&key).and_then(|endpoints| endpoints.get(&address).cloned()))
+    }
+
+    /// The addresses of a pod.
+    pub(crate) fn pod(&self, namespace: &str, name: &str) -> Result<Vec<IpAddr>> {
+        let api = self.api.as_ref().with_context(|| {
+            format!("where is the pod {namespace}/{name}? Give its address, or --kubeconfig FILE to ask the API server")
+        })?;
+        api.pod_addresses(namespace, name)
+    }
+}
