@@ -16,7 +16,7 @@ mod recover;
 
 use std::{
     collections::{HashMap, HashSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::Path,
 };
 
@@ -83,7 +83,7 @@ pub struct Programmer {
     backend_ids: Ids,
     writes: Writes,
     batching: bool,
-    /// Backends of UDP service ports that went since somebody asked.
+    /// Backends that UDP service ports have lost, until somebody takes them.
     gone: Vec<Gone>,
 }
 
@@ -193,19 +193,27 @@ impl Programmer {
         self.batching = batching;
     }
 
-    /// Backends that UDP service ports lost since this was asked last, each with those of its frontends at which it is not
-    /// to be had any more.
-    pub(crate) fn take_gone(&mut self) -> Vec<Gone> {
-        let mut gone = std::mem::take(&mut self.gone);
-        for Gone { backend, frontends } in &mut gone {
+    /// Backends that UDP service ports have lost, each with those of its frontends at which it is not to be had any more;
+    /// those that have no backend that `stays` are told once, the others when they do not stay any more.
+    pub(crate) fn take_gone(&mut self, stays: impl Fn(&Frontend, SocketAddr) -> bool) -> Vec<Gone> {
+        let (mut left, mut staying): (Vec<Gone>, Vec<Gone>) = Default::default();
+        for Gone { backend, mut frontends } in std::mem::take(&mut self.gone) {
             // Another service port may have taken both over, as when it was renamed.
             frontends.retain(|frontend| {
                 let owner = self.owners.get(frontend).and_then(|owner| self.services.get(owner));
-                !owner.is_some_and(|live| live.backends.iter().any(|placed| placed.backend.address == *backend))
+                !owner.is_some_and(|live| live.backends.iter().any(|placed| placed.backend.address == backend))
             });
+            let (stay, frontends): (Vec<_>, Vec<_>) =
+                frontends.into_iter().partition(|frontend| stays(frontend, backend));
+            for (list, frontends) in [(&mut left, frontends), (&mut staying, stay)] {
+                let gone = Gone { backend, frontends };
+                if !gone.frontends.is_empty() && !list.contains(&gone) {
+                    list.push(gone);
+                }
+            }
         }
-        gone.retain(|gone| !gone.frontends.is_empty());
-        gone
+        self.gone = staying;
+        left
     }
 
     /// How full the maps are.

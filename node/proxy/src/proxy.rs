@@ -116,7 +116,7 @@ impl Proxy {
     /// # Errors
     /// When the map that knows them cannot be read.
     pub fn cut_sockets(&mut self) -> Result<usize> {
-        sockets::cut(&bpffs::Paths::new(&self.bpf_root).maps, &self.programmer.take_gone())
+        sockets::cut(&bpffs::Paths::new(&self.bpf_root).maps, &self.programmer.take_gone(|_, _| false))
     }
 
     /// The metrics, shared with this proxy.

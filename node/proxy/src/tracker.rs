@@ -5,7 +5,7 @@ mod host_ports;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
@@ -171,6 +171,12 @@ impl Tracker {
             .flat_map(|number| service.cluster.iter().map(move |address| (number, *address)))
             .map(|(number, address)| port(number, address))
             .collect()
+    }
+
+    /// Does an endpoint of a Service still serve, whether or not it would be chosen?
+    pub(crate) fn serves(&self, key: &ServiceKey, protocol: Protocol, endpoint: SocketAddr) -> bool {
+        let slices = self.slices.get(key).filter(|_| self.services.contains_key(key));
+        slices.into_iter().flat_map(BTreeMap::values).any(|slice| slice.serves(protocol, endpoint))
     }
 
     /// What balancers shall hear of a Service; `None` if they do not ask.

@@ -93,6 +93,12 @@ impl Slice {
             .collect();
         Self { family, ports, endpoints }
     }
+
+    /// Is there such an endpoint that serves?
+    pub(super) fn serves(&self, protocol: Protocol, at: SocketAddr) -> bool {
+        self.ports.iter().any(|(_, p, number)| *p == protocol && *number == at.port())
+            && self.endpoints.iter().any(|endpoint| endpoint.address == at.ip() && endpoint.usable != Usable::No)
+    }
 }
 
 /// The backends of one service port, sorted.

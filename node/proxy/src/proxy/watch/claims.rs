@@ -61,6 +61,11 @@ impl Claims {
         Claimed::From(former)
     }
 
+    /// Whose a frontend is.
+    pub(super) fn owner(&self, frontend: &Frontend) -> Option<&Owner> {
+        self.owners.get(frontend)
+    }
+
     /// Gives up a claim.
     pub(super) fn release(&mut self, frontend: &Frontend, claimant: &Owner) -> Released {
         let owned = self.owners.get(frontend) == Some(claimant);

@@ -64,9 +64,14 @@ impl Keeper {
         self.watch_capacity();
     }
 
-    /// Cuts off the sockets of backends that are gone.
+    /// Cuts off the sockets of backends that are gone. Those of a backend that is only not chosen any more, as one that
+    /// terminates and still serves (KEP-1669), stay as connections do, until it stops.
     fn cut_sockets(&mut self) {
-        let gone = self.programmer.take_gone();
+        let (claims, tracker) = (&self.claims, &self.tracker);
+        let gone = self.programmer.take_gone(|frontend, backend| match claims.owner(frontend) {
+            Some(Owner::Service(key)) => tracker.serves(key, frontend.protocol, backend),
+            _ => false,
+        });
         if let Some(cutter) = &self.cutter
             && !gone.is_empty()
         {
