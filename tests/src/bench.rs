@@ -10,6 +10,7 @@ pub mod duel;
 pub mod lease;
 pub mod manifest;
 pub mod memory;
+pub mod node_port;
 pub mod place;
 pub mod profile;
 pub mod programming;
@@ -43,6 +44,7 @@ const GROUPS: &[Group] = &[
     Group { name: "programming", measure: programming::measure },
     Group { name: "change", measure: change::measure },
     Group { name: "connect", measure: connect::measure },
+    Group { name: "node-port", measure: node_port::measure },
     Group { name: "memory", measure: memory::measure },
 ];
 
