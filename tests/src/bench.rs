@@ -6,6 +6,7 @@ pub mod client;
 pub mod connect;
 pub mod contest;
 pub mod crowd;
+pub mod cut_over;
 pub mod duel;
 pub mod lease;
 pub mod manifest;
@@ -45,6 +46,7 @@ const GROUPS: &[Group] = &[
     Group { name: "change", measure: change::measure },
     Group { name: "connect", measure: connect::measure },
     Group { name: "node-port", measure: node_port::measure },
+    Group { name: "cut-over", measure: cut_over::measure },
     Group { name: "memory", measure: memory::measure },
 ];
 
