@@ -9,6 +9,7 @@ pub mod crowd;
 pub mod cut_over;
 pub mod duel;
 pub mod lease;
+pub mod load;
 pub mod manifest;
 pub mod memory;
 pub mod node_port;
@@ -16,6 +17,7 @@ pub mod place;
 pub mod profile;
 pub mod programming;
 pub mod read;
+pub mod restart;
 pub mod row;
 pub mod server;
 pub mod storm;
@@ -47,6 +49,7 @@ const GROUPS: &[Group] = &[
     Group { name: "connect", measure: connect::measure },
     Group { name: "node-port", measure: node_port::measure },
     Group { name: "cut-over", measure: cut_over::measure },
+    Group { name: "restart", measure: restart::measure },
     Group { name: "memory", measure: memory::measure },
 ];
 
