@@ -17,6 +17,7 @@ pub mod place;
 pub mod profile;
 pub mod programming;
 pub mod read;
+pub mod reconcile;
 pub mod restart;
 pub mod row;
 pub mod server;
@@ -49,6 +50,7 @@ const GROUPS: &[Group] = &[
     Group { name: "connect", measure: connect::measure },
     Group { name: "node-port", measure: node_port::measure },
     Group { name: "cut-over", measure: cut_over::measure },
+    Group { name: "reconcile", measure: reconcile::measure },
     Group { name: "restart", measure: restart::measure },
     Group { name: "memory", measure: memory::measure },
 ];

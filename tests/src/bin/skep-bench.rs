@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 
 use anyhow::{Context as _, Result};
-use skep_tests::bench::{self, bare, change, crowd, row};
+use skep_tests::bench::{self, bare, change, crowd, reconcile, row};
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -18,6 +18,9 @@ fn main() -> ExitCode {
             parse(address).and_then(|address| change::client(kubeconfig.as_ref(), address))
         }
         ["crowd", kubeconfig, address, from, to] => make_crowd(kubeconfig, address, from, to),
+        // Processes of their own, because one's memory is measured, and it must not have that of the other.
+        ["reconcile-fill", root] => reconcile::fill(root.as_ref()),
+        ["reconcile", root] => reconcile::restart(root.as_ref()),
         [] => measure(""),
         [filter] => measure(filter),
         _ => Err(anyhow::anyhow!("usage: skep-bench [ROW]")),
