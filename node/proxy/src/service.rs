@@ -64,6 +64,15 @@ impl Family {
         if address.is_ipv4() { Self::IPv4 } else { Self::IPv6 }
     }
 
+    /// From the address type of an EndpointSlice; `None` for names.
+    pub(crate) fn from_api(address_type: &str) -> Option<Self> {
+        match address_type {
+            "IPv4" => Some(Self::IPv4),
+            "IPv6" => Some(Self::IPv6),
+            _ => None,
+        }
+    }
+
     /// 4 or 6, as the maps keep it.
     pub(crate) fn number(self) -> u32 {
         match self {

@@ -44,11 +44,11 @@ fn metrics_are_served(cluster: &TestCluster) -> Result<()> {
     };
     let before = scrape()?;
     for name in [
-        "kubeproxy_sync_proxy_rules_duration_seconds_count",
-        "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
+        r#"kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family="IPv4"}"#,
+        r#"kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family="IPv4"}"#,
         "kubeproxy_sync_proxy_rules_endpoint_changes_total",
         "kubeproxy_sync_proxy_rules_service_changes_total",
-        "kubeproxy_network_programming_duration_seconds_count",
+        r#"kubeproxy_network_programming_duration_seconds_count{ip_family="IPv4"}"#,
         r#"skep_proxy_map_entries{map="SERVICES"}"#,
         r#"skep_proxy_map_entries{map="FLOWS"}"#,
         r#"skep_proxy_map_entries{map="REPLIES"}"#,

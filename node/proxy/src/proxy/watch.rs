@@ -29,7 +29,7 @@ use super::Proxy;
 use crate::{
     Error, Health, Metrics, Programmer, Result, bpffs,
     node::NodeAddresses,
-    service::{Frontend, ServicePort},
+    service::{Family, Frontend, ServicePort},
     sockets::Cutter,
     tracker::{HEADLESS, HostPorts, Owner, SERVICE_PROXY_NAME, ServiceKey, Tracker, key_of},
 };
@@ -167,6 +167,8 @@ struct Keeper {
     /// The service ports each Service or pod has, with the frontends it wants for them, its own or held by another.
     served: HashMap<Owner, Vec<(ServicePort, Vec<Frontend>)>>,
     claims: Claims,
+    /// Address families of what was served since that was counted.
+    touched: BTreeSet<Family>,
     /// Service ports that are gone, until they are removed.
     stale: BTreeSet<ServicePort>,
     /// Where other layout versions may still be pinned and serve, until these maps are in step for the first time.
@@ -197,6 +199,7 @@ impl Keeper {
             cutter: None,
             served: HashMap::new(),
             claims: Claims::default(),
+            touched: BTreeSet::new(),
             stale: BTreeSet::new(),
             former: Some(bpf_root),
             listed_services: None,
@@ -251,7 +254,7 @@ impl Keeper {
                 if let (Some(listed), Some(key)) = (&mut self.listed_slices, key_of(&slice.metadata)) {
                     listed.insert(key);
                 }
-                triggered = trigger_time(&slice);
+                triggered = trigger_time(&slice).zip(Family::from_api(&slice.address_type));
                 changed = self.tracker.apply_slice(&slice);
             }
             watcher::Event::Delete(slice) => {
@@ -271,9 +274,8 @@ impl Keeper {
         }
         let any = !changed.is_empty();
         self.serve_services(changed).await;
-        if let (true, true, Some(time)) = (any, self.ready(), triggered) {
-            let latency = Timestamp::now().duration_since(time).as_secs_f64();
-            self.metrics.latency.observe(latency.max(0.0));
+        if let (true, true, Some((time, family))) = (any, self.ready(), triggered) {
+            self.metrics.programmed(family, Timestamp::now().duration_since(time).as_secs_f64());
         }
     }
 

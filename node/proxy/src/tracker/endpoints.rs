@@ -48,10 +48,8 @@ enum Usable {
 impl Slice {
     /// Slices of names (address type FQDN) read as empty, as do addresses that are not of the slice's type.
     pub(super) fn read(slice: &EndpointSlice) -> Self {
-        let family = match slice.address_type.as_str() {
-            "IPv4" => Family::IPv4,
-            "IPv6" => Family::IPv6,
-            _ => return Self { family: Family::IPv4, ports: Vec::new(), endpoints: Vec::new() },
+        let Some(family) = Family::from_api(&slice.address_type) else {
+            return Self { family: Family::IPv4, ports: Vec::new(), endpoints: Vec::new() };
         };
         let ports = slice
             .ports

@@ -58,7 +58,9 @@ impl Keeper {
         } else if self.retry_at.is_none_or(|time| time <= Instant::now()) {
             self.retry_at = Some(Instant::now() + RETRY);
         }
-        self.metrics.synced(started.elapsed());
+        for family in std::mem::take(&mut self.touched) {
+            self.metrics.synced(family, started.elapsed());
+        }
         self.note_served();
         self.cut_sockets();
         self.watch_capacity();
@@ -101,6 +103,7 @@ impl Keeper {
         let wanted: HashSet<Frontend> =
             desired.iter().flat_map(|(_, service)| service.frontends.keys().copied()).collect();
         for (port, frontends) in self.served.remove(owner).unwrap_or_default() {
+            self.touched.insert(port.family);
             for frontend in frontends.iter().filter(|frontend| !wanted.contains(frontend)) {
                 if let Released::Inherited(heir) = self.claims.release(frontend, owner) {
                     queue.push_back(heir);
@@ -114,6 +117,7 @@ impl Keeper {
         for (port, service) in desired {
             let frontends: Vec<Frontend> = service.frontends.keys().copied().collect();
             self.stale.remove(&port);
+            self.touched.insert(port.family);
             result = result.and(self.apply(owner, &port, service, queue));
             served.push((port, frontends));
         }
