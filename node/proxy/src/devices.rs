@@ -11,7 +11,7 @@
 
 mod attach;
 mod inside;
-mod pins;
+pub(crate) mod pins;
 mod ports;
 
 use std::{
@@ -60,6 +60,11 @@ const ON_NODE: &[Hook] = &[
 
 /// What the host's ends of pods' devices get, in the same sense. `from_pod` redirects, so it is the last of its side.
 const ON_POD: &[Hook] = &[Hook { program: "from_pod", side: TcAttachType::Ingress }];
+
+/// The names of all of them.
+pub(crate) fn programs() -> impl Iterator<Item = &'static str> {
+    ON_NODE.iter().chain(ON_POD).map(|hook| hook.program)
+}
 
 use self::inside::Inside;
 pub use self::inside::Range;

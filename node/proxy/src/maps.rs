@@ -1,5 +1,6 @@
 //! The pinned maps, from user space.
 
+pub(crate) mod drops;
 pub mod reader;
 mod table;
 

@@ -2,18 +2,16 @@
 
 use std::path::Path;
 
-use aya::maps::{Map, MapData, PerCpuArray};
 use skep_ebpf_common::{
     PeerKey, PeerValue,
     conntrack::{Flow, Reply, Tuple},
-    packet::Drop,
 };
 
 use super::{Metrics, ReasonLabel};
 use crate::{
-    Error, Result,
+    Result,
     bpffs::Paths,
-    maps::{FLOWS, PACKET_DROPS, REPLIES, Table},
+    maps::{FLOWS, REPLIES, Table, drops},
     programmer::Fill,
 };
 
@@ -29,15 +27,7 @@ impl Metrics {
         self.fill::<Tuple, Reply>(&maps, REPLIES)?;
         self.fill::<PeerKey, PeerValue>(&maps, "TCP_PEERS")?;
         self.fill::<PeerKey, PeerValue>(&maps, "UDP_PEERS")?;
-        if !maps.join(PACKET_DROPS).exists() {
-            return Ok(());
-        }
-        let failed = |source| Error::Map { name: PACKET_DROPS, source };
-        let data = MapData::from_pin(maps.join(PACKET_DROPS)).map_err(failed)?;
-        let map = Map::from_map_data(data).map_err(failed)?;
-        let drops: PerCpuArray<MapData, u64> = map.try_into().map_err(failed)?;
-        for reason in Drop::ALL {
-            let count = drops.get(&(reason as u32), 0).map_err(failed)?.iter().sum();
+        for (reason, count) in drops::read(&maps)? {
             let counter = self.drops.get_or_create(&ReasonLabel { reason: reason.name() });
             counter.inner().store(count, std::sync::atomic::Ordering::Relaxed);
         }

@@ -133,3 +133,22 @@ fn older_kernels_get_filters() {
         assert!(aya::programs::tc::qdisc_detach_program("up.0", side, program).is_err(), "a filter was left");
     }
 }
+
+#[test]
+fn status_says_which_program_is_on_which_device() {
+    let ground = Ground::new();
+    let mut devices = ground.open(Method::Tcx);
+    devices.reconcile(&node(), false).unwrap();
+    let reader = skep_proxy::maps::Reader::open(&ground.root()).unwrap();
+    let seen = || {
+        let devices = reader.status().unwrap().devices;
+        devices.into_iter().map(|one| (one.program, one.device, one.attached && one.id.is_some())).collect::<Vec<_>>()
+    };
+    let on = |program: &str, device: &str, attached| (program.to_owned(), device.to_owned(), attached);
+    let all = [on("from_device", "up.0", true), on("to_device", "up.0", true), on("from_pod", "pod0", true)];
+    assert_eq!(seen(), all);
+    ip("link delete pod0");
+    assert_eq!(seen()[2], on("from_pod", "pod0", false));
+    let warnings = reader.status().unwrap().warnings;
+    assert!(warnings.contains(&"from_pod has a link whose device pod0 is gone".to_owned()), "{warnings:?}");
+}

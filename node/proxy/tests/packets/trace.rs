@@ -6,18 +6,13 @@ use std::{
     fs,
     net::{IpAddr, SocketAddr},
     ops::Range,
-    path::PathBuf,
 };
 
 use aya::Pod;
-use nix::{
-    mount::{MntFlags, MsFlags, mount, umount2},
-    sched::{CloneFlags, unshare},
-};
 use proptest::{collection::vec, option::weighted, prelude::*, sample::select, test_runner::TestRunner};
 use skep_ebpf_common::{
-    AddressValue, AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, LAYOUT_VERSION, Segment,
-    ServiceValue, SlotKey, SlotValue, conntrack::Node, packet::Drop as Reason, port, service_flags,
+    AddressValue, AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, Segment, ServiceValue, SlotKey,
+    SlotValue, conntrack::Node, packet::Drop as Reason, port, service_flags,
 };
 use skep_proxy::{
     Protocol,
@@ -26,37 +21,12 @@ use skep_proxy::{
         reader::trace::{Candidate, Client, Outcome, Question},
     },
 };
-use tempfile::TempDir;
 
 use crate::{
     craft::{Craft, TCP, UDP, read},
+    pinned::Pinned,
     rig::{NEXT, REDIRECT, Rig, ip, words},
 };
-
-/// The rig's maps where a reader finds them, on a BPF file system only this thread sees.
-struct Pinned {
-    dir: TempDir,
-}
-
-impl Pinned {
-    fn new(rig: &Rig) -> Self {
-        unshare(CloneFlags::CLONE_NEWNS).unwrap();
-        let nothing = None::<&str>;
-        mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing).unwrap();
-        let this = Self { dir: tempfile::tempdir().unwrap() };
-        mount(Some("bpf"), this.dir.path(), Some("bpf"), MsFlags::empty(), nothing).unwrap();
-        let maps: PathBuf = this.dir.path().join(format!("v{LAYOUT_VERSION}/maps"));
-        fs::create_dir_all(&maps).unwrap();
-        rig.pin(&maps);
-        this
-    }
-}
-
-impl Drop for Pinned {
-    fn drop(&mut self) {
-        let _ = umount2(self.dir.path(), MntFlags::MNT_DETACH);
-    }
-}
 
 /// Addresses by family: of Services and this node (the first), of clients outside, of pods here, of pods elsewhere.
 struct Addresses {
@@ -421,7 +391,7 @@ fn trace_and_kernel_agree_on_every_packet() {
         rig.inside(range, length);
     }
     let pinned = Pinned::new(&rig);
-    let reader = Reader::open(pinned.dir.path()).unwrap();
+    let reader = pinned.reader();
     let (rig, next, tally) = (std::cell::RefCell::new(rig), Cell::new(1000), Tally::default());
     let mut runner = TestRunner::new(ProptestConfig { cases: 120, failure_persistence: None, ..Default::default() });
     runner
@@ -494,7 +464,7 @@ fn candidates_are_all_that_stand_in_the_places() {
         &[("10.1.0.5:8080", true), ("10.2.0.5:8080", false)],
     );
     let pinned = Pinned::new(&rig);
-    let reader = Reader::open(pinned.dir.path()).unwrap();
+    let reader = pinned.reader();
     let question =
         |to: &str| Question { client: Client::Socket { netns: 0 }, to: to.parse().unwrap(), protocol: Protocol::Tcp };
     let trace = reader.trace(&question("10.96.0.10:80")).unwrap();
