@@ -4,6 +4,8 @@
 mod names;
 #[path = "skepctl/node.rs"]
 mod node;
+#[path = "skepctl/pods.rs"]
+mod pods;
 #[path = "skepctl/trace.rs"]
 mod trace;
 

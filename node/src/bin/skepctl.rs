@@ -5,6 +5,10 @@
 mod api;
 #[path = "../skepctl/cli.rs"]
 mod cli;
+#[path = "../skepctl/conntrack.rs"]
+mod conntrack;
+#[path = "../skepctl/endpoint.rs"]
+mod endpoint;
 #[path = "../skepctl/names.rs"]
 mod names;
 #[path = "../skepctl/output.rs"]
@@ -17,6 +21,8 @@ mod policy;
 mod query;
 #[path = "../skepctl/service.rs"]
 mod service;
+#[path = "../skepctl/status.rs"]
+mod status;
 #[path = "../skepctl/trace.rs"]
 mod trace;
 #[path = "../skepctl/trace_words.rs"]
@@ -72,7 +78,9 @@ fn run(cli: &Cli, out: &mut impl Write) -> Result<()> {
             output::backends(cli.output, &services, out)
         }
         Command::Policy { command } => policy::run(command, cli.output, &cli.bpf_root, out),
-        Command::Status => output::status(cli.output, &reader()?.status()?, out),
+        Command::Endpoint { command } => endpoint::run(command, &reader()?, &cli.bpf_root, &names()?, cli.output, out),
+        Command::Conntrack { command } => conntrack::run(command, &reader()?, cli.output, out),
+        Command::Status => status::show(cli.output, &status::read(&reader()?, &cli.bpf_root)?, out),
     }
 }
 

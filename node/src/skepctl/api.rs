@@ -82,6 +82,19 @@ impl Api {
         Ok(by_address(slices.items.into_iter().flat_map(|slice| slice.endpoints)))
     }
 
+    /// The pod with that address, `namespace/name`. Of several (finished ones keep theirs), one that is not finished.
+    pub(crate) fn pod_at(&self, address: IpAddr) -> Result<Option<String>> {
+        let pods: Resource<Pod> = Resource::all(self.client.clone());
+        let there = ListParams::default().fields(&format!("status.podIP={address}"));
+        let pods = self.runtime.block_on(pods.list(&there)).context("listing Pods")?.items;
+        let finished = |pod: &Pod| {
+            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+            matches!(phase, Some("Succeeded" | "Failed"))
+        };
+        let pod = pods.into_iter().min_by_key(finished);
+        Ok(pod.and_then(|pod| Some(format!("{}/{}", pod.metadata.namespace?, pod.metadata.name?))))
+    }
+
     /// The addresses of a pod; none if it has none yet.
     pub(crate) fn pod_addresses(&self, namespace: &str, name: &str) -> Result<Vec<IpAddr>> {
         let pods: Resource<Pod> = Resource::namespaced(self.client.clone(), namespace);

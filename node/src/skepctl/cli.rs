@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::conntrack::ConntrackCommand;
+use crate::endpoint::EndpointCommand;
 use crate::policy::PolicyCommand;
 use crate::query::Query;
 use crate::trace::TraceCommand;
@@ -45,12 +47,22 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: BackendCommand,
     },
+    /// Pods of this node.
+    Endpoint {
+        #[command(subcommand)]
+        command: EndpointCommand,
+    },
+    /// Connections that the per-packet path tracks.
+    Conntrack {
+        #[command(subcommand)]
+        command: ConntrackCommand,
+    },
     /// What NetworkPolicy allows and refuses on this node.
     Policy {
         #[command(subcommand)]
         command: PolicyCommand,
     },
-    /// Programs, attach points, and how full the maps are.
+    /// Programs, attach points, how full the maps are, what was dropped, and what is wrong.
     Status,
 }
 

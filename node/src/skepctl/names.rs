@@ -34,18 +34,29 @@ impl Names {
         let Some(api) = self.api.as_ref().filter(|_| !*self.failed.borrow()) else { return Ok(None) };
         let key = (namespace.to_owned(), service.to_owned());
         if !self.known.borrow().contains_key(&key) {
-            match api.endpoints(namespace, service) {
-                Ok(endpoints) => {
-                    self.known.borrow_mut().insert(key.clone(), endpoints);
-                }
-                Err(error) if self.must => return Err(error),
-                Err(error) => {
-                    eprintln!("warning: no names of pods: {error:#}");
-                    *self.failed.borrow_mut() = true;
-                }
-            }
+            let endpoints = self.heard(api.endpoints(namespace, service))?.unwrap_or_default();
+            self.known.borrow_mut().insert(key.clone(), endpoints);
         }
         Ok(self.known.borrow().get(&key).and_then(|endpoints| endpoints.get(&address).cloned()))
+    }
+
+    /// The pod with that address, `namespace/name`.
+    pub(crate) fn pod_at(&self, address: IpAddr) -> Result<Option<String>> {
+        let Some(api) = self.api.as_ref().filter(|_| !*self.failed.borrow()) else { return Ok(None) };
+        Ok(self.heard(api.pod_at(address))?.flatten())
+    }
+
+    /// The answer, if there must be one or there is one.
+    fn heard<T>(&self, answer: Result<T>) -> Result<Option<T>> {
+        match answer {
+            Ok(answer) => Ok(Some(answer)),
+            Err(error) if self.must => Err(error),
+            Err(error) => {
+                eprintln!("warning: no names of pods: {error:#}");
+                *self.failed.borrow_mut() = true;
+                Ok(None)
+            }
+        }
     }
 
     /// The addresses of a pod.

@@ -5,7 +5,7 @@ use std::{io::Write, net::SocketAddr};
 use anyhow::Result;
 use comfy_table::{Table, presets};
 use serde::Serialize;
-use skep_proxy::maps::reader::{FrontendRecord, ServiceRecord, Status};
+use skep_proxy::maps::reader::{FrontendRecord, ServiceRecord};
 
 use crate::cli::Format;
 
@@ -76,35 +76,6 @@ pub(crate) fn backends(format: Format, services: &[ServiceRecord], out: &mut imp
         ]);
     }
     print(&table, out)
-}
-
-/// State of the data plane.
-pub(crate) fn status(format: Format, status: &Status, out: &mut impl Write) -> Result<()> {
-    if let Some(text) = structured(format, status)? {
-        return Ok(out.write_all(text.as_bytes())?);
-    }
-    writeln!(out, "Kernel:    {}", status.kernel)?;
-    writeln!(out, "BPF root:  {} (layout {})", status.bpf_root.display(), status.layout)?;
-    writeln!(out)?;
-    let mut programs = table(["PROGRAM", "ATTACHED", "CGROUP", "ID", "TAG", "BYTES"]);
-    for program in &status.programs {
-        programs.add_row([
-            program.name.clone(),
-            if program.attached { "yes" } else { "NO" }.into(),
-            shown(program.cgroup_id),
-            shown(program.id),
-            shown(program.tag.as_ref()),
-            shown(program.jited_bytes),
-        ]);
-    }
-    print(&programs, out)?;
-    writeln!(out)?;
-    let mut maps = table(["MAP", "ENTRIES", "CAPACITY", "FULL"]);
-    for map in &status.maps {
-        let percent = map.entries as f64 * 100.0 / map.capacity.max(1) as f64;
-        maps.add_row([map.name.clone(), map.entries.to_string(), map.capacity.to_string(), format!("{percent:.1}%")]);
-    }
-    print(&maps, out)
 }
 
 /// JSON or YAML; `None` for a table.

@@ -153,7 +153,7 @@ impl TraceCommand {
         };
         ensure!(address.is_ipv4() == to.is_ipv4(), "{address} and {to} are of different families");
         let is_pod = skep_network::pod_devices()?.iter().any(|device| device.addresses.contains(&address));
-        let is_own = is_own(address);
+        let is_own = !is_pod && is_own(address);
         let client = match self.path.unwrap_or(if is_pod || is_own { Way::Socket } else { Way::Packet }) {
             Way::Socket if !is_pod && !is_own => {
                 bail!("{address} is not on this node: its sockets are served by its own node; or --path packet")
@@ -174,7 +174,7 @@ fn is_own(address: IpAddr) -> bool {
 }
 
 /// What NetworkPolicy enforces, if it does.
-fn policy(root: &Path) -> Result<Option<PolicyReader>> {
+pub(crate) fn policy(root: &Path) -> Result<Option<PolicyReader>> {
     match PolicyReader::open(root) {
         Ok(reader) => Ok(Some(reader)),
         Err(skep_policy::Error::NotLoaded(_)) => Ok(None),
