@@ -58,6 +58,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         bpf_root: settings.bpf_root.clone(),
         cgroup_root: service_cgroup(&settings.cgroup_root)?,
         node_name: Some(settings.node_name.clone()),
+        maglev: settings.maglev,
         maps: devices::map_sizes(&settings),
         ..Default::default()
     })

@@ -5,13 +5,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use clap::Args;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Taint;
 use serde::Deserialize;
 use skep_kubelet::Thresholds;
 use skep_network::Routing;
+use skep_proxy::maglev;
 
 use crate::host;
 
@@ -107,6 +108,15 @@ pub(crate) struct Options {
     /// Connections from outside that are remembered at once; each takes 328 bytes of the kernel's memory [default: 65536]
     #[arg(long, value_name = "N")]
     max_flows: Option<u32>,
+    /// How clients outside get a backend: random, or maglev, by which a connection that comes to another node gets the same
+    /// one there even when others came or went meanwhile [default: random]
+    #[arg(long, value_name = "HOW")]
+    backend_choice: Option<String>,
+    /// Places in the table of each Service port that clients outside reach, with --backend-choice maglev; the same on all
+    /// nodes, and a hundred times the endpoints to share them evenly: 251, 509, 1021, 2039, 4093, 8191, 16381, 32749 or
+    /// 65521 [default: 1021]
+    #[arg(long, value_name = "N")]
+    maglev_table_size: Option<u32>,
     /// Enforce NetworkPolicy; `false` where somebody else does [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     enforce_network_policy: Option<bool>,
@@ -223,6 +233,8 @@ pub(crate) struct Settings {
     pub(crate) masquerade: bool,
     pub(crate) cluster_cidrs: Vec<IpNet>,
     pub(crate) max_flows: u32,
+    /// Size of the Maglev tables; zero: backends are chosen at random.
+    pub(crate) maglev: u32,
     /// Capacities of NetworkPolicy's maps; `None`: it is not enforced.
     pub(crate) network_policy: Option<skep_policy::Sizes>,
     pub(crate) pod_mtu: Option<u32>,
@@ -291,6 +303,8 @@ impl Options {
             masquerade,
             cluster_cidr,
             max_flows,
+            backend_choice,
+            maglev_table_size,
             enforce_network_policy,
             max_policy_identities,
             max_policy_rules,
@@ -379,6 +393,7 @@ impl Options {
             masquerade: self.masquerade.unwrap_or(false),
             cluster_cidrs: self.cluster_cidr.iter().flatten().map(|text| range(text)).collect::<Result<_, _>>()?,
             max_flows,
+            maglev: maglev(self.backend_choice.as_deref(), self.maglev_table_size)?,
             network_policy: self.enforce_network_policy.unwrap_or(true).then_some(sizes),
             pod_mtu: self.pod_mtu,
             cluster_dns,
@@ -425,6 +440,17 @@ fn addresses(flag: &str, list: &[String]) -> anyhow::Result<Vec<IpAddr>> {
 
 fn range(text: &str) -> anyhow::Result<IpNet> {
     text.parse::<IpNet>().map(|range| range.trunc()).with_context(|| format!("--cluster-cidr: {text:?} is not a CIDR"))
+}
+
+/// The size of the tables; zero for none.
+fn maglev(choice: Option<&str>, size: Option<u32>) -> anyhow::Result<u32> {
+    let size = size.unwrap_or(1021);
+    ensure!(maglev::SIZES.contains(&size), "--maglev-table-size: {size} is none of {:?}", maglev::SIZES);
+    match choice {
+        None | Some("random") => Ok(0),
+        Some("maglev") => Ok(size),
+        Some(other) => bail!("--backend-choice: {other:?} is neither random nor maglev"),
+    }
 }
 
 /// `KEY[=VALUE]:EFFECT`.
@@ -476,6 +502,16 @@ mod tests {
     fn unknown_keys_are_refused() {
         let error = serde_yaml_ng::from_str::<Options>("node-nam: x").unwrap_err().to_string();
         assert!(error.contains("node-nam"), "{error}");
+    }
+
+    #[test]
+    fn backends_are_chosen_at_random_or_from_tables_of_known_sizes() {
+        let read = |choice, size| maglev(choice, size).map_err(|error| error.to_string());
+        assert_eq!(read(None, None), Ok(0));
+        assert_eq!(read(Some("random"), Some(251)), Ok(0));
+        assert_eq!([read(Some("maglev"), None), read(Some("maglev"), Some(251))], [Ok(1021), Ok(251)]);
+        assert!(read(Some("maglev"), Some(1000)).is_err_and(|error| error.contains("none of [251")));
+        assert!(read(Some("Maglev"), None).is_err_and(|error| error.contains("neither random nor maglev")));
     }
 
     #[test]

@@ -83,7 +83,7 @@ pub fn fill(bpf_root: &Path, services: usize, endpoints: usize) -> Result<()> {
     kernel::check()?;
     let paths = bpffs::prepare(bpf_root)?;
     let _lock = bpffs::lock(bpf_root)?;
-    let _ebpf = object::load(&paths, Part::Sockets, &sizes(services, endpoints))?;
+    let _ebpf = object::load(&paths, Part::Sockets { maglev: 0 }, &sizes(services, endpoints))?;
     Programmer::open(&paths.maps)?.sync(&table(services, endpoints))
 }
 
@@ -96,7 +96,7 @@ pub fn restart(bpf_root: &Path, services: usize, endpoints: usize) -> Result<Res
     let started = Instant::now();
     let paths = bpffs::prepare(bpf_root)?;
     let _lock = bpffs::lock(bpf_root)?;
-    let _ebpf = object::load(&paths, Part::Sockets, &sizes(services, endpoints))?;
+    let _ebpf = object::load(&paths, Part::Sockets { maglev: 0 }, &sizes(services, endpoints))?;
     let mut programmer = Programmer::open(&paths.maps)?;
     let recover = started.elapsed();
     let started = Instant::now();
@@ -145,7 +145,7 @@ fn measure(bpf_root: &Path, services: usize, endpoints: usize) -> Result<Report>
     kernel::check()?;
     let paths = bpffs::prepare(bpf_root)?;
     let _lock = bpffs::lock(bpf_root)?;
-    let _ebpf = object::load(&paths, Part::Sockets, &sizes(services, endpoints))?;
+    let _ebpf = object::load(&paths, Part::Sockets { maglev: 0 }, &sizes(services, endpoints))?;
     let table = table(services, endpoints);
 
     let mut programmer = Programmer::open(&paths.maps)?;

@@ -16,6 +16,7 @@ pub struct Config {
     pub node_port_addresses: Vec<(IpAddr, u8)>,
     /// Size of the Maglev table from which traffic from outside the cluster chooses its backend: one of
     /// [`crate::maglev::SIZES`], the same on all nodes. Zero, the default, chooses at random.
+    /// A new map of slots has room for 512 tables besides the backends.
     pub maglev: u32,
     /// Capacities of the maps.
     pub maps: MapSizes,

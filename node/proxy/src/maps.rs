@@ -28,23 +28,31 @@ pub(crate) const INSIDE: &str = "INSIDE";
 /// Name of the counters of packets that end here.
 pub(crate) const PACKET_DROPS: &str = "PACKET_DROPS";
 
+/// For how many Maglev tables there is room.
+const MAGLEV_TABLES: u32 = 512;
+
 /// Which programs of the object are wanted, and thus which maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
-    /// Those that translate sockets.
-    Sockets,
+    /// Those that translate sockets; there is room for Maglev tables of that size.
+    Sockets { maglev: u32 },
     /// Those that see packets, which use the others' maps too.
     Packets,
 }
 
 /// Every map of that part that is pinned, with its configured capacity (`None`: the object's own).
 pub(crate) fn pinned(part: Part, sizes: &MapSizes) -> Vec<(&'static str, Option<u32>)> {
+    let slots = match part {
+        Part::Sockets { maglev } => Some(sizes.backends.saturating_add(maglev.saturating_mul(MAGLEV_TABLES))),
+        // It is there by then.
+        Part::Packets => None,
+    };
     let mut maps = vec![
         // A service port has one or two frontends; with node ports and load balancers some have four.
         ("FRONTENDS", Some(sizes.services.saturating_mul(4))),
         ("ADDRESSES", Some(sizes.services.saturating_mul(2).saturating_add(1024))),
         ("SERVICES", Some(sizes.services)),
-        ("SLOTS", Some(sizes.backends)),
+        ("SLOTS", slots),
         ("BACKENDS", Some(sizes.backends)),
         ("SOURCE_RANGES", Some(sizes.services)),
         ("SERVICE_INFO", Some(sizes.services)),

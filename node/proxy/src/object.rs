@@ -53,7 +53,7 @@ pub(crate) fn load(paths: &Paths, part: Part, sizes: &MapSizes) -> Result<Ebpf> 
             loader.map_max_entries(name, capacity);
         }
     }
-    if part == Part::Sockets {
+    if let Part::Sockets { .. } = part {
         // An object is loaded with all its maps. These are nobody's, and go with it.
         for name in maps::OF_PACKETS {
             loader.map_max_entries(name, 1);

@@ -52,7 +52,7 @@ impl Proxy {
         let cgroup = cgroup::root(config.cgroup_root.as_deref())?;
         let paths = bpffs::prepare(&config.bpf_root)?;
         let lock = bpffs::lock(&config.bpf_root)?;
-        let mut ebpf = object::load(&paths, Part::Sockets, &config.maps)?;
+        let mut ebpf = object::load(&paths, Part::Sockets { maglev: config.maglev }, &config.maps)?;
         let programmer = Programmer::open(&paths.maps)?;
         let attachments = object::attach(&mut ebpf, &paths, &cgroup)?;
         let log = KernelLog::open(&mut ebpf)?;

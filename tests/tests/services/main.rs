@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods, reason = "these tests have no runtime: they may sleep")]
 
 mod hostport;
+mod maglev;
 mod masquerade;
 mod observed;
 mod outside;
