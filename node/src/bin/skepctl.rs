@@ -3,12 +3,18 @@
 
 #[path = "../skepctl/api.rs"]
 mod api;
+#[path = "../skepctl/changes.rs"]
+mod changes;
 #[path = "../skepctl/cli.rs"]
 mod cli;
 #[path = "../skepctl/conntrack.rs"]
 mod conntrack;
 #[path = "../skepctl/endpoint.rs"]
 mod endpoint;
+#[path = "../skepctl/filter.rs"]
+mod filter;
+#[path = "../skepctl/monitor.rs"]
+mod monitor;
 #[path = "../skepctl/names.rs"]
 mod names;
 #[path = "../skepctl/output.rs"]
@@ -80,6 +86,7 @@ fn run(cli: &Cli, out: &mut impl Write) -> Result<()> {
         Command::Policy { command } => policy::run(command, cli.output, &cli.bpf_root, out),
         Command::Endpoint { command } => endpoint::run(command, &reader()?, &cli.bpf_root, &names()?, cli.output, out),
         Command::Conntrack { command } => conntrack::run(command, &reader()?, cli.output, out),
+        Command::Monitor(monitor) => monitor.run(&reader()?, &cli.bpf_root, cli.output, out),
         Command::Status => status::show(cli.output, &status::read(&reader()?, &cli.bpf_root)?, out),
     }
 }

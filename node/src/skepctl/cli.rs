@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::conntrack::ConntrackCommand;
 use crate::endpoint::EndpointCommand;
+use crate::monitor::MonitorCommand;
 use crate::policy::PolicyCommand;
 use crate::query::Query;
 use crate::trace::TraceCommand;
@@ -62,6 +63,8 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: PolicyCommand,
     },
+    /// Connections, choices and drops as they come.
+    Monitor(MonitorCommand),
     /// Programs, attach points, how full the maps are, what was dropped, and what is wrong.
     Status,
 }

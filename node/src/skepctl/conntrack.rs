@@ -1,6 +1,6 @@
 //! `skepctl conntrack list`: the connections that the per-packet path knows.
 
-use std::{io::Write, net::SocketAddr, str::FromStr};
+use std::io::Write;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -8,8 +8,8 @@ use skep_proxy::maps::{Reader, reader::conntrack::FlowRecord};
 
 use crate::{
     cli::Format,
+    filter::{End, is_of},
     output::{or_dash, print, structured, table},
-    peer::Peer,
     query::Query,
 };
 
@@ -35,48 +35,12 @@ pub(crate) struct Filter {
     all: bool,
 }
 
-/// One end of a connection, or its address.
-#[derive(Clone, Debug)]
-struct End(std::net::IpAddr, Option<u16>);
-
-impl FromStr for End {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.parse() {
-            Ok(Peer::Address { address, port }) => Ok(Self(address, port)),
-            _ => Err(format!("{text:?} is not ADDRESS[:PORT]")),
-        }
-    }
-}
-
 impl Filter {
     fn fits(&self, flow: &FlowRecord) -> bool {
-        let at = |End(address, port): &End| match port {
-            Some(port) => flow.has_end(SocketAddr::new(*address, *port)),
-            None => flow.has_address(*address),
-        };
         (self.all || !flow.over)
-            && self.address.as_ref().is_none_or(at)
+            && self.address.as_ref().is_none_or(|end| end.is_of(flow))
             && self.state.as_ref().is_none_or(|state| flow.state == state)
             && self.service.as_ref().is_none_or(|service| is_of(flow, service))
-    }
-}
-
-fn is_of(flow: &FlowRecord, service: &Query) -> bool {
-    match service {
-        Query::Address { at, protocol } => {
-            flow.frontend == *at && protocol.is_none_or(|protocol| flow.protocol == protocol)
-        }
-        Query::Name { namespace, name, port } => {
-            let wanted = format!("{namespace}/{name}");
-            let rest = flow.service.as_ref().and_then(|service| service.strip_prefix(&wanted));
-            match (rest, port) {
-                (Some(rest), None) => rest.is_empty() || rest.starts_with(':'),
-                (Some(rest), Some(port)) => rest.strip_prefix(':').unwrap_or_default() == port,
-                (None, _) => false,
-            }
-        }
     }
 }
 

@@ -11,7 +11,7 @@ use skep_proxy::{Config, Frontend, MapSizes, Protocol, Proxy, Service, ServicePo
 /// Maps, and programs attached to an empty cgroup, that go with the test.
 pub(crate) struct Node {
     pub(crate) dir: tempfile::TempDir,
-    cgroup: PathBuf,
+    pub(crate) cgroup: PathBuf,
 }
 
 impl Node {
@@ -84,4 +84,13 @@ pub(crate) fn error(output: &Output) -> String {
     assert_eq!(output.status.code(), Some(1));
     assert!(output.stdout.is_empty());
     String::from_utf8_lossy(&output.stderr).trim_end().to_owned()
+}
+
+/// Cluster DNS, and a Service without backends.
+pub(crate) fn table() -> ServiceTable {
+    let mut table = dns();
+    let frontend = Frontend { address: [10, 96, 0, 11].into(), port: 80, protocol: Protocol::Tcp };
+    let name = "default/empty".parse().unwrap();
+    table.insert(ServicePort { name, ..Default::default() }, Service::new(frontend, []));
+    table
 }

@@ -1,18 +1,8 @@
 //! `skepctl service trace`.
 
 use serde_json::Value;
-use skep_proxy::{Frontend, Protocol, Service, ServicePort, ServiceTable};
 
-use crate::node::{Node, dns, error};
-
-/// Cluster DNS, and a Service without backends.
-fn table() -> ServiceTable {
-    let mut table = dns();
-    let frontend = Frontend { address: [10, 96, 0, 11].into(), port: 80, protocol: Protocol::Tcp };
-    let name = "default/empty".parse().unwrap();
-    table.insert(ServicePort { name, ..Default::default() }, Service::new(frontend, []));
-    table
-}
+use crate::node::{Node, error, table};
 
 #[test]
 fn what_a_socket_would_get_is_said_in_words_and_in_json() {
