@@ -6,7 +6,7 @@ use super::place::{Place, Server};
 use super::row::{Goal, Row, median};
 
 /// Rounds of each way.
-const ROUNDS: usize = 9;
+const ROUNDS: usize = 21;
 
 /// Port of the server that closes after each answer.
 pub const ECHO: u16 = 7000;
@@ -48,12 +48,12 @@ impl Traffic {
         }
     }
 
-    /// Operations of one round, or MiB: about a quarter of a second.
+    /// Operations of one round, or MiB: about an eighth of a second.
     pub fn amount(self) -> u32 {
         match self {
-            Self::TcpRr | Self::UdpRr => 12_000,
-            Self::TcpCrr => 3_000,
-            Self::Stream => 512,
+            Self::TcpRr | Self::UdpRr => 7_000,
+            Self::TcpCrr => 1_500,
+            Self::Stream => 200,
         }
     }
 

@@ -12,7 +12,7 @@ use crate::cluster::{LIMIT, Shape, TestCluster};
 
 /// Connections of a round to a pod of another node. Each keeps one of the node's 4,535 translated ports for a while after
 /// its end, and all rounds together must leave most of them free.
-const TRANSLATED: u32 = 150;
+const TRANSLATED: u32 = 70;
 
 /// Measures this group.
 pub fn measure() -> Result<Vec<Row>> {
