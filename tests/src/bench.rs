@@ -14,6 +14,7 @@ pub mod manifest;
 pub mod memory;
 pub mod node_port;
 pub mod place;
+pub mod pods;
 pub mod profile;
 pub mod programming;
 pub mod read;
@@ -52,6 +53,8 @@ const GROUPS: &[Group] = &[
     Group { name: "cut-over", measure: cut_over::measure },
     Group { name: "reconcile", measure: reconcile::measure },
     Group { name: "restart", measure: restart::measure },
+    Group { name: "pods-direct", measure: pods::direct },
+    Group { name: "pods-vxlan", measure: pods::vxlan },
     Group { name: "memory", measure: memory::measure },
 ];
 
