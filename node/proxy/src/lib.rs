@@ -1,9 +1,9 @@
 //! Service networking of a node: ClusterIP traffic is translated in the kernel, at the socket.
 //!
 //! ```text
-//! API -> watch -> tracker (Services + EndpointSlices -> service ports) -> Programmer -> pinned maps <- kernel programs
-//!                                                                                            ^
-//!                                                                             maps::Reader (skepctl)
+//! API -> watch -> tracker (Services + EndpointSlices, own pods -> service ports) -> Programmer -> pinned maps <- kernel programs
+//!                                                                                                      ^
+//!                                                                                       maps::Reader (skepctl)
 //! ```
 //!
 //! - [`Proxy::load`] loads or takes over the kernel programs, [`Proxy::run`] follows the API, [`Proxy::cleanup`] removes

@@ -1,4 +1,4 @@
-//! From Services and EndpointSlices to the service ports that are to be programmed. No I/O.
+//! From Services and EndpointSlices, and pods with host ports, to the service ports that are to be programmed. No I/O.
 
 mod endpoints;
 mod host_ports;

@@ -209,8 +209,8 @@ fn any_sequence_of_events_leaves_what_the_api_asks_for() {
     let keeper = std::cell::RefCell::new(Some(ground.keeper()));
     let cases = Cases { cases: 64, failure_persistence: None, ..Cases::default() };
     let run = |steps: Vec<Step>| {
+        let mut keeper = keeper.borrow_mut();
         runtime.block_on(async {
-            let mut keeper = keeper.borrow_mut();
             let mut world = World::default();
             let empty = keeper.as_mut().unwrap();
             list_services(empty, []).await;
