@@ -1,5 +1,7 @@
 //! skepctl against maps on the real kernel. Needs root.
 
+#[path = "skepctl/bugtool.rs"]
+mod bugtool;
 #[path = "skepctl/monitor.rs"]
 mod monitor;
 #[path = "skepctl/names.rs"]

@@ -3,6 +3,8 @@
 
 #[path = "../skepctl/api.rs"]
 mod api;
+#[path = "../skepctl/bugtool.rs"]
+mod bugtool;
 #[path = "../skepctl/changes.rs"]
 mod changes;
 #[path = "../skepctl/cli.rs"]
@@ -25,6 +27,8 @@ mod peer;
 mod policy;
 #[path = "../skepctl/query.rs"]
 mod query;
+#[path = "../skepctl/redact.rs"]
+mod redact;
 #[path = "../skepctl/service.rs"]
 mod service;
 #[path = "../skepctl/status.rs"]
@@ -86,6 +90,7 @@ fn run(cli: &Cli, out: &mut impl Write) -> Result<()> {
         Command::Policy { command } => policy::run(command, cli.output, &cli.bpf_root, out),
         Command::Endpoint { command } => endpoint::run(command, &reader()?, &cli.bpf_root, &names()?, cli.output, out),
         Command::Conntrack { command } => conntrack::run(command, &reader()?, cli.output, out),
+        Command::Bugtool(bugtool) => bugtool.run(&cli.bpf_root, out),
         Command::Monitor(monitor) => monitor.run(&reader()?, &cli.bpf_root, cli.output, out),
         Command::Status => status::show(cli.output, &status::read(&reader()?, &cli.bpf_root)?, out),
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::bugtool::BugtoolCommand;
 use crate::conntrack::ConntrackCommand;
 use crate::endpoint::EndpointCommand;
 use crate::monitor::MonitorCommand;
@@ -65,6 +66,8 @@ pub(crate) enum Command {
     },
     /// Connections, choices and drops as they come.
     Monitor(MonitorCommand),
+    /// What is needed to look into a problem of this node elsewhere, in one file; no secrets.
+    Bugtool(BugtoolCommand),
     /// Programs, attach points, how full the maps are, what was dropped, and what is wrong.
     Status,
 }

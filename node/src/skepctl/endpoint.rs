@@ -24,7 +24,7 @@ pub(crate) enum EndpointCommand {
 /// One pod.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Endpoint {
+pub(crate) struct Endpoint {
     /// `namespace/name`, if NetworkPolicy's maps or the API tell.
     pod: Option<String>,
     addresses: Vec<IpAddr>,
@@ -87,7 +87,8 @@ pub(crate) fn run(
     print(&table, out)
 }
 
-fn endpoints(reader: &Reader, root: &Path, names: &Names) -> Result<Vec<Endpoint>> {
+/// Every pod of this node.
+pub(crate) fn endpoints(reader: &Reader, root: &Path, names: &Names) -> Result<Vec<Endpoint>> {
     let policy = policy(root)?;
     let pods = policy.as_ref().map(PolicyReader::pods).transpose()?.unwrap_or_default();
     let services = reader.services()?;

@@ -29,6 +29,11 @@ impl Names {
         Ok(Self { api, known: RefCell::default(), must, failed: RefCell::new(false) })
     }
 
+    /// Without asking anybody.
+    pub(crate) fn none() -> Self {
+        Self { api: None, known: RefCell::default(), must: false, failed: RefCell::new(false) }
+    }
+
     /// What is known of a Service's backend.
     pub(crate) fn endpoint(&self, namespace: &str, service: &str, address: IpAddr) -> Result<Option<Endpoint>> {
         let Some(api) = self.api.as_ref().filter(|_| !*self.failed.borrow()) else { return Ok(None) };
