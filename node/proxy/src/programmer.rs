@@ -26,7 +26,7 @@ use self::{addresses::Addresses, entries::erase, ids::Ids, plan::Plan};
 use crate::{
     Error, Result,
     maps::{ServiceMaps, Table},
-    service::{Backend, Frontend, Kind, Protocol, Service, ServicePort, ServiceTable},
+    service::{Backend, Family, Frontend, Kind, Protocol, Service, ServicePort, ServiceTable},
     sockets::Gone,
 };
 
@@ -214,6 +214,15 @@ impl Programmer {
         }
         self.gone = staying;
         left
+    }
+
+    /// Notes a backend to which a socket was sent that asked for an address, as if it had just gone from there. A former
+    /// daemon may have known of one that stays and goes later; of those that are there nothing comes.
+    pub(crate) fn note_asked(&mut self, address: SocketAddr, backend: SocketAddr) {
+        let exact = Frontend { address: address.ip(), port: address.port(), protocol: Protocol::Udp };
+        let any = Frontend { address: Family::of(address.ip()).unspecified(), ..exact };
+        let known = [exact, any].into_iter().find(|frontend| self.owners.contains_key(frontend));
+        self.gone.extend(known.map(|frontend| Gone { backend, frontends: vec![frontend] }));
     }
 
     /// How full the maps are.

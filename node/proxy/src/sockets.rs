@@ -12,7 +12,7 @@
 mod diag;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::{self, File},
     io,
     net::SocketAddr,
@@ -110,9 +110,20 @@ fn visit(maps: &Path, gone: &[Gone]) -> Result<usize> {
     Ok(cut)
 }
 
+/// Which addresses sockets asked for, and the backends they were sent to.
+pub(crate) fn asked(maps: &Path) -> Result<HashSet<(SocketAddr, SocketAddr)>> {
+    let at = |address, port| SocketAddr::new(from_map(address), host_port(port));
+    let peers = peers(maps)?.into_iter().filter(|(key, value)| value.is_sealed_for(key));
+    Ok(peers.map(|(key, value)| (at(value.address, value.port), at(key.address, key.port))).collect())
+}
+
+fn peers(maps: &Path) -> Result<Vec<(PeerKey, PeerValue)>> {
+    Table::open(maps, "UDP_PEERS")?.entries()
+}
+
 /// The cookies of sockets that were sent to one of these backends, and where to.
 fn translated(maps: &Path, gone: &[Gone]) -> Result<HashMap<u64, Vec<SocketAddr>>> {
-    let peers = Table::<PeerKey, PeerValue>::open(maps, "UDP_PEERS")?.entries()?;
+    let peers = peers(maps)?;
     let mut sockets: HashMap<u64, Vec<SocketAddr>> = HashMap::new();
     for (key, value) in &peers {
         if let Some(gone) = gone.iter().find(|gone| gone.is_of(key, value)) {

@@ -61,6 +61,9 @@ spec:
     std::thread::sleep(Duration::from_secs(2));
     let log = cluster.kubectl(&["logs", "asking"])?;
     ensure!(log.lines().next_back() == Some("old"), "a pod that still serves has lost its socket:\n{log}");
+    // Another daemon knows of it, too.
+    cluster.nodes()[0].node.kill()?;
+    cluster.nodes()[0].start_node()?;
     cluster.kubectl(&["exec", "old", "--", "busybox", "touch", "/tmp/end"])?;
     let log = heard("new")?;
     ensure!(!log.contains("unreachable") && !log.contains("No route"), "the socket was left to itself first:\n{log}");

@@ -342,10 +342,11 @@ impl Keeper {
         self.remove_stale();
         let owners = all.into_iter().map(Owner::Service).chain(pods.into_iter().map(Owner::Pod));
         self.serve(owners.collect()).await;
-        if let Some(bpf_root) = self.former.take()
-            && let Err(error) = bpffs::remove_other_versions(&bpf_root)
-        {
-            tracing::error!(error = %chain(&error), "the programs of another version cannot be removed");
+        if let Some(bpf_root) = self.former.take() {
+            if let Err(error) = bpffs::remove_other_versions(&bpf_root) {
+                tracing::error!(error = %chain(&error), "the programs of another version cannot be removed");
+            }
+            self.note_former_sockets(&bpf_root);
         }
         let after = self.programmer.writes();
         tracing::info!(

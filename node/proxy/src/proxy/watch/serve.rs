@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashSet, VecDeque},
+    path::Path,
     time::Instant,
 };
 
@@ -10,9 +11,10 @@ use super::{
     claims::{Claimed, Released},
 };
 use crate::{
-    Result,
+    Result, bpffs,
     programmer::Writes,
     service::{Frontend, Service as Desired, ServicePort},
+    sockets,
     tracker::Owner,
 };
 
@@ -64,6 +66,17 @@ impl Keeper {
         self.note_served();
         self.cut_sockets();
         self.watch_capacity();
+    }
+
+    /// Sees to the sockets of backends that a former daemon left to them until those would serve no more.
+    pub(super) fn note_former_sockets(&mut self, bpf_root: &Path) {
+        match sockets::asked(&bpffs::Paths::new(bpf_root).maps) {
+            Ok(asked) => {
+                asked.into_iter().for_each(|(address, backend)| self.programmer.note_asked(address, backend));
+                self.cut_sockets();
+            }
+            Err(error) => tracing::error!(error = %chain(&error), "UDP sockets may keep backends that are gone"),
+        }
     }
 
     /// Cuts off the sockets of backends that are gone. Those of a backend that is only not chosen any more, as one that
