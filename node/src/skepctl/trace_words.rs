@@ -31,14 +31,13 @@ fn one(record: &Record, out: &mut impl Write) -> Result<()> {
         writeln!(out, "  {:14} {}", "NetworkPolicy", judged(step))?;
     }
     let service = record.trace.service.as_deref().unwrap_or("no Service");
+    let of_service = record.trace.service.as_ref().map(|service| format!("{service}: ")).unwrap_or_default();
     match &record.trace.outcome {
         _ if record.policy.iter().any(|step| !step.allowed) => writeln!(out, "dropped by NetworkPolicy")?,
         Outcome::Passes => writeln!(out, "passes as it is: {service}")?,
         Outcome::Masqueraded { source } => writeln!(out, "leaves the cluster under the address {source}")?,
-        Outcome::Refused { reason } => {
-            writeln!(out, "refused: {service}: {}", in_words(reason))?;
-        }
-        Outcome::Dropped { reason } => writeln!(out, "dropped: {service}: {}", in_words(reason))?,
+        Outcome::Refused { reason } => writeln!(out, "refused: {of_service}{}", in_words(reason))?,
+        Outcome::Dropped { reason } => writeln!(out, "dropped: {of_service}{}", in_words(reason))?,
         Outcome::Answer { from, to } => writeln!(out, "goes to {to} as an answer of {from}")?,
         Outcome::Backends { candidates } => {
             match candidates.len() {
