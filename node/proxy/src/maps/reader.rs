@@ -17,9 +17,7 @@ use aya::{
     maps::{MapData, PerCpuHashMap, PerCpuValues},
 };
 use serde::Serialize;
-use skep_ebpf_common::{
-    BackendValue, Segment, ServiceCounters, ServiceValue, SlotKey, host_port, service_flags,
-};
+use skep_ebpf_common::{BackendValue, Segment, ServiceCounters, ServiceValue, SlotKey, host_port, service_flags};
 
 use crate::{
     Error, Result,
