@@ -103,7 +103,8 @@ impl TraceCommand {
                 traces.truncate(1);
             }
             for (protocol, trace) in traces {
-                records.push(record(trace, to, protocol, &origin, policy.as_ref(), names)?);
+                let judge = judge_by(policy.as_ref(), protocol);
+                records.push(record(trace, to, protocol, &origin, &judge, names)?);
             }
         }
         if let Some(text) = structured(format, &records)? {
@@ -191,21 +192,31 @@ fn pod_addresses(policy: Option<&PolicyReader>, names: &Names, namespace: &str, 
     }
 }
 
+/// What NetworkPolicy says of a connection from an address to another, at the end that `egress` or `ingress` names.
+type Judge<'a> = dyn Fn(IpAddr, SocketAddr, &str) -> Result<Vec<PolicyStep>> + 'a;
+
+/// Asks the maps of NetworkPolicy, if it is in the kernel.
+fn judge_by(
+    policy: Option<&PolicyReader>,
+    protocol: Protocol,
+) -> impl Fn(IpAddr, SocketAddr, &str) -> Result<Vec<PolicyStep>> {
+    let number = if protocol == Protocol::Udp { skep_policy::UDP } else { skep_policy::TCP };
+    move |from, to, end| {
+        let Some(policy) = policy else { return Ok(Vec::new()) };
+        let mut steps = policy.trace(from, to.ip(), number, to.port())?;
+        steps.retain(|step| step.direction == end);
+        Ok(steps)
+    }
+}
+
 fn record(
     trace: Trace,
     to: SocketAddr,
     protocol: Protocol,
     origin: &Origin,
-    policy: Option<&PolicyReader>,
+    judge: &Judge<'_>,
     names: &Names,
 ) -> Result<Record> {
-    let judge = |from: IpAddr, at: SocketAddr, way: &str| -> Result<Vec<PolicyStep>> {
-        let Some(policy) = policy else { return Ok(Vec::new()) };
-        let number = if protocol == Protocol::Udp { skep_policy::UDP } else { skep_policy::TCP };
-        let mut steps = policy.trace(from, at.ip(), number, at.port())?;
-        steps.retain(|step| step.direction == way);
-        Ok(steps)
-    };
     // Past the sockets the address that the pod names is judged, before anything else.
     let named = match (origin.client, &trace.outcome, origin.address) {
         (Client::Pod { .. }, _, Some(from)) => judge(from, to, "egress")?,
@@ -248,4 +259,78 @@ fn shown(address: IpAddr, port: Option<u16>) -> String {
 fn split(service: &str) -> Option<(&str, &str)> {
     let (namespace, rest) = service.split_once('/')?;
     Some((namespace, rest.split_once(':').map_or(rest, |(name, _)| name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FRONTEND: &str = "10.96.0.10:80";
+    const BACKEND: &str = "10.1.0.5:8080";
+    const CLIENT: &str = "10.1.0.9";
+
+    /// What is asked of NetworkPolicy for that client, when one backend is chosen and sees `source`.
+    fn asked(client: Client, outcome: Outcome) -> (Vec<String>, Vec<String>) {
+        let judge = |from: IpAddr, to: SocketAddr, end: &str| {
+            let step = PolicyStep {
+                pod: "default/x".into(),
+                direction: if end == "egress" { "egress" } else { "ingress" },
+                identity: 1,
+                peer: String::new(),
+                allowed: true,
+                reason: format!("{end} {from} {to}"),
+                rule: None,
+            };
+            Ok(vec![step])
+        };
+        let trace = Trace { service: Some("default/web:http".into()), steps: Vec::new(), outcome };
+        let origin = Origin { client, address: Some(CLIENT.parse().unwrap()) };
+        let to = FRONTEND.parse().unwrap();
+        let record = record(trace, to, Protocol::Tcp, &origin, &judge, &Names::none()).unwrap();
+        let reasons = |steps: &[PolicyStep]| steps.iter().map(|step| step.reason.clone()).collect::<Vec<_>>();
+        (reasons(&record.policy), record.backends.iter().flat_map(|backend| reasons(&backend.policy)).collect())
+    }
+
+    fn to_backend(source: Option<&str>) -> Outcome {
+        let candidate = Candidate {
+            id: 1,
+            address: BACKEND.parse().unwrap(),
+            local: true,
+            places: 1,
+            source: source.map(|source| source.parse().unwrap()),
+            tunnel_source: None,
+            dropped: None,
+        };
+        Outcome::Backends { candidates: vec![candidate] }
+    }
+
+    #[test]
+    fn policies_judge_the_addresses_that_the_packet_has_at_each_end() {
+        let address = CLIENT.parse().unwrap();
+        // At the socket the address is translated before there is a packet.
+        let (whole, backends) = asked(Client::Socket { netns: 0 }, to_backend(None));
+        assert_eq!(
+            (whole.len(), backends),
+            (0, vec![format!("egress {CLIENT} {BACKEND}"), format!("ingress {CLIENT} {BACKEND}")])
+        );
+        // Past the socket the pod is judged by the address it names.
+        let (whole, backends) = asked(Client::Pod { address, port: None }, to_backend(None));
+        assert_eq!(whole, [format!("egress {CLIENT} {FRONTEND}")]);
+        assert_eq!(backends, [format!("ingress {CLIENT} {BACKEND}")]);
+        // From outside there is no egress here, and the backend's node sees the source it is given.
+        let (whole, backends) = asked(Client::Outside { address, port: None }, to_backend(Some("192.0.2.1")));
+        assert_eq!((whole.len(), backends), (0, vec![format!("ingress 192.0.2.1 {BACKEND}")]));
+        // What is no Service's is judged as it is; what is refused, not at all.
+        let (whole, _) = asked(Client::Socket { netns: 0 }, Outcome::Passes);
+        assert_eq!(whole, [format!("egress {CLIENT} {FRONTEND}"), format!("ingress {CLIENT} {FRONTEND}")]);
+        let refused = Outcome::Refused { reason: "no-endpoints" };
+        assert_eq!(asked(Client::Socket { netns: 0 }, refused), (Vec::new(), Vec::new()));
+    }
+
+    #[test]
+    fn the_name_of_a_service_is_taken_apart() {
+        assert_eq!(split("default/web:http"), Some(("default", "web")));
+        assert_eq!(split("default/web"), Some(("default", "web")));
+        assert_eq!(split("service 7"), None);
+    }
 }
