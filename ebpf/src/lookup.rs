@@ -3,7 +3,7 @@
 use aya_ebpf::{EbpfContext, helpers::generated::bpf_ktime_get_boot_ns, maps::lpm_trie};
 use aya_log_ebpf::warn;
 use skep_ebpf_common::{
-    Address, AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, Segment, ServiceValue, SlotKey,
+    Address, AffinityKey, AffinityValue, BackendValue, FrontendKey, Segment, ServiceValue, SlotKey,
     SourceRange, address_bits, host_port, kind, service_flags, unspecified,
 };
 
@@ -32,7 +32,7 @@ pub(crate) enum Origin {
 pub(crate) trait Client {
     /// Who it is, for `sessionAffinity: ClientIP` and source ranges: the address, or [`AffinityKey::netns`].
     fn address(&self) -> Address;
-    /// Cookie of the network namespace the address is meant in.
+    /// Cookie of the network namespace the address is meant in; zero if none can be.
     fn netns(&self) -> u64;
     /// Spreads choices: random, or the same for all packets of a flow.
     fn hash(&self) -> u32;
@@ -83,12 +83,30 @@ pub(crate) enum Verdict {
     Backend(Chosen),
 }
 
-/// What the maps say of one address and port.
-enum Found {
-    Frontend(FrontendValue),
-    Pass,
+/// What the maps say of one address and port. All of it always has a value, or the verifier may meet a register without.
+#[derive(Clone, Copy)]
+struct Found {
+    what: What,
+    /// Of a frontend: key of `SERVICES`, else zero.
+    service: u32,
+    /// Of a frontend: one of [`kind`], else zero.
+    kind: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum What {
+    Frontend,
+    Nothing,
+    /// A Service's address without that port.
     NoPort,
     Torn,
+}
+
+impl What {
+    #[inline(always)]
+    const fn alone(self) -> Found {
+        Found { what: self, service: 0, kind: 0 }
+    }
 }
 
 /// Chooses a backend for `key`. An address that is no Service's costs two map lookups.
@@ -96,19 +114,20 @@ enum Found {
 pub(crate) fn lookup<X: EbpfContext, C: Client>(ctx: &X, key: &FrontendKey, origin: Origin, client: &C) -> Verdict {
     let mut reason = Reason::Torn;
     for _ in 0..ATTEMPTS {
-        let frontend = match find(key, client) {
-            Found::Frontend(frontend) => frontend,
-            Found::Pass => return Verdict::Pass,
+        let frontend = find(key, client);
+        match frontend.what {
+            What::Frontend => {}
+            What::Nothing => return Verdict::Pass,
             // Or an update of a neighbour in the same bucket hid it for a moment: look again.
-            Found::NoPort => {
+            What::NoPort => {
                 reason = Reason::NoPort;
                 continue;
             }
-            Found::Torn => {
+            What::Torn => {
                 reason = Reason::Torn;
                 continue;
             }
-        };
+        }
         reason = Reason::Torn;
         // SAFETY: the map does not preallocate, and the copy is only believed when its seal fits.
         let Some(service) = (unsafe { SERVICES.get(frontend.service) }).copied() else { continue };
@@ -153,27 +172,38 @@ pub(crate) fn lookup<X: EbpfContext, C: Client>(ctx: &X, key: &FrontendKey, orig
 /// Whose is that address and port?
 #[inline(always)]
 fn find<C: Client>(key: &FrontendKey, client: &C) -> Found {
-    if let Some(found) = frontend(key) {
-        return found;
+    let exact = frontend(key);
+    // A host port at one address: only at this node's own does it count, and after a node port of a Service. So it would be
+    // with netfilter, where upstream's proxy comes before the plugin `portmap`, and that asks for local addresses.
+    let host_port = exact.kind == kind::HOST_PORT;
+    if exact.what != What::Nothing && !host_port {
+        return exact;
     }
     // SAFETY: an aliased value is another address's word for a moment; the next attempt corrects it.
     let Some(known) = (unsafe { ADDRESSES.get(&key.address) }).copied() else {
-        return Found::Pass;
+        return What::Nothing.alone();
     };
     if known.bits & address_bits::NODE != 0 && (known.netns == 0 || known.netns == client.netns()) {
-        let any = FrontendKey { address: unspecified(&key.address), ..*key };
-        if let Some(found) = frontend(&any) {
-            return found;
+        let any = frontend(&FrontendKey { address: unspecified(&key.address), ..*key });
+        if host_port && (any.what == What::Nothing || any.kind == kind::HOST_PORT) {
+            return exact;
+        }
+        if any.what != What::Nothing {
+            return any;
         }
     }
-    if known.bits & address_bits::WHOLE != 0 { Found::NoPort } else { Found::Pass }
+    if known.bits & address_bits::WHOLE != 0 { What::NoPort.alone() } else { What::Nothing.alone() }
 }
 
 #[inline(always)]
-fn frontend(key: &FrontendKey) -> Option<Found> {
+fn frontend(key: &FrontendKey) -> Found {
     // SAFETY: the map does not preallocate, and the copy is only believed when its seal fits.
-    let value = *unsafe { FRONTENDS.get(key) }?;
-    Some(if value.is_sealed_for(key) { Found::Frontend(value) } else { Found::Torn })
+    let Some(value) = (unsafe { FRONTENDS.get(key) }).copied() else { return What::Nothing.alone() };
+    if value.is_sealed_for(key) {
+        Found { what: What::Frontend, service: value.service, kind: value.kind }
+    } else {
+        What::Torn.alone()
+    }
 }
 
 /// The slots this traffic may use. Inside the cluster a ClusterIP follows `internalTrafficPolicy`; at its other addresses

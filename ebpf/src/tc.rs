@@ -25,7 +25,7 @@ use aya_ebpf::{
     macros::classifier,
     programs::TcContext,
 };
-use skep_ebpf_common::packet::Drop;
+use skep_ebpf_common::{packet::Drop, policy::FOR_THIS_NODE};
 
 use self::{maps::Scratch, parse::Kind};
 use crate::lookup::Origin;
@@ -54,7 +54,7 @@ fn to_device(ctx: TcContext) -> i32 {
     if parse::parse(&ctx, &mut scratch.packet) != Kind::Flow {
         return NEXT;
     }
-    track::reply(&ctx, scratch, false).unwrap_or(NEXT)
+    track::reply(&ctx, scratch, None).unwrap_or(NEXT)
 }
 
 #[inline(always)]
@@ -66,12 +66,20 @@ fn ingress(ctx: &TcContext, origin: Origin) -> i32 {
     let Some(scratch) = scratch() else { return NEXT };
     match parse::parse(ctx, &mut scratch.packet) {
         Kind::Other => NEXT,
-        Kind::Error => icmp::translate(ctx, scratch),
-        Kind::Flow => match track::reply(ctx, scratch, true) {
+        Kind::Error => icmp::translate(ctx, scratch, origin == Origin::Internal),
+        Kind::Flow => match track::reply(ctx, scratch, Some(origin)) {
             Some(action) => action,
+            None if origin == Origin::Internal && is_for_this_node(ctx) => NEXT,
             None => track::forward(ctx, scratch, origin),
         },
     }
+}
+
+/// Did NetworkPolicy let it pass only because it ends at this node?
+#[inline(always)]
+fn is_for_this_node(ctx: &TcContext) -> bool {
+    // SAFETY: the kernel hands a valid context to the program.
+    unsafe { (&raw const (*skb(ctx)).tc_index).read_volatile() == FOR_THIS_NODE }
 }
 
 #[inline(always)]

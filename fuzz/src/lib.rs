@@ -22,7 +22,8 @@ use skep_api::patch::{self, json, merge};
 use skep_api::request::Query;
 use skep_api::selector::{FieldSelector, LabelSelector};
 use skep_api::{Quantity, RequestInfo};
-use skep_apply::{Apply, Managed, Set, Type, apply, strategic};
+use skep_apply::reset::Ignored;
+use skep_apply::{Apply, Managed, OneVersion, Set, Type, apply, strategic};
 use skep_dns::{Forwarder, Handler, Index, Metrics, Step, Transport, Zone};
 
 /// A fuzz target.
@@ -160,7 +161,8 @@ fn applied(of: Type<'_>, live: &Value, config: &Value) {
         manager: "fuzz",
         subresource: "",
         force: true,
-        ignored: &Set::default(),
+        ignored: Ignored::NOTHING,
+        versions: &OneVersion,
         now: Timestamp::UNIX_EPOCH,
     };
     let mut managed = Managed::default();

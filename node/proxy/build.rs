@@ -15,14 +15,18 @@ fn main() {
 
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=build");
-    for path in ["src", "Cargo.toml", "common/src", "common/Cargo.toml"] {
-        println!("cargo::rerun-if-changed={}", workspace.join("ebpf").join(path).display());
+    let source = workspace.join("ebpf/src");
+    println!("cargo::rerun-if-changed={}", workspace.join("ebpf/Cargo.toml").display());
+    println!("cargo::rerun-if-changed={}", workspace.join("ebpf/common").display());
+    // The other object of the package has a folder of its own there.
+    for entry in source.read_dir().into_iter().flatten().flatten().filter(|entry| entry.file_name() != "policy") {
+        println!("cargo::rerun-if-changed={}", entry.path().display());
     }
     println!("cargo::rerun-if-changed={}", workspace.join("target/tools/bin/bpf-linker").display());
 
     // The target folder is marked by cargo; without the mark, stay in our own corner of it.
     let target = out.ancestors().find(|dir| dir.join("CACHEDIR.TAG").is_file()).unwrap_or(&out).to_owned();
-    match ebpf::build(&workspace, &target.join("ebpf")) {
+    match ebpf::build(&workspace, &target.join("ebpf"), "skep") {
         Ok(object) => println!("cargo::rustc-env=SKEP_EBPF_OBJECT={}", object.display()),
         Err(error) => {
             for line in error.lines() {

@@ -3,6 +3,7 @@
 use anyhow::Context as _;
 use skep_cri::Cri;
 use skep_network::Network;
+use skep_policy::Enforcer;
 use skep_proxy::Proxy;
 
 use crate::dns;
@@ -13,9 +14,11 @@ use crate::settings::Settings;
 pub(crate) async fn cleanup(settings: Settings) -> anyhow::Result<()> {
     let pods = remove_pods(&settings).await.context("removing pods");
     let network = remove_network(&settings).context("removing the pod network");
+    let policy = Enforcer::cleanup(&settings.bpf_root).context("removing what enforces NetworkPolicy");
     let proxy = Proxy::cleanup(&settings.bpf_root).context("removing the service data plane");
+    let devices = skep_proxy::devices::cleanup().context("removing the programs on devices");
     let dns = dns::cleanup(&settings).await.context("removing the DNS address");
-    pods.and(network).and(proxy).and(dns)
+    pods.and(network).and(policy).and(proxy).and(devices).and(dns)
 }
 
 async fn remove_pods(settings: &Settings) -> anyhow::Result<()> {

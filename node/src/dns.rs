@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use skep_dns::{Config, Dns};
+use skep_dns::{Config, Dns, Metrics};
 use tokio_util::sync::CancellationToken;
 
 use crate::run::{FIRST_RETRY, LAST_RETRY};
@@ -12,7 +12,12 @@ const PORT: u16 = 53;
 
 /// Answers DNS on the pods' DNS addresses until `shutdown`. A node without DNS still runs pods, so trouble is logged and
 /// tried again.
-pub(crate) async fn run(client: kube::Client, settings: &Settings, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    client: kube::Client,
+    settings: &Settings,
+    metrics: Metrics,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     let addresses = addresses(settings);
     if addresses.is_empty() {
         shutdown.cancelled().await;
@@ -20,7 +25,7 @@ pub(crate) async fn run(client: kube::Client, settings: &Settings, shutdown: Can
     }
     let mut pause = FIRST_RETRY;
     loop {
-        match start(&addresses, settings).await {
+        match start(&addresses, settings, &metrics).await {
             Ok(dns) => {
                 tracing::info!(?addresses, "answering DNS");
                 pause = FIRST_RETRY;
@@ -38,7 +43,7 @@ pub(crate) async fn run(client: kube::Client, settings: &Settings, shutdown: Can
     }
 }
 
-async fn start(addresses: &[IpAddr], settings: &Settings) -> skep_dns::Result<Dns> {
+async fn start(addresses: &[IpAddr], settings: &Settings, metrics: &Metrics) -> skep_dns::Result<Dns> {
     for address in addresses {
         skep_dns::assign(*address).await?;
     }
@@ -47,6 +52,7 @@ async fn start(addresses: &[IpAddr], settings: &Settings) -> skep_dns::Result<Dn
         domain: settings.cluster_domain.clone(),
         reverse: vec![settings.service_cidr],
         resolv_conf: Some(settings.resolv_conf.clone()),
+        metrics: metrics.clone(),
     })
     .await
 }

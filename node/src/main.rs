@@ -5,11 +5,18 @@
 
 mod cleanup;
 mod cluster;
+mod devices;
 mod dns;
+mod drift;
+mod health;
 mod host;
+mod masquerade;
+mod metrics;
 mod peers;
+mod policy;
 mod run;
 mod settings;
+mod web;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;

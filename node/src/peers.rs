@@ -1,32 +1,41 @@
 //! Follows the Nodes and keeps the ways to their pods.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use futures::StreamExt as _;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt as _, watcher};
-use skep_network::{Applied, Peer, Peers, Watch};
-use tokio::sync::Notify;
+use skep_network::{Applied, Peer, Peers};
+use tokio::sync::watch;
 
+use crate::drift;
+use crate::masquerade;
+use crate::metrics::NetworkMetrics;
 use crate::run::RECONCILE_NETWORK;
 
 /// Changes that come close together are one.
 const SETTLE: Duration = Duration::from_millis(250);
 
 /// Applies `peers` to the Nodes whenever one of them or the kernel's routes change, and every minute. Until the Nodes are
-/// known, what is there stays: after a restart no route is lost.
-pub(crate) async fn follow(client: kube::Client, own: &str, peers: Peers) -> anyhow::Result<()> {
+/// known, what is there stays: after a restart no route is lost. Tells the `addresses` of all nodes and their pods once they
+/// are known, and whenever they change.
+pub(crate) async fn follow(
+    client: kube::Client,
+    own: &str,
+    peers: Peers,
+    mut drift: watch::Receiver<()>,
+    metrics: &NetworkMetrics,
+    addresses: watch::Sender<Option<BTreeSet<IpNet>>>,
+) -> anyhow::Result<()> {
     let (store, writer) = reflector::store();
     let nodes = watcher(Api::<Node>::all(client), watcher::Config::default());
     let mut nodes = pin!(nodes.default_backoff().reflect(writer));
-    let drift = drift()?;
     let (mut known, mut applied) = (Vec::new(), None);
     let mut listed = false;
     loop {
@@ -44,9 +53,17 @@ pub(crate) async fn follow(client: kube::Client, own: &str, peers: Peers) -> any
                 }
                 false
             }
-            () = drift.notified() => true,
+            () = drift::changed(&mut drift) => true,
             () = tokio::time::sleep(RECONCILE_NETWORK) => true,
         };
+        if listed {
+            let now = Some(masquerade::addresses(store.state().iter().map(AsRef::as_ref)));
+            addresses.send_if_modified(|known| {
+                let news = *known != now;
+                *known = now;
+                news
+            });
+        }
         let wanted = peers_of(&store, own);
         // Most changes of Nodes are heartbeats.
         if !listed || (!forced && wanted == known && applied.is_some()) {
@@ -55,11 +72,13 @@ pub(crate) async fn follow(client: kube::Client, own: &str, peers: Peers) -> any
         if forced {
             tokio::time::sleep(SETTLE).await;
         }
+        drift.mark_unchanged();
         known.clone_from(&wanted);
         let worker = peers.clone();
         match tokio::task::spawn_blocking(move || worker.apply(&wanted)).await? {
             Ok(done) => {
                 report(&done, applied.as_ref());
+                metrics.applied(&done);
                 applied = Some(done);
             }
             Err(error) => {
@@ -68,25 +87,6 @@ pub(crate) async fn follow(client: kube::Client, own: &str, peers: Peers) -> any
             }
         }
     }
-}
-
-/// Notified when links, addresses or routes change. The thread that listens ends at the first change that nobody waits
-/// for any more.
-fn drift() -> anyhow::Result<Arc<Notify>> {
-    let (watch, changed) = (Watch::open()?, Arc::new(Notify::new()));
-    let weak = Arc::downgrade(&changed);
-    let listen = move || {
-        while let Some(changed) = weak.upgrade() {
-            changed.notify_one();
-            drop(changed);
-            if let Err(error) = watch.wait() {
-                tracing::warn!(%error, "routes are looked at once a minute only");
-                break;
-            }
-        }
-    };
-    std::thread::Builder::new().name("routes".into()).spawn(listen).context("starting a thread")?;
-    Ok(changed)
 }
 
 fn report(done: &Applied, before: Option<&Applied>) {
@@ -107,14 +107,14 @@ fn peer(node: &Node, own: &str) -> Option<Peer> {
     let name = node.metadata.name.clone().filter(|name| name != own)?;
     let pod_cidrs: Vec<IpNet> =
         node.spec.iter().flat_map(|spec| pod_cidrs(spec.pod_cidrs.as_deref(), spec.pod_cidr.as_deref())).collect();
-    let addresses: Vec<IpAddr> = node
-        .status
-        .iter()
-        .flat_map(|status| status.addresses.iter().flatten())
-        .filter(|address| address.type_ == "InternalIP")
-        .filter_map(|address| address.address.parse().ok())
-        .collect();
+    let addresses: Vec<IpAddr> = internal_addresses(node).collect();
     (!pod_cidrs.is_empty()).then_some(Peer { name, pod_cidrs, addresses })
+}
+
+/// By which the other nodes know it.
+pub(crate) fn internal_addresses(node: &Node) -> impl Iterator<Item = IpAddr> {
+    let all = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+    all.filter(|address| address.type_ == "InternalIP").filter_map(|address| address.address.parse().ok())
 }
 
 /// `podCIDRs`, or the older `podCIDR`.

@@ -12,16 +12,24 @@ use kube::Api;
 use kube::runtime::wait::await_condition;
 use skep_cri::Cri;
 use skep_network::{Network, Peers, PeersConfig};
+use skep_policy::Enforcer;
 use skep_proxy::Proxy;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster;
+use crate::devices::{self, Ground};
 use crate::dns;
+use crate::drift;
+use crate::health::{HealthServer, serve_services};
 use crate::host;
+use crate::metrics::{Metrics, MetricsServer, NetworkMetrics};
 use crate::peers;
+use crate::policy;
 use crate::settings::Settings;
+use crate::web;
 
 pub(crate) const FIRST_RETRY: Duration = Duration::from_millis(200);
 pub(crate) const LAST_RETRY: Duration = Duration::from_secs(5);
@@ -50,11 +58,22 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         bpf_root: settings.bpf_root.clone(),
         cgroup_root: service_cgroup(&settings.cgroup_root)?,
         node_name: Some(settings.node_name.clone()),
+        maglev: settings.maglev,
+        maps: devices::map_sizes(&settings),
         ..Default::default()
     })
     .context("the service data plane")?;
 
+    let (dns_metrics, network_metrics) = (skep_dns::Metrics::default(), NetworkMetrics::default());
+    let policies = policy::enforcer(&settings);
+    let servers = servers(&settings, &proxy, &dns_metrics, &network_metrics, policies.metrics());
+
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
+    let stop = shutdown.clone();
+    tasks.spawn(async move {
+        stop.run_until_cancelled(servers).await;
+        Ok(())
+    });
     let client = cluster.client.clone();
     let stop = shutdown.clone();
     tasks.spawn(async move { proxy.run(client, stop).await.context("the service data plane") });
@@ -63,10 +82,10 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     tasks.spawn(async move { skep_kubelet::run(client, kubelet, cri, stop).await.context("the kubelet") });
     let settings = Arc::new(settings);
     let (client, names, stop) = (cluster.client.clone(), settings.clone(), shutdown.clone());
-    tasks.spawn(async move { dns::run(client, &names, stop).await.context("cluster DNS") });
+    tasks.spawn(async move { dns::run(client, &names, dns_metrics, stop).await.context("cluster DNS") });
     let (client, stop) = (cluster.client, shutdown.clone());
     tasks.spawn(async move {
-        stop.run_until_cancelled(pod_network(client, &settings, &network_ips))
+        stop.run_until_cancelled(pod_network(client, &settings, &network_ips, &network_metrics, &policies))
             .await
             .unwrap_or(Ok(()))
             .context("the pod network")
@@ -84,6 +103,35 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         result = result.and(ended);
     }
     result
+}
+
+/// The servers of metrics and health, until dropped.
+fn servers(
+    settings: &Settings,
+    proxy: &Proxy,
+    dns: &skep_dns::Metrics,
+    network: &NetworkMetrics,
+    policy: skep_policy::Metrics,
+) -> impl Future<Output = ()> + Send + use<> {
+    let (health, answers) = (proxy.health(), crate::health::Metrics::default());
+    let metrics = Metrics::new(proxy.metrics(), policy, dns, network, &answers, settings.bpf_root.clone());
+    let metrics_server = (settings.metrics_bind_address, Arc::new(MetricsServer(Arc::new(metrics))));
+    let health_server =
+        (settings.healthz_bind_address, Arc::new(HealthServer { health: health.clone(), metrics: answers }));
+    async move {
+        let metrics = async {
+            if let (Some(address), server) = metrics_server {
+                web::serve(address, "metrics", server).await;
+            }
+        };
+        let healthz = async {
+            if let (Some(address), server) = health_server {
+                web::serve(address, "health", server).await;
+            }
+        };
+        tokio::join!(metrics, healthz, serve_services(health));
+        std::future::pending().await
+    }
 }
 
 /// Why the first part that ends has ended: none does before it is told to.
@@ -173,9 +221,17 @@ fn service_cgroup(root: &Path) -> anyhow::Result<Option<PathBuf>> {
     Ok(Some(dir))
 }
 
-/// Waits for the node's pod CIDR, sets the pod network up, and keeps it and the ways to other nodes whole.
-async fn pod_network(client: kube::Client, settings: &Settings, node_ips: &[IpAddr]) -> anyhow::Result<()> {
+/// Waits for the node's pod CIDR, sets the pod network up, and keeps it, the ways to other nodes and the programs on devices
+/// whole.
+async fn pod_network(
+    client: kube::Client,
+    settings: &Settings,
+    node_ips: &[IpAddr],
+    metrics: &NetworkMetrics,
+    policies: &Enforcer,
+) -> anyhow::Result<()> {
     let node_ip = node_ips.first().copied();
+    let policy_client = client.clone();
     let pod_cidr = pod_cidr(client.clone(), &settings.node_name).await;
     // `cleanup` must know it when nobody answers any more.
     let note = pod_cidr_file(settings);
@@ -190,15 +246,27 @@ async fn pod_network(client: kube::Client, settings: &Settings, node_ips: &[IpAd
         vxlan_id: settings.vxlan_id,
         vxlan_port: settings.vxlan_port,
     })?;
-    tokio::try_join!(repair(network), peers::follow(client, &settings.node_name, peers)).map(drop)
+    let drift = drift::watch()?;
+    let (tell_addresses, addresses) = watch::channel(None);
+    let ground = Ground { settings, node_ips, pod_cidrs: &[pod_cidr] };
+    tokio::try_join!(
+        repair(network, metrics),
+        peers::follow(client, &settings.node_name, peers, drift.clone(), metrics, tell_addresses),
+        devices::follow(ground, drift.clone(), addresses),
+        policy::follow(policy_client, settings, policies, drift),
+    )
+    .map(drop)
 }
 
 /// Repairs the pod network from time to time.
-async fn repair(network: Arc<Network>) -> anyhow::Result<()> {
+async fn repair(network: Arc<Network>, metrics: &NetworkMetrics) -> anyhow::Result<()> {
     loop {
         let worker = network.clone();
         match tokio::task::spawn_blocking(move || worker.reconcile()).await? {
-            Ok(done) => tracing::debug!(?done, "pod network is as it should be"),
+            Ok(done) => {
+                metrics.reconciled(&done);
+                tracing::debug!(?done, "pod network is as it should be");
+            }
             Err(error) => tracing::warn!(%error, "could not put the pod network right"),
         }
         tokio::time::sleep(RECONCILE_NETWORK).await;

@@ -1,17 +1,18 @@
 //! What the node runs with: options as a person gave them, and settings with every default filled in.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use clap::Args;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Taint;
 use serde::Deserialize;
 use skep_kubelet::Thresholds;
 use skep_network::Routing;
+use skep_proxy::maglev;
 
 use crate::host;
 
@@ -92,6 +93,42 @@ pub(crate) struct Options {
     /// UDP port of the VXLAN, the same on all nodes [default: 8472]
     #[arg(long, value_name = "PORT")]
     vxlan_port: Option<u16>,
+    /// Devices by which clients outside the cluster reach this node's Services: NAME,.. [default: the Ethernet devices that
+    /// have the node's addresses or the default route]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    #[serde(deserialize_with = "list")]
+    devices: Option<Vec<String>>,
+    /// Give what pods send out of the cluster the node's address, so that it is answered [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    masquerade: Option<bool>,
+    /// Addresses besides those of nodes, pods and Services to which --masquerade shows pods' own: CIDR,..
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    #[serde(deserialize_with = "list")]
+    cluster_cidr: Option<Vec<String>>,
+    /// Connections from outside that are remembered at once; each takes 328 bytes of the kernel's memory [default: 65536]
+    #[arg(long, value_name = "N")]
+    max_flows: Option<u32>,
+    /// How clients outside get a backend: random, or maglev, by which a connection that comes to another node gets the same
+    /// one there even when others came or went meanwhile [default: random]
+    #[arg(long, value_name = "HOW")]
+    backend_choice: Option<String>,
+    /// Places in the table of each Service port that clients outside reach, with --backend-choice maglev; the same on all
+    /// nodes, and a hundred times the endpoints to share them evenly: 251, 509, 1021, 2039, 4093, 8191, 16381, 32749 or
+    /// 65521 [default: 1021]
+    #[arg(long, value_name = "N")]
+    maglev_table_size: Option<u32>,
+    /// Enforce NetworkPolicy; `false` where somebody else does [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    enforce_network_policy: Option<bool>,
+    /// Pods' addresses in the whole cluster, and prefixes of ipBlocks, that policies can be enforced with [default: 262144]
+    #[arg(long, value_name = "N")]
+    max_policy_identities: Option<u32>,
+    /// Peers and ports that policies can allow to pods of this node [default: 262144]
+    #[arg(long, value_name = "N")]
+    max_policy_rules: Option<u32>,
+    /// Connections of isolated pods that are remembered at once [default: 65536]
+    #[arg(long, value_name = "N")]
+    max_policy_flows: Option<u32>,
     /// Largest packet of pods in bytes [default: the node's device's, less 50 (IPv6: 70) where node-routing is auto or vxlan]
     #[arg(long, value_name = "BYTES")]
     pod_mtu: Option<u32>,
@@ -114,6 +151,12 @@ pub(crate) struct Options {
     /// Port of the node server [default: 10250]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<u16>,
+    /// Where /metrics is served, as kube-proxy does; '' for nowhere [default: 127.0.0.1:10249]
+    #[arg(long, value_name = "IP:PORT")]
+    metrics_bind_address: Option<String>,
+    /// Where the health of the service data plane is told, as kube-proxy does; '' for nowhere [default: 0.0.0.0:10256]
+    #[arg(long, value_name = "IP:PORT")]
+    healthz_bind_address: Option<String>,
     /// Certificate authority of the node server's clients [default: the API server's, from the kubeconfig]
     #[arg(long, value_name = "FILE")]
     client_ca_file: Option<PathBuf>,
@@ -185,6 +228,15 @@ pub(crate) struct Settings {
     pub(crate) node_routing: Routing,
     pub(crate) vxlan_id: u32,
     pub(crate) vxlan_port: u16,
+    /// `None`: found by addresses and routes.
+    pub(crate) devices: Option<Vec<String>>,
+    pub(crate) masquerade: bool,
+    pub(crate) cluster_cidrs: Vec<IpNet>,
+    pub(crate) max_flows: u32,
+    /// Size of the Maglev tables; zero: backends are chosen at random.
+    pub(crate) maglev: u32,
+    /// Capacities of NetworkPolicy's maps; `None`: it is not enforced.
+    pub(crate) network_policy: Option<skep_policy::Sizes>,
     pub(crate) pod_mtu: Option<u32>,
     pub(crate) cluster_dns: Vec<IpAddr>,
     pub(crate) serve_dns: bool,
@@ -192,6 +244,8 @@ pub(crate) struct Settings {
     pub(crate) resolv_conf: PathBuf,
     pub(crate) address: IpAddr,
     pub(crate) port: u16,
+    pub(crate) metrics_bind_address: Option<SocketAddr>,
+    pub(crate) healthz_bind_address: Option<SocketAddr>,
     pub(crate) client_ca_file: Option<PathBuf>,
     pub(crate) pod_logs_dir: PathBuf,
     pub(crate) max_pods: u32,
@@ -245,6 +299,16 @@ impl Options {
             node_routing,
             vxlan_id,
             vxlan_port,
+            devices,
+            masquerade,
+            cluster_cidr,
+            max_flows,
+            backend_choice,
+            maglev_table_size,
+            enforce_network_policy,
+            max_policy_identities,
+            max_policy_rules,
+            max_policy_flows,
             pod_mtu,
             cluster_dns,
             serve_dns,
@@ -252,6 +316,8 @@ impl Options {
             resolv_conf,
             address,
             port,
+            metrics_bind_address,
+            healthz_bind_address,
             client_ca_file,
             pod_logs_dir,
             max_pods,
@@ -290,6 +356,17 @@ impl Options {
         if let Some(mtu) = self.pod_mtu {
             ensure!((1280..=65535).contains(&mtu), "--pod-mtu: {mtu} is not 1280 to 65535");
         }
+        let max_flows = self.max_flows.unwrap_or(65_536);
+        ensure!((1024..=1 << 24).contains(&max_flows), "--max-flows: {max_flows} is not 1024 to 16777216");
+        let sizes = skep_policy::Sizes::default();
+        let sizes = skep_policy::Sizes {
+            identities: self.max_policy_identities.unwrap_or(sizes.identities),
+            rules: self.max_policy_rules.unwrap_or(sizes.rules),
+            flows: self.max_policy_flows.unwrap_or(sizes.flows),
+        };
+        for (flag, size) in [("identities", sizes.identities), ("rules", sizes.rules), ("flows", sizes.flows)] {
+            ensure!((1024..=1 << 24).contains(&size), "--max-policy-{flag}: {size} is not 1024 to 16777216");
+        }
         Ok(Settings {
             access,
             hostname: self.hostname_override.unwrap_or_else(|| node_name.clone()),
@@ -312,6 +389,12 @@ impl Options {
             node_routing,
             vxlan_id,
             vxlan_port,
+            devices: self.devices,
+            masquerade: self.masquerade.unwrap_or(false),
+            cluster_cidrs: self.cluster_cidr.iter().flatten().map(|text| range(text)).collect::<Result<_, _>>()?,
+            max_flows,
+            maglev: maglev(self.backend_choice.as_deref(), self.maglev_table_size)?,
+            network_policy: self.enforce_network_policy.unwrap_or(true).then_some(sizes),
             pod_mtu: self.pod_mtu,
             cluster_dns,
             serve_dns: self.serve_dns.unwrap_or(true),
@@ -319,6 +402,10 @@ impl Options {
             resolv_conf: self.resolv_conf.unwrap_or_else(|| "/etc/resolv.conf".into()),
             address: self.address.unwrap_or(IpAddr::from([0, 0, 0, 0])),
             port: self.port.unwrap_or(10250),
+            metrics_bind_address: bind_address(self.metrics_bind_address, "127.0.0.1:10249")
+                .context("--metrics-bind-address")?,
+            healthz_bind_address: bind_address(self.healthz_bind_address, "0.0.0.0:10256")
+                .context("--healthz-bind-address")?,
             client_ca_file: self.client_ca_file,
             pod_logs_dir: self.pod_logs_dir.unwrap_or_else(|| "/var/log/pods".into()),
             max_pods: self.max_pods.unwrap_or(110),
@@ -338,8 +425,32 @@ fn is_node_name(name: &str) -> bool {
         && name.ends_with(plain)
 }
 
+/// `None` for the empty text.
+fn bind_address(given: Option<String>, default: &str) -> anyhow::Result<Option<SocketAddr>> {
+    let text = given.unwrap_or_else(|| default.to_owned());
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).with_context(|| format!("{text:?} is not an IP address with a port"))
+}
+
 fn addresses(flag: &str, list: &[String]) -> anyhow::Result<Vec<IpAddr>> {
     list.iter().map(|text| text.parse().with_context(|| format!("{flag}: {text:?} is not an IP address"))).collect()
+}
+
+fn range(text: &str) -> anyhow::Result<IpNet> {
+    text.parse::<IpNet>().map(|range| range.trunc()).with_context(|| format!("--cluster-cidr: {text:?} is not a CIDR"))
+}
+
+/// The size of the tables; zero for none.
+fn maglev(choice: Option<&str>, size: Option<u32>) -> anyhow::Result<u32> {
+    let size = size.unwrap_or(1021);
+    ensure!(maglev::SIZES.contains(&size), "--maglev-table-size: {size} is none of {:?}", maglev::SIZES);
+    match choice {
+        None | Some("random") => Ok(0),
+        Some("maglev") => Ok(size),
+        Some(other) => bail!("--backend-choice: {other:?} is neither random nor maglev"),
+    }
 }
 
 /// `KEY[=VALUE]:EFFECT`.
@@ -391,6 +502,16 @@ mod tests {
     fn unknown_keys_are_refused() {
         let error = serde_yaml_ng::from_str::<Options>("node-nam: x").unwrap_err().to_string();
         assert!(error.contains("node-nam"), "{error}");
+    }
+
+    #[test]
+    fn backends_are_chosen_at_random_or_from_tables_of_known_sizes() {
+        let read = |choice, size| maglev(choice, size).map_err(|error| error.to_string());
+        assert_eq!(read(None, None), Ok(0));
+        assert_eq!(read(Some("random"), Some(251)), Ok(0));
+        assert_eq!([read(Some("maglev"), None), read(Some("maglev"), Some(251))], [Ok(1021), Ok(251)]);
+        assert!(read(Some("maglev"), Some(1000)).is_err_and(|error| error.contains("none of [251")));
+        assert!(read(Some("Maglev"), None).is_err_and(|error| error.contains("neither random nor maglev")));
     }
 
     #[test]

@@ -1,83 +1,28 @@
 //! skepctl against maps on the real kernel. Needs root.
 
+#[path = "skepctl/bugtool.rs"]
+mod bugtool;
+#[path = "skepctl/monitor.rs"]
+mod monitor;
+#[path = "skepctl/names.rs"]
+mod names;
+#[path = "skepctl/node.rs"]
+mod node;
+#[path = "skepctl/pods.rs"]
+mod pods;
+#[path = "skepctl/trace.rs"]
+mod trace;
+
 use std::{
     fs,
     io::{BufRead, BufReader},
-    path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Command, Stdio},
 };
 
 use serde_json::Value;
-use skep_proxy::{Config, Frontend, MapSizes, Protocol, Proxy, Service, ServicePort, ServiceTable};
+use skep_proxy::{Frontend, Protocol, Service, ServicePort};
 
-/// Maps, and programs attached to an empty cgroup, that go with the test.
-struct Node {
-    dir: tempfile::TempDir,
-    cgroup: PathBuf,
-}
-
-impl Node {
-    fn new(table: &ServiceTable) -> Self {
-        assert!(nix::unistd::geteuid().is_root(), "this test loads programs into the kernel: run it as root");
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let line = mounts.lines().find(|line| line.contains(" - cgroup2 ")).expect("a cgroup2 file system is needed");
-        let dir = tempfile::tempdir().unwrap();
-        let name = dir.path().file_name().unwrap().to_str().unwrap().trim_start_matches('.');
-        let cgroup = Path::new(line.split(' ').nth(4).unwrap()).join(format!("skepctl-{name}"));
-        fs::create_dir(&cgroup).unwrap();
-        let node = Self { dir, cgroup };
-        let config = Config {
-            bpf_root: node.root(),
-            cgroup_root: Some(node.cgroup.clone()),
-            maps: MapSizes { services: 8192, backends: 8192, sticky: 1024, udp_peers: 1024, tcp_peers: 1024 },
-            ..Config::default()
-        };
-        Proxy::load(config).unwrap().sync(table).unwrap();
-        node
-    }
-
-    fn root(&self) -> PathBuf {
-        self.dir.path().join("bpf")
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_skepctl"));
-        command.args(arguments).arg("--bpf-root").arg(self.root());
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> String {
-        let output = self.command(arguments).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        if let Err(error) = Proxy::cleanup(&self.root()) {
-            eprintln!("cannot clean up {}: {error}", self.root().display());
-        }
-        let _ = fs::remove_dir(&self.cgroup);
-    }
-}
-
-fn dns() -> ServiceTable {
-    [(Protocol::Udp, "dns"), (Protocol::Tcp, "dns-tcp")]
-        .into_iter()
-        .map(|(protocol, port)| {
-            let frontend = Frontend { address: [10, 96, 0, 10].into(), port: 53, protocol };
-            let name = format!("kube-system/kube-dns:{port}").parse().unwrap();
-            (ServicePort { name, ..Default::default() }, Service::new(frontend, ["10.128.0.5:5353".parse().unwrap()]))
-        })
-        .collect()
-}
-
-fn error(output: &Output) -> String {
-    assert_eq!(output.status.code(), Some(1));
-    assert!(output.stdout.is_empty());
-    String::from_utf8_lossy(&output.stderr).trim_end().to_owned()
-}
+use crate::node::{Node, dns, error};
 
 #[test]
 fn services_are_listed_by_name_in_every_format() {

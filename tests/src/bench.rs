@@ -5,15 +5,27 @@ pub mod change;
 pub mod client;
 pub mod connect;
 pub mod contest;
+pub mod crowd;
+pub mod cut_over;
+pub mod duel;
 pub mod lease;
+pub mod load;
+pub mod manifest;
 pub mod memory;
+pub mod node_port;
+pub mod place;
+pub mod pods;
+pub mod profile;
 pub mod programming;
 pub mod read;
+pub mod reconcile;
+pub mod restart;
 pub mod row;
 pub mod server;
 pub mod storm;
 pub mod usage;
 pub mod watch;
+pub mod wire;
 pub mod write;
 
 use anyhow::{Result, anyhow};
@@ -37,6 +49,12 @@ const GROUPS: &[Group] = &[
     Group { name: "programming", measure: programming::measure },
     Group { name: "change", measure: change::measure },
     Group { name: "connect", measure: connect::measure },
+    Group { name: "node-port", measure: node_port::measure },
+    Group { name: "cut-over", measure: cut_over::measure },
+    Group { name: "reconcile", measure: reconcile::measure },
+    Group { name: "restart", measure: restart::measure },
+    Group { name: "pods-direct", measure: pods::direct },
+    Group { name: "pods-vxlan", measure: pods::vxlan },
     Group { name: "memory", measure: memory::measure },
 ];
 

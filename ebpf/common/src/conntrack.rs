@@ -110,9 +110,9 @@ pub struct Flow {
     pub used: u64,
     /// Some of [`state`].
     pub state: u32,
-    /// Key of `BACKENDS`.
+    /// Key of `BACKENDS`; zero for a flow that leaves the cluster.
     pub backend: u32,
-    /// Key of `SERVICES`.
+    /// Key of `SERVICES`; zero for a flow that leaves the cluster.
     pub service: u32,
     /// See [`Flow::sealed`].
     pub seal: u32,
@@ -281,10 +281,18 @@ pub struct Node {
     pub ip4: Address,
     /// The same for IPv6.
     pub ip6: Address,
+    /// IPv4 address (mapped) for translated sources of packets that leave by the tunnel to other nodes.
+    pub tunnel4: Address,
+    /// The same for IPv6.
+    pub tunnel6: Address,
+    /// Number of the tunnel's device; zero if there is none.
+    pub tunnel: u32,
     /// First port for translated sources, host order. Zero for [`Node::FIRST_PORT`].
     pub first_port: u16,
     /// Last port for translated sources, host order. Zero for [`Node::LAST_PORT`].
     pub last_port: u16,
+    /// Not zero: what pods send to addresses that are not in `INSIDE` gets the node's address.
+    pub masquerade: u32,
 }
 
 impl Node {
@@ -334,7 +342,7 @@ mod tests {
         assert_eq!(size_of::<Reply>(), 8 + 2 * 4 + 2 * 16 + 2 * 2 + 4);
         assert_eq!(size_of::<FragmentKey>(), 2 * 16 + 4 + 1 + 3);
         assert_eq!(size_of::<FragmentPorts>(), 4);
-        assert_eq!(size_of::<Node>(), 2 * 16 + 2 * 2);
+        assert_eq!(size_of::<Node>(), 4 * 16 + 4 + 2 * 2 + 4);
     }
 
     #[test]

@@ -19,16 +19,17 @@
 
 pub mod conntrack;
 pub mod packet;
+pub mod policy;
 pub mod service;
 
 pub use service::{
-    AddressValue, AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, PeerKey, PeerValue, Segment,
-    ServiceCounters, ServiceInfo, ServiceValue, SlotKey, SlotValue, SourceRange, StickyKey, StickyValue, address_bits,
-    kind, service_flags,
+    AddressValue, AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, NAME_LEN, PeerKey, PeerValue,
+    Segment, ServiceCounters, ServiceInfo, ServiceValue, SlotKey, SlotValue, SourceRange, StickyKey, StickyValue,
+    address_bits, kind, service_flags,
 };
 
 /// Version of the pinned layout: names, keys and values of the maps below `<bpf root>/v<LAYOUT_VERSION>`.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// `IPPROTO_TCP`, as in [`FrontendKey::protocol`].
 pub const TCP: u8 = 6;

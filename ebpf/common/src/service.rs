@@ -477,8 +477,8 @@ mod tests {
     }
 
     #[test]
-    fn layouts_are_those_of_version_2_and_have_no_hidden_padding() {
-        assert_eq!(crate::LAYOUT_VERSION, 2);
+    fn layouts_are_those_of_version_3_and_have_no_hidden_padding() {
+        assert_eq!(crate::LAYOUT_VERSION, 3);
         assert_eq!(size_of::<FrontendKey>(), 16 + 2 + 1 + 1);
         assert_eq!(size_of::<FrontendValue>(), 4 * 4);
         assert_eq!(size_of::<AddressValue>(), 4 + 4 + 8);

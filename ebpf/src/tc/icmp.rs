@@ -17,7 +17,7 @@ use super::{
 
 /// Translates the error and sends it on its way. A function of its own: it is rare, and has a stack of its own.
 #[inline(never)]
-pub(super) fn translate(ctx: &TcContext, scratch: &mut Scratch) -> i32 {
+pub(super) fn translate(ctx: &TcContext, scratch: &mut Scratch, from_pod: bool) -> i32 {
     let Scratch { packet, flow, flow_key: key, reply, route, outer, .. } = scratch;
     *key = packet.tuple.reversed();
     if let Some(entry) = REPLIES.get_ptr(&*key) {
@@ -31,7 +31,7 @@ pub(super) fn translate(ctx: &TcContext, scratch: &mut Scratch) -> i32 {
                 source_port: reply.client_port,
                 destination_port: reply.frontend_port,
             };
-            return pass_on(ctx, packet, route, outer, &target);
+            return pass_on(ctx, packet, route, outer, &target, from_pod);
         }
     }
     if let Some(entry) = FLOWS.get_ptr(&*key) {
@@ -45,7 +45,7 @@ pub(super) fn translate(ctx: &TcContext, scratch: &mut Scratch) -> i32 {
                 source_port: flow.to_port,
                 destination_port: flow.from_port,
             };
-            return pass_on(ctx, packet, route, outer, &target);
+            return pass_on(ctx, packet, route, outer, &target, from_pod);
         }
     }
     NEXT
@@ -58,10 +58,14 @@ fn pass_on(
     route: &mut Route,
     [source, destination, new_source]: &mut [Address; 3],
     target: &Target<'_>,
+    from_pod: bool,
 ) -> i32 {
     let quoted = &packet.tuple;
     // An error goes to whom sent the packet.
     if addresses(ctx, packet.ip6, source, destination).is_err() || *destination != quoted.source {
+        return NEXT;
+    }
+    if from_pod && !send::is_senders(ctx, route, packet, source) {
         return NEXT;
     }
     // Where the receiver of the quoted packet speaks, it does so under the name the sender knows; routers keep theirs.

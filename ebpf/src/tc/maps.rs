@@ -1,9 +1,9 @@
 //! Maps of the per-packet path; pinned as the others are.
 
 use aya_ebpf::{
-    bindings::{bpf_fib_lookup, bpf_redir_neigh},
+    bindings::{BPF_F_NO_PREALLOC, bpf_fib_lookup, bpf_redir_neigh},
     macros::map,
-    maps::{Array, LruHashMap, PerCpuArray},
+    maps::{Array, LpmTrie, LruHashMap, PerCpuArray},
 };
 use skep_ebpf_common::{
     Address,
@@ -23,6 +23,10 @@ pub(super) static REPLIES: LruHashMap<Tuple, Reply> = LruHashMap::with_max_entri
 /// A datagram in pieces -> its ports.
 #[map]
 pub(super) static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> = LruHashMap::with_max_entries(8192, 0);
+
+/// Ranges of the cluster's own addresses -> 1.
+#[map]
+pub(super) static INSIDE: LpmTrie<Address, u32> = LpmTrie::with_max_entries(16_384, BPF_F_NO_PREALLOC);
 
 /// What the programs know of this node.
 #[map]

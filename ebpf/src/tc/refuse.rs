@@ -1,5 +1,7 @@
-//! Answers for frontends that nobody serves: a TCP reset, or ICMP "port unreachable", made from the packet in place and sent
-//! back where it came from.
+//! Answers to packets that go no further, made from the packet in place and sent back where it came from: for frontends that
+//! nobody serves a TCP reset or ICMP "port unreachable"; for packets that do not fit the device they should leave by
+//! "fragmentation needed" or "packet too big", whether they may be cut or not (their sender can cut them, too); for those at
+//! the end of their life "time exceeded".
 //!
 //! A packet from a neighbour on the same machine may still wait for its checksum (`CHECKSUM_PARTIAL`): whoever sends it out
 //! sums it up from the transport header on and stores the result where that protocol keeps it. The answer's transport
@@ -7,11 +9,13 @@
 //! UDP it falls on the second half of the ICMP error's unused word, which receivers ignore: with the error's own field zero
 //! and the pseudo header's sum in that word, the whole adds up all the same.
 //!
-//! Packets with IP options or extension headers, fragments and resets get no answer.
+//! Packets with IP options or extension headers, fragments and resets get no answer; nor do packets that wait for their
+//! checksum, where an error says more than its kind or is about TCP.
 
 use core::ptr;
 
 use aya_ebpf::{
+    bindings::TC_ACT_SHOT,
     helpers::generated::{bpf_csum_diff, bpf_redirect, bpf_skb_change_tail},
     programs::TcContext,
 };
@@ -36,16 +40,50 @@ const TTL: u8 = 64;
 #[inline(never)]
 pub(super) fn refuse(ctx: &TcContext, scratch: &mut Scratch) -> i32 {
     let Scratch { packet, head, quote, .. } = scratch;
-    let header = if packet.ip6 { 40 } else { 20 };
-    if packet.piece != Piece::Whole || packet.l4 != ETHERNET + header || packet.flags & tcp_flags::RST != 0 {
+    if !has_answer(packet) {
         return dropped(Drop::RefusedSilently);
     }
+    let kind = if packet.ip6 { [1, 4] } else { [3, 3] };
     let done =
-        if packet.tuple.protocol == UDP { unreachable(ctx, packet, head, quote) } else { reset(ctx, packet, head) };
+        if packet.tuple.protocol == UDP { error(ctx, packet, head, quote, kind, 0) } else { reset(ctx, packet, head) };
     if done.is_err() {
         return dropped(Drop::Rewrite);
     }
     count(Drop::Refused);
+    back(ctx)
+}
+
+/// Counts a packet that goes no further for that reason, and tells its sender where that helps. The packet must be as it
+/// came. A function of its own, as [`refuse`].
+#[inline(never)]
+pub(super) fn tell(ctx: &TcContext, scratch: &mut Scratch, reason: Drop) -> i32 {
+    let Scratch { packet, head, quote, route, .. } = scratch;
+    count(reason);
+    // SAFETY: plain numbers, in any variant. The kernel writes the MTU there from 5.12 on; before, it stays zero.
+    let mtu = u32::from(unsafe { route.fib.__bindgen_anon_1.mtu_result });
+    let (kind, word) = match (reason, packet.ip6) {
+        (Drop::TooBig, true) if mtu != 0 => ([2, 0], mtu),
+        (Drop::TooBig, false) if mtu != 0 => ([3, 4], mtu),
+        (Drop::TimeToLive, true) => ([3, 0], 0),
+        (Drop::TimeToLive, false) => ([11, 0], 0),
+        _ => return TC_ACT_SHOT,
+    };
+    if !has_answer(packet) || error(ctx, packet, head, quote, kind, word.to_be()).is_err() {
+        return TC_ACT_SHOT;
+    }
+    back(ctx)
+}
+
+/// Is it a packet that answers are made for?
+#[inline(always)]
+fn has_answer(packet: &Packet) -> bool {
+    let header = if packet.ip6 { 40 } else { 20 };
+    packet.piece == Piece::Whole && packet.l4 == ETHERNET + header && packet.flags & tcp_flags::RST == 0
+}
+
+/// Sends an answer out of the device its packet came by.
+#[inline(always)]
+fn back(ctx: &TcContext) -> i32 {
     // SAFETY: plain numbers.
     unsafe { bpf_redirect((&raw const (*skb(ctx)).ifindex).read_volatile(), 0) as i32 }
 }
@@ -76,26 +114,36 @@ fn reset(ctx: &TcContext, packet: &Packet, segment: &mut [u32; 5]) -> Result {
     turn(ctx, packet, packet.tuple.protocol, 20)
 }
 
+/// An ICMP error of that type and code, with that second word.
 #[inline(always)]
-fn unreachable(ctx: &TcContext, packet: &Packet, head: &mut [u32; 5], quote: &mut [u32; 12]) -> Result {
-    // The IP header and eight bytes, the whole UDP header, are quoted; the rest of the words stays zero.
+fn error(
+    ctx: &TcContext,
+    packet: &Packet,
+    head: &mut [u32; 5],
+    quote: &mut [u32; 12],
+    [kind, code]: [u8; 2],
+    word: u32,
+) -> Result {
+    // The IP header and eight bytes, of UDP the whole header, are quoted; the rest of the words stays zero.
     *quote = [0; 12];
-    let (kind, protocol, length) = if packet.ip6 {
+    let (protocol, length) = if packet.ip6 {
         *quote = ctx.load(ETHERNET as usize)?;
-        (u32::from_ne_bytes([1, 4, 0, 0]), ICMP6, 56)
+        (ICMP6, 56)
     } else {
         let words = ctx.load::<[u32; 7]>(ETHERNET as usize)?;
         quote[..7].copy_from_slice(&words);
-        (u32::from_ne_bytes([3, 3, 0, 0]), ICMP, 36)
+        (ICMP, 36)
     };
     // Not before: it changes the checksum in the packet.
     let partial = rewrite::is_partial(ctx, packet)?;
     let pseudo = if packet.ip6 { pseudo(packet, protocol, length) } else { 0 };
-    *head = [kind, 0, 0, 0, 0];
-    if partial {
+    *head = [u32::from_ne_bytes([kind, code, 0, 0]), word, 0, 0, 0];
+    if !partial {
+        head[0] |= u32::from_ne_bytes(high(!fold(pseudo + sum(head)? + sum(quote)?)));
+    } else if word == 0 && packet.tuple.protocol == UDP {
         head[1] = u32::from_ne_bytes(high(fold(pseudo)));
     } else {
-        head[0] |= u32::from_ne_bytes(high(!fold(pseudo + sum(head)? + sum(quote)?)));
+        return Err(-1);
     }
     tail(ctx, packet.l4 + u32::from(length))?;
     ctx.store(packet.l4 as usize, &[head[0], head[1]], 0)?;

@@ -78,6 +78,15 @@ pub(super) fn way(
     }
 }
 
+/// Is that the sender's own address: does the way to it begin at the device the packet came by? What is redirected meets no
+/// reverse path filter, so a pod could speak as another one.
+#[inline(always)]
+pub(super) fn is_senders(ctx: &TcContext, route: &mut Route, packet: &Packet, source: &Address) -> bool {
+    // SAFETY: the kernel hands a valid context to the program.
+    let device = unsafe { (&raw const (*skb(ctx)).ifindex).read_volatile() };
+    way(ctx, route, packet, packet.tuple.protocol, source, source) == Ok(Way::Out) && route.fib.ifindex == device
+}
+
 /// Sends a packet that has been changed on its way.
 #[inline(always)]
 pub(super) fn go(ctx: &TcContext, route: &mut Route, packet: &Packet, way: Way) -> i32 {
@@ -91,18 +100,15 @@ pub(super) fn go(ctx: &TcContext, route: &mut Route, packet: &Packet, way: Way) 
     unsafe { bpf_redirect_neigh(route.fib.ifindex, &raw mut route.neighbour, size_of::<Neighbour>() as i32, 0) as i32 }
 }
 
-/// Translates a TCP or UDP packet and sends it on its way.
+/// Translates a TCP or UDP packet and sends it on its way. An error is why it cannot go on; it is as it came then.
 #[inline(always)]
-pub(super) fn flow(ctx: &TcContext, route: &mut Route, packet: &Packet, target: &Target<'_>) -> i32 {
-    let way = match way(ctx, route, packet, packet.tuple.protocol, target.source, target.destination) {
-        Ok(way) => way,
-        Err(reason) => return dropped(reason),
-    };
+pub(super) fn flow(ctx: &TcContext, route: &mut Route, packet: &Packet, target: &Target<'_>) -> Result<i32, Drop> {
+    let way = way(ctx, route, packet, packet.tuple.protocol, target.source, target.destination)?;
     if way == Way::Out && packet.ttl <= 1 {
-        return dropped(Drop::TimeToLive);
+        return Err(Drop::TimeToLive);
     }
     if rewrite::flow(ctx, packet, target).is_err() {
-        return dropped(Drop::Rewrite);
+        return Ok(dropped(Drop::Rewrite));
     }
-    go(ctx, route, packet, way)
+    Ok(go(ctx, route, packet, way))
 }

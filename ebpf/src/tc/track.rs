@@ -2,7 +2,8 @@
 
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
-    helpers::generated::{bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_ktime_get_boot_ns},
+    helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_boot_ns},
+    maps::lpm_trie,
     programs::TcContext,
 };
 use skep_ebpf_common::{
@@ -14,7 +15,7 @@ use skep_ebpf_common::{
 
 use super::{
     NEXT, dropped,
-    maps::{Choice, FLOWS, NODE, REPLIES, Scratch},
+    maps::{Choice, FLOWS, INSIDE, NODE, REPLIES, Scratch},
     parse::Piece,
     refuse,
     rewrite::Target,
@@ -28,10 +29,10 @@ const ATTEMPTS: u32 = 8;
 /// The entry of the other direction is looked after once in so many nanoseconds.
 const CARE: u64 = 1_000_000_000;
 
-/// Translates the answer of a backend. `None`: it is none. `forwarding`: it may leave by another device; else it is on its
-/// way out already.
+/// Translates the answer of a backend. `None`: it is none. An answer with an `origin` may leave by another device; else it is
+/// on its way out already.
 #[inline(always)]
-pub(super) fn reply(ctx: &TcContext, scratch: &mut Scratch, forwarding: bool) -> Option<i32> {
+pub(super) fn reply(ctx: &TcContext, scratch: &mut Scratch, origin: Option<Origin>) -> Option<i32> {
     let Scratch { packet, reply, flow_key, route, .. } = scratch;
     let protocol = packet.tuple.protocol;
     let entry = REPLIES.get_ptr_mut(&packet.tuple)?;
@@ -44,6 +45,9 @@ pub(super) fn reply(ctx: &TcContext, scratch: &mut Scratch, forwarding: bool) ->
     *flow_key = reply.flow_key(protocol);
     if !is_alive(reply, flow_key, now) {
         return None;
+    }
+    if origin == Some(Origin::Internal) && !send::is_senders(ctx, route, packet, &packet.tuple.source) {
+        return Some(NEXT);
     }
     let learned = conntrack::learned(packet.flags, true) & !reply.state;
     // SAFETY: an element that changes hands meanwhile gets a time and bits of another flow: it lives a little longer, or
@@ -63,8 +67,11 @@ pub(super) fn reply(ctx: &TcContext, scratch: &mut Scratch, forwarding: bool) ->
         source_port: reply.frontend_port,
         destination_port: reply.client_port,
     };
-    if forwarding {
-        return Some(send::flow(ctx, route, packet, &target));
+    if origin.is_some() {
+        return Some(match send::flow(ctx, route, packet, &target) {
+            Ok(action) => action,
+            Err(reason) => refuse::tell(ctx, scratch, reason),
+        });
     }
     // On the way out the route is chosen already, so the packet must go where it would have gone.
     if reply.client != packet.tuple.destination {
@@ -79,7 +86,7 @@ pub(super) fn reply(ctx: &TcContext, scratch: &mut Scratch, forwarding: bool) ->
 /// Sends a client's packet to its backend, which is chosen if the flow is new.
 #[inline(always)]
 pub(super) fn forward(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> i32 {
-    if !known(scratch) {
+    if !known(ctx, scratch, origin) {
         if scratch.packet.piece == Piece::Later {
             return NEXT;
         }
@@ -94,18 +101,25 @@ pub(super) fn forward(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) ->
         source_port: flow.from_port,
         destination_port: flow.to_port,
     };
-    send::flow(ctx, route, packet, &target)
+    match send::flow(ctx, route, packet, &target) {
+        Ok(action) => action,
+        Err(reason) => refuse::tell(ctx, scratch, reason),
+    }
 }
 
 /// Reads the flow of a packet, if it goes on.
 #[inline(always)]
-fn known(scratch: &mut Scratch) -> bool {
-    let Scratch { packet, flow, reply, other, reply_key, .. } = scratch;
+fn known(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> bool {
+    let Scratch { packet, flow, reply, other, reply_key, route, .. } = scratch;
     let key = &packet.tuple;
     let Some(entry) = FLOWS.get_ptr_mut(key) else { return false };
     // SAFETY: the copy is only believed when its seal fits.
     *flow = unsafe { entry.read() };
     if !flow.is_sealed_for(key) {
+        return false;
+    }
+    // A new flow would be refused for the same reason.
+    if origin == Origin::Internal && !send::is_senders(ctx, route, packet, &key.source) {
         return false;
     }
     *reply_key = flow.reply_key(key.protocol);
@@ -114,7 +128,7 @@ fn known(scratch: &mut Scratch) -> bool {
     let silent = now.wrapping_sub(flow.used);
     let mut goes_on = !(opens && conntrack::is_closing(flow.state));
     // Established TCP connections drain; datagrams and new connections go where somebody is.
-    if goes_on && (opens || key.protocol == UDP) {
+    if goes_on && (opens || key.protocol == UDP) && flow.service != 0 {
         goes_on = lookup::backend(flow.backend, flow.service).is_some();
     }
     if goes_on && silent > CARE {
@@ -190,7 +204,7 @@ const DROP: i32 = 16;
 fn choose(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> i32 {
     let key = &scratch.packet.tuple;
     let frontend = FrontendKey::new(key.destination, key.destination_port, key.protocol);
-    match lookup::lookup(ctx, &frontend, origin, &Sender { ctx, tuple: key }) {
+    match lookup::lookup(ctx, &frontend, origin, &Sender { tuple: key }) {
         Verdict::Pass => PASS,
         Verdict::Refuse(Reason::NoPort | Reason::NoEndpoints) => REFUSE,
         Verdict::Refuse(Reason::NoLocalEndpoints) => DROP + Drop::NoLocalEndpoints as i32,
@@ -204,23 +218,44 @@ fn choose(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> i32 {
     }
 }
 
+/// Does a packet of a pod begin a flow to an address that is not the cluster's, which needs the node's address to be answered?
+/// A TCP segment that opens nothing belongs to a connection from outside, or to one that began without translation.
+#[inline(always)]
+fn leaves(scratch: &Scratch) -> bool {
+    let packet = &scratch.packet;
+    let key = &packet.tuple;
+    NODE.get(0).is_some_and(|node| node.masquerade != 0)
+        && (key.protocol != TCP || packet.flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN)
+        && INSIDE.get(lpm_trie::Key::new(128, key.destination)).is_none()
+}
+
 /// Chooses a backend for a new flow and notes both directions. An error is the packet's end.
 #[inline(always)]
 fn begin(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> Result<(), i32> {
     match choose(ctx, scratch, origin) {
         CHOSEN => {}
+        PASS if origin == Origin::Internal && leaves(scratch) => {
+            let key = &scratch.packet.tuple;
+            scratch.chosen =
+                Choice { address: key.destination, id: 0, service: 0, kind: 0, port: key.destination_port, flags: 0 };
+        }
         PASS => return Err(NEXT),
         REFUSE => return Err(refuse::refuse(ctx, scratch)),
         reason if reason == DROP + Drop::NoLocalEndpoints as i32 => return Err(dropped(Drop::NoLocalEndpoints)),
         reason if reason == DROP + Drop::SourceDenied as i32 => return Err(dropped(Drop::SourceDenied)),
         _ => return Err(dropped(Drop::Torn)),
     }
-    let Scratch { packet, flow, chosen, reply_key, .. } = scratch;
+    let Scratch { packet, flow, chosen, reply_key, route, .. } = scratch;
     let key = &packet.tuple;
+    if origin == Origin::Internal && !send::is_senders(ctx, route, packet, &key.source) {
+        // The stack has its word on it.
+        return Err(NEXT);
+    }
     let local = chosen.flags & BackendValue::LOCAL != 0;
     // A backend elsewhere would answer the client past this node, and one that is the client itself would not answer at all.
     // A pod keeps its address: what is for it comes back through this node.
-    let translate = chosen.address == key.source || (origin == Origin::External && !local);
+    let leaves = chosen.service == 0;
+    let translate = leaves || chosen.address == key.source || (origin == Origin::External && !local);
     flow.used = now();
     flow.state = conntrack::learned(packet.flags, false);
     flow.backend = chosen.id;
@@ -236,8 +271,25 @@ fn begin(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> Result<(), i
             Some(node) if packet.ip6 && node.ip6 != [0; 4] => node.ip6,
             Some(node) if !packet.ip6 && node.ip4 != [0; 4] => node.ip4,
             _ if matches!(chosen.kind, kind::NODE_PORT | kind::HOST_PORT) => key.destination,
+            _ if leaves => return Err(NEXT),
             _ => return Err(dropped(Drop::NoNodeAddress)),
         };
+        let way = send::way(ctx, route, packet, key.protocol, &flow.from, &flow.to);
+        if leaves && way != Ok(send::Way::Out) {
+            // To this node itself, or nowhere.
+            return Err(NEXT);
+        }
+        // Answers must take the way back through the tunnel: the network beneath need not know the pods' addresses.
+        if let Some(node) = node
+            && node.tunnel != 0
+            && way == Ok(send::Way::Out)
+            && route.fib.ifindex == node.tunnel
+        {
+            let end = if packet.ip6 { node.tunnel6 } else { node.tunnel4 };
+            if end != [0; 4] {
+                flow.from = end;
+            }
+        }
     }
     if !claim(key, flow, reply_key, &mut scratch.reply, &mut scratch.other, &mut scratch.flow_key, translate, node) {
         return Err(dropped(Drop::NoPort));
@@ -318,7 +370,6 @@ fn now() -> u64 {
 
 /// The sender of a packet, as the choice of a backend sees it.
 struct Sender<'a> {
-    ctx: &'a TcContext,
     tuple: &'a Tuple,
 }
 
@@ -328,10 +379,11 @@ impl Client for Sender<'_> {
         self.tuple.source
     }
 
+    /// No namespace: the addresses that are meant in one are loopback ones, which no packet of a device has. (The kernel
+    /// would tell from 6.15 on.)
     #[inline(always)]
     fn netns(&self) -> u64 {
-        // SAFETY: the context is the one this program was called with.
-        unsafe { bpf_get_netns_cookie(super::skb(self.ctx).cast()) }
+        0
     }
 
     #[inline(always)]

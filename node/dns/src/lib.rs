@@ -26,7 +26,6 @@ use std::sync::Arc;
 use hickory_proto::rr::Name;
 use ipnet::IpNet;
 use parking_lot::RwLock;
-use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 pub use address::{assign, remove};
@@ -48,6 +47,8 @@ pub struct Config {
     pub reverse: Vec<IpNet>,
     /// File with the upstreams (`nameserver` lines); followed. `None`: names of elsewhere are refused.
     pub resolv_conf: Option<PathBuf>,
+    /// Where what happens is counted.
+    pub metrics: Metrics,
 }
 
 /// A DNS server whose sockets are open.
@@ -70,7 +71,7 @@ impl Dns {
         let forwarder = Forwarder::new(config.listen.clone());
         let sockets = server::Sockets::bind(&config.listen).await?;
         let index = Arc::new(RwLock::new(Index::default()));
-        let handler = Arc::new(Handler::new(zone, index, forwarder, Metrics::default()));
+        let handler = Arc::new(Handler::new(zone, index, forwarder, config.metrics));
         Ok(Self { handler, sockets, resolv_conf: config.resolv_conf })
     }
 
@@ -82,11 +83,6 @@ impl Dns {
     /// What the answers are made from.
     pub fn handler(&self) -> Arc<Handler> {
         self.handler.clone()
-    }
-
-    /// Adds the metrics to a registry.
-    pub fn register_metrics(&self, registry: &mut Registry) {
-        self.handler.metrics().register(registry);
     }
 
     /// Answers until `shutdown`, and follows Services and EndpointSlices meanwhile. Names of the cluster are answered with

@@ -24,6 +24,7 @@ async fn server(services: Value) -> Server {
         domain: "cluster.local".to_owned(),
         reverse: vec!["10.96.0.0/12".parse().unwrap()],
         resolv_conf: None,
+        metrics: skep_dns::Metrics::default(),
     };
     let dns = Dns::bind(config).await.unwrap();
     let (address, handler, stop) = (dns.addresses()[0], dns.handler(), CancellationToken::new());
@@ -151,6 +152,7 @@ async fn names_of_elsewhere_are_asked_of_upstreams_and_kept() {
         domain: "example.org".to_owned(),
         reverse: Vec::new(),
         resolv_conf: None,
+        metrics: skep_dns::Metrics::default(),
     })
     .await
     .unwrap();

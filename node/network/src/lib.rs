@@ -12,6 +12,7 @@
 
 mod bandwidth;
 mod cni;
+mod devices;
 mod error;
 mod files;
 mod ipam;
@@ -23,9 +24,10 @@ mod pod_link;
 mod sysctl;
 
 pub use cni::{Environment, PLUGIN_NAME, cni_main, is_cni_call, respond};
+pub use devices::{PodDevice, VXLAN_DEVICE, node_devices, pod_devices};
 pub use error::{Error, Result};
 pub use ipam::{Ipam, Lease};
 pub use netlink::Watch;
 pub use network::{CONFLIST_NAME, Config, Network, Reconciled};
 pub use peers::{Applied, Peer, Peers, PeersConfig, Routing};
-pub use pod_link::{GATEWAY, host_device_name};
+pub use pod_link::{GATEWAY, host_device_name, is_host_device_name};

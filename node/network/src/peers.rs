@@ -13,12 +13,10 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
 
+use crate::devices::VXLAN_DEVICE as DEVICE;
 use crate::netlink::{Netlink, PEER_PROTOCOL, Route, Via, Vxlan};
 use crate::network::{MIN_MTU, device_mtu};
 use crate::{Error, Result, sysctl};
-
-/// The VXLAN device's name.
-pub(crate) const DEVICE: &str = "skep-vxlan";
 
 /// How packets get to the pods of other nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -31,8 +31,13 @@ pub fn host_device_name(container: &str, interface: &str) -> String {
 
 /// Whether a link is the node's end of a pod's wire, going by its kind and the form of its name.
 pub(crate) fn is_host_device(link: &Link) -> bool {
+    link.veth && is_host_device_name(&link.name)
+}
+
+/// Whether a device of that name is the node's end of a pod's wire, going by the form of the name.
+pub fn is_host_device_name(name: &str) -> bool {
     let hash = |text: &str| text.len() == HASH_LEN && text.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f'));
-    link.veth && link.name.strip_prefix(DEVICE_PREFIX).is_some_and(hash)
+    name.strip_prefix(DEVICE_PREFIX).is_some_and(hash)
 }
 
 /// Hardware address of the pod's end: made of its address, so that both ends can be rebuilt from a lease.
@@ -217,6 +222,7 @@ mod tests {
             mtu: 1500,
             up: true,
             running: true,
+            ethernet: true,
             veth,
             vxlan: None,
         };

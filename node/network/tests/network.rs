@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use harness::{Namespace, Node, PATIENCE, exchange};
-use skep_network::{CONFLIST_NAME, GATEWAY, Network, Reconciled, host_device_name};
+use skep_network::{CONFLIST_NAME, GATEWAY, Network, Reconciled, host_device_name, pod_devices};
 
 #[test]
 fn pods_and_their_node_reach_each_other_under_their_own_addresses() {
@@ -27,6 +27,20 @@ fn pods_and_their_node_reach_each_other_under_their_own_addresses() {
     assert_eq!(exchange(&a.namespace, &node.namespace, Node::ADDRESS), a.address.to_string());
     assert_eq!(exchange(&a.namespace, &a.namespace, a.address), a.address.to_string());
     assert_eq!(exchange(&a.namespace, &a.namespace, Ipv4Addr::LOCALHOST), "127.0.0.1");
+}
+
+#[test]
+fn the_nodes_ends_of_wires_are_told_with_the_addresses_behind_them() {
+    let node = Node::new("10.77.0.0/24");
+    let found = || node.namespace.run(|| pod_devices().unwrap());
+    assert_eq!(found(), []);
+    let (a, b) = (node.add("pod-a"), node.add("pod-b"));
+    let told: Vec<_> = found().into_iter().map(|device| (device.name, device.addresses)).collect();
+    let wire = |container, address: Ipv4Addr| (host_device_name(container, "eth0"), vec![address.into()]);
+    assert_eq!(told, [wire("pod-a", a.address), wire("pod-b", b.address)]);
+    assert!(found()[0].index < found()[1].index);
+    node.delete("pod-a", Some(&a.namespace.path));
+    assert_eq!(found().len(), 1);
 }
 
 #[test]

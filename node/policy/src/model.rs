@@ -30,7 +30,7 @@ use self::{
     regions::Regions,
 };
 use crate::{
-    Endpoint, Entry, Identity, Table, TableId,
+    Endpoint, Entry, Identity, PodId, Table, TableId,
     object::{self, GroupKey, Key, Peer},
     selector::Labels,
 };
@@ -44,6 +44,12 @@ pub struct Changes {
     pub endpoints: BTreeMap<IpAddr, Option<Endpoint>>,
     /// Differences of tables.
     pub tables: Vec<TableChange>,
+    /// Did blocks come or go, so that addresses may have another identity without an entry of their own changing?
+    pub regions: bool,
+    /// For people: what the identities above stand for.
+    pub names: BTreeMap<Identity, String>,
+    /// For people: whose the endpoints above are.
+    pub pods: BTreeMap<IpAddr, PodId>,
 }
 
 impl Changes {
@@ -98,6 +104,7 @@ pub struct Model {
     blocks: BTreeSet<PeerId>,
 
     regions: Regions,
+    regions_changed: bool,
     addresses: BTreeMap<IpAddr, AddressState>,
     identities: Identities,
 
@@ -166,6 +173,37 @@ impl Model {
         self.set_node(name, Vec::new());
     }
 
+    /// Does a policy select pods with these labels in this namespace?
+    pub(crate) fn selects(&self, namespace: &str, labels: &Labels) -> bool {
+        let policies = self.namespaces.get(namespace).into_iter().flat_map(|namespace| &namespace.policies);
+        policies.filter_map(|policy| self.policies.get(policy)).any(|policy| policy.record.subjects.matches(labels))
+    }
+
+    /// How many policies there are.
+    pub fn policies(&self) -> usize {
+        self.policy_ids.len()
+    }
+
+    /// Every Pod that counts: keys of what [`Model::apply_pod`] was told.
+    pub(crate) fn pod_keys(&self) -> impl Iterator<Item = &Key> {
+        self.pods.keys()
+    }
+
+    /// Every NetworkPolicy.
+    pub(crate) fn policy_keys(&self) -> impl Iterator<Item = &Key> {
+        self.policy_ids.keys()
+    }
+
+    /// Every Namespace that has labels, of which there is always one in a cluster (its name).
+    pub(crate) fn namespace_names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.namespaces.iter().filter(|(_, state)| state.is_known()).map(|(name, _)| name)
+    }
+
+    /// Every Node that has addresses.
+    pub(crate) fn node_names(&self) -> impl Iterator<Item = &str> {
+        self.nodes.keys().map(|name| &**name)
+    }
+
     fn set_node(&mut self, name: &str, addresses: Vec<IpAddr>) {
         let old = self.nodes.insert(name.into(), addresses.clone().into()).unwrap_or_default();
         if addresses.is_empty() {
@@ -200,7 +238,7 @@ impl Model {
                 self.tables.insert(group, new);
             }
         }
-        let mut endpoints = BTreeMap::new();
+        let (mut endpoints, mut pods) = (BTreeMap::new(), BTreeMap::new());
         for address in std::mem::take(&mut self.dirty_endpoints) {
             let group =
                 self.addresses.get(&address).and_then(|state| state.bound.as_ref()).and_then(|bound| bound.local);
@@ -209,9 +247,17 @@ impl Model {
                 Endpoint { table: group, ingress, egress }
             });
             endpoints.insert(address, endpoint);
+            pods.extend(self.pod_at(address).map(|pod| (address, pod.clone())));
         }
-        let changed = std::mem::take(&mut self.changed);
-        let identities = changed.into_iter().map(|prefix| (prefix, self.published(&prefix))).collect();
-        Changes { identities, endpoints, tables }
+        let (mut identities, mut names) = (BTreeMap::new(), BTreeMap::new());
+        for prefix in std::mem::take(&mut self.changed) {
+            let identity = self.published(&prefix);
+            identities.insert(prefix, identity);
+            if let Some(identity) = identity {
+                names.entry(identity).or_insert_with(|| self.describe(&prefix));
+            }
+        }
+        let regions = std::mem::take(&mut self.regions_changed);
+        Changes { identities, endpoints, tables, regions, names, pods }
     }
 }

@@ -1,6 +1,6 @@
 //! What the model keeps of the API's objects.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use k8s_openapi::{
@@ -18,9 +18,11 @@ use crate::{
 
 /// Namespace and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Key {
-    pub(crate) namespace: Arc<str>,
-    pub(crate) name: Arc<str>,
+pub struct Key {
+    /// The object's namespace.
+    pub namespace: Arc<str>,
+    /// The object's name.
+    pub name: Arc<str>,
 }
 
 impl Key {
@@ -41,6 +43,12 @@ pub(crate) struct GroupKey {
     pub(crate) labels: Labels,
     /// (name, protocol, number), sorted.
     pub(crate) ports: Box<[(Box<str>, u8, u16)]>,
+}
+
+impl fmt::Display for GroupKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {{{}}}", self.namespace, self.labels)
+    }
 }
 
 /// A pod that has an address of its own and may still send.
@@ -89,6 +97,13 @@ pub(crate) fn pod(pod: &Pod) -> Option<PodRecord> {
     })
 }
 
+/// Will the pod have an address of its own, if it has none yet?
+pub(crate) fn expects_address(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    let host_network = pod.spec.as_ref().and_then(|spec| spec.host_network);
+    host_network != Some(true) && !matches!(phase, Some("Succeeded" | "Failed"))
+}
+
 /// A node's addresses that packets can come from.
 pub(crate) fn node_addresses(node: &Node) -> Vec<IpAddr> {
     let all = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
@@ -131,7 +146,9 @@ impl Peer {
     }
 
     fn block(block: &IPBlock) -> Option<Self> {
-        let parse = |text: &String| text.parse::<IpNet>().ok().map(|net| net.trunc());
+        // No packet has an IPv4 address in IPv6 clothes.
+        let is_mapped = |net: &IpNet| matches!(net.network(), IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some());
+        let parse = |text: &String| text.parse::<IpNet>().ok().map(|net| net.trunc()).filter(|net| !is_mapped(net));
         let mut except = Vec::new();
         for text in block.except.iter().flatten() {
             // An exception that cannot be read must not widen what is allowed.

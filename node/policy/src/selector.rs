@@ -1,6 +1,6 @@
 //! Label selectors, compiled, comparable and cheap to keep.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
@@ -17,6 +17,16 @@ impl Labels {
     fn get(&self, key: &str) -> Option<&str> {
         let found = self.0.binary_search_by(|(k, _)| k.as_ref().cmp(key)).ok()?;
         Some(&self.0[found].1)
+    }
+}
+
+/// As kubectl writes them.
+impl fmt::Display for Labels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, (key, value)) in self.0.iter().enumerate() {
+            write!(f, "{}{key}={value}", if place == 0 { "" } else { "," })?;
+        }
+        Ok(())
     }
 }
 

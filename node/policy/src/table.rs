@@ -26,6 +26,8 @@ impl Identity {
     pub const REMOTE_NODE: Self = Self(3);
     /// The first number for everything else.
     pub const FIRST: Self = Self(256);
+    /// Set in the numbers of other nodes at addresses in `ipBlock`s.
+    pub const NODE_BIT: u32 = 1 << 31;
 }
 
 /// Number of a verdict table. Pods of the same labels and named ports in one namespace share one.

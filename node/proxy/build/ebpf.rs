@@ -10,16 +10,16 @@ use std::{
 
 const ADVICE: &str = "run `cargo xtask setup`, which installs what the kernel programs need";
 
-/// Builds the object of package `skep-ebpf` of `workspace` into `target` and returns its path.
+/// Builds the object `name`, a binary of package `skep-ebpf` of `workspace`, into `target` and returns its path.
 ///
 /// # Errors
 /// A text for people: what is missing and how to get it, or what the compiler said.
-pub fn build(workspace: &Path, target: &Path) -> Result<PathBuf, String> {
+pub fn build(workspace: &Path, target: &Path, name: &str) -> Result<PathBuf, String> {
     let linker = linker(workspace)?;
     let mut command = toolchain()?;
     command
         .current_dir(workspace.join("ebpf"))
-        .args(["build", "--release", "--package", "skep-ebpf", "--target", "bpfel-unknown-none"])
+        .args(["build", "--release", "--package", "skep-ebpf", "--bin", name, "--target", "bpfel-unknown-none"])
         // The lock file is the outer build's to change.
         .args(["--locked", "-Z", "build-std=core", "--target-dir"])
         .arg(target)
@@ -28,7 +28,7 @@ pub fn build(workspace: &Path, target: &Path) -> Result<PathBuf, String> {
     if !output.status.success() {
         return Err(format!("the kernel programs do not build:\n{}", String::from_utf8_lossy(&output.stderr)));
     }
-    let object = target.join("bpfel-unknown-none/release/skep");
+    let object = target.join("bpfel-unknown-none/release").join(name);
     if !object.is_file() {
         return Err(format!("the build of the kernel programs left no {}", object.display()));
     }

@@ -8,7 +8,9 @@ use std::{
 };
 
 use crate::{
-    MapSizes, Programmer, Result, bpffs, kernel, object,
+    MapSizes, Programmer, Result, bpffs, kernel,
+    maps::Part,
+    object,
     service::{Backend, Family, Frontend, Protocol, Service, ServicePort, ServicePortName, ServiceTable},
 };
 
@@ -62,6 +64,65 @@ pub fn run(bpf_root: &Path, services: usize, endpoints: usize) -> Result<Report>
     result
 }
 
+/// What a daemon that comes back costs.
+#[derive(Clone, Copy, Debug)]
+pub struct Restart {
+    /// Loading the programs onto the pinned maps and reading these back.
+    pub recover: Duration,
+    /// Comparing all of it with what is wanted.
+    pub resync: Duration,
+    /// Map writes of that comparison.
+    pub writes: u64,
+}
+
+/// Fills maps of its own below `bpf_root` and leaves them pinned, as a daemon that ends does; [`remove`] removes them.
+///
+/// # Errors
+/// As [`run`].
+pub fn fill(bpf_root: &Path, services: usize, endpoints: usize) -> Result<()> {
+    kernel::check()?;
+    let paths = bpffs::prepare(bpf_root)?;
+    let _lock = bpffs::lock(bpf_root)?;
+    let _ebpf = object::load(&paths, Part::Sockets { maglev: 0 }, &sizes(services, endpoints))?;
+    Programmer::open(&paths.maps)?.sync(&table(services, endpoints))
+}
+
+/// Takes over what [`fill`] has left, as a new daemon does, when the same is wanted.
+///
+/// # Errors
+/// As [`run`].
+pub fn restart(bpf_root: &Path, services: usize, endpoints: usize) -> Result<Restart> {
+    let table = table(services, endpoints);
+    let started = Instant::now();
+    let paths = bpffs::prepare(bpf_root)?;
+    let _lock = bpffs::lock(bpf_root)?;
+    let _ebpf = object::load(&paths, Part::Sockets { maglev: 0 }, &sizes(services, endpoints))?;
+    let mut programmer = Programmer::open(&paths.maps)?;
+    let recover = started.elapsed();
+    let started = Instant::now();
+    programmer.sync(&table)?;
+    let writes = programmer.writes();
+    Ok(Restart { recover, resync: started.elapsed(), writes: writes.updates + writes.deletes })
+}
+
+/// Removes what [`fill`] has left.
+///
+/// # Errors
+/// When a pin cannot be removed.
+pub fn remove(bpf_root: &Path) -> Result<()> {
+    bpffs::cleanup(bpf_root)
+}
+
+/// Maps with room for that many, and for one service port's endpoints once more.
+fn sizes(services: usize, endpoints: usize) -> MapSizes {
+    let room = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    MapSizes {
+        services: room(services.max(1024)),
+        backends: room((services * endpoints + endpoints + 1).max(1024)),
+        ..MapSizes::default()
+    }
+}
+
 /// `services` service ports, one Service each, with `endpoints` backends of their own.
 pub fn table(services: usize, endpoints: usize) -> ServiceTable {
     (0..services)
@@ -84,13 +145,7 @@ fn measure(bpf_root: &Path, services: usize, endpoints: usize) -> Result<Report>
     kernel::check()?;
     let paths = bpffs::prepare(bpf_root)?;
     let _lock = bpffs::lock(bpf_root)?;
-    let room = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    let sizes = MapSizes {
-        services: room(services.max(1024)),
-        backends: room((services * endpoints + endpoints + 1).max(1024)),
-        ..MapSizes::default()
-    };
-    let _ebpf = object::load(&paths, &sizes)?;
+    let _ebpf = object::load(&paths, Part::Sockets { maglev: 0 }, &sizes(services, endpoints))?;
     let table = table(services, endpoints);
 
     let mut programmer = Programmer::open(&paths.maps)?;

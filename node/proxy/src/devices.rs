@@ -1,15 +1,18 @@
-//! The per-packet programs on the node's devices: which devices, attaching, keeping what is attached.
+//! The per-packet programs on devices: which devices, attaching, keeping what is attached.
 //!
 //! | program | where | minimum kernel |
 //! |---|---|---|
-//! | `from_device` | ingress of the node's own devices | 5.10; TCX from 6.6, before that a filter of a clsact qdisc |
+//! | `from_device` | ingress of the node's own devices and of its tunnel | 5.10; TCX from 6.6, before that a filter of a clsact qdisc |
 //! | `to_device` | egress of the same | as above |
 //! | `from_pod` | ingress of the host's ends of pods' devices | as above |
 //!
 //! TCX links are pinned, so they outlive the daemon; a changed program is put into the link in place of the old one, with
 //! no packet in between that meets none. A clsact filter outlives the daemon too, but is replaced with a short gap.
 
-mod pins;
+mod attach;
+mod inside;
+pub(crate) mod pins;
+mod ports;
 
 use std::{
     collections::BTreeSet,
@@ -22,28 +25,49 @@ use std::{
 use aya::{
     Ebpf,
     maps::{Array, MapData},
-    programs::{
-        LinkOrder, ProgramError, SchedClassifier, TcAttachType,
-        links::{FdLink, PinnedLink},
-        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions},
-    },
+    programs::{ProgramError, SchedClassifier, TcAttachType},
     util::KernelVersion,
 };
-use skep_ebpf_common::{address, conntrack::Node, mapped};
+use skep_ebpf_common::{Address, address, conntrack::Node, mapped};
 
 use crate::{
     Attachment, Error, MapSizes, Result,
     bpffs::{self, Paths},
-    kernel, object,
+    kernel,
+    maps::Part,
+    object, sys,
 };
 
-use self::pins::Pinned;
-
-/// Where Linux lists ports it shall not choose by itself.
-const RESERVED_PORTS: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+/// Name of the map with what the programs know of the node.
+const NODE: &str = "NODE";
 
 /// How often loading is tried when a signal interrupts it.
 const LOAD_ATTEMPTS: u32 = 5;
+
+/// A program, and the side of a device it is for.
+#[derive(Clone, Copy, Debug)]
+struct Hook {
+    program: &'static str,
+    side: TcAttachType,
+}
+
+/// What the node's own devices get. On one side of a device, programs run in the order of the list; one that lets a packet
+/// go on hands it to the next.
+const ON_NODE: &[Hook] = &[
+    Hook { program: "from_device", side: TcAttachType::Ingress },
+    Hook { program: "to_device", side: TcAttachType::Egress },
+];
+
+/// What the host's ends of pods' devices get, in the same sense. `from_pod` redirects, so it is the last of its side.
+const ON_POD: &[Hook] = &[Hook { program: "from_pod", side: TcAttachType::Ingress }];
+
+/// The names of all of them.
+pub(crate) fn programs() -> impl Iterator<Item = &'static str> {
+    ON_NODE.iter().chain(ON_POD).map(|hook| hook.program)
+}
+
+use self::inside::Inside;
+pub use self::inside::Range;
 
 /// How programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,17 +85,28 @@ impl Method {
     }
 }
 
-/// Which devices, and what the programs need to know of the node.
+/// The device through which packets get to nodes that are no neighbours, and this node's addresses inside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    /// The device's name. It may come and go.
+    pub device: String,
+    /// IPv4 address that translated sources get in it.
+    pub address4: Option<Ipv4Addr>,
+    /// The same for IPv6.
+    pub address6: Option<Ipv6Addr>,
+}
+
+/// What the programs need to know of the node.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Names of the node's own devices: those by which clients and other nodes reach it. Must be Ethernet.
-    pub node: Vec<String>,
     /// Is a device of that name the host's end of a pod's?
     pub is_pod: fn(&str) -> bool,
     /// IPv4 address that translated sources get; without one the address the client sent to, if it is the node's own.
     pub address4: Option<Ipv4Addr>,
     /// The same for IPv6.
     pub address6: Option<Ipv6Addr>,
+    /// The way to other nodes besides the node's own devices.
+    pub tunnel: Option<Tunnel>,
     /// Ports that translated sources get. The kernel is told not to give them to anybody else.
     pub ports: RangeInclusive<u16>,
     /// How programs are attached.
@@ -81,15 +116,18 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            node: Vec::new(),
             is_pod: |_| false,
             address4: None,
             address6: None,
-            ports: Node::FIRST_PORT..=Node::LAST_PORT,
+            tunnel: None,
+            ports: PORTS,
             method: Method::of_this_kernel(),
         }
     }
 }
+
+/// Ports of translated sources unless others are chosen.
+const PORTS: RangeInclusive<u16> = Node::FIRST_PORT..=Node::LAST_PORT;
 
 /// The programs, on the pinned maps, ready for devices that come. Dropping it leaves what is attached attached.
 #[derive(Debug)]
@@ -97,13 +135,17 @@ pub struct Devices {
     ebpf: Ebpf,
     paths: Paths,
     settings: Settings,
-    /// What filters were attached by this process.
-    filters: BTreeSet<(&'static str, String)>,
+    /// What the programs were told of the node last.
+    told: Option<Node>,
+    inside: Inside,
+    masquerade: bool,
+    /// Programs that were found or put on a device (its number) by this process.
+    settled: BTreeSet<(&'static str, u32)>,
 }
 
 impl Devices {
-    /// Loads the programs on the maps pinned below `bpf_root` (created if need be), writes down what they need to know and
-    /// reserves the ports. Attaches nothing yet.
+    /// Loads the programs on the maps pinned below `bpf_root` (created if need be) and reserves the ports. Attaches nothing
+    /// yet. Takes about a second of the kernel's verifier for each program.
     ///
     /// # Errors
     /// When privileges or kernel features lack, or the kernel refuses something.
@@ -117,46 +159,61 @@ impl Devices {
             });
         }
         let paths = bpffs::prepare(bpf_root)?;
-        let mut ebpf = object::load(&paths, sizes)?;
-        let (first, last) = (*settings.ports.start(), *settings.ports.end());
-        let node = Node {
-            ip4: settings.address4.map(|ip| mapped(u32::from_ne_bytes(ip.octets()))).unwrap_or_default(),
-            ip6: settings.address6.map(|ip| address(ip.octets())).unwrap_or_default(),
-            first_port: first,
-            last_port: last,
-        };
-        let name = "NODE";
-        let map = ebpf.map_mut(name).ok_or_else(|| Error::Object(format!("map {name}")))?;
-        let mut map: Array<&mut MapData, Node> = map.try_into().map_err(Error::map(name))?;
-        map.set(0, node, 0).map_err(Error::map(name))?;
-        reserve(first, last)?;
-        for (program, _) in [NODE_IN, NODE_OUT, POD_IN] {
-            load(&mut ebpf, program)?;
+        let mut ebpf = object::load(&paths, Part::Packets, sizes)?;
+        ports::reserve(&settings.ports)?;
+        for hook in ON_NODE.iter().chain(ON_POD) {
+            load(&mut ebpf, hook.program)?;
         }
-        Ok(Self { ebpf, paths, settings, filters: BTreeSet::new() })
+        let inside = Inside::open(&paths.maps)?;
+        // Goes on as it was until somebody says what is to be.
+        let masquerade = node(&mut ebpf)?.get(&0, 0).map_err(Error::map(NODE))?.masquerade != 0;
+        Ok(Self { ebpf, paths, settings, told: None, inside, masquerade, settled: BTreeSet::new() })
     }
 
-    /// Attaches the programs to every device that is there and should have them, keeps those that run, forgets devices
-    /// that are gone. To be called again when devices come and go. Returns what concerns each device, in order.
+    /// Gives what pods send out of the cluster the node's address, and a port of [`Settings::ports`]; `inside` are the ranges
+    /// whose addresses keep pods' own. `None` ends that; flows that began so go on. A former daemon's word holds until this
+    /// is called.
+    ///
+    /// # Errors
+    /// When a map refuses a write.
+    pub fn masquerade(&mut self, inside: Option<&BTreeSet<Range>>) -> Result<()> {
+        if let Some(inside) = inside {
+            self.inside.set(inside)?;
+        }
+        self.masquerade = inside.is_some();
+        self.tell()
+    }
+
+    /// Attaches the programs to every device that is there and should have them (`node`: names of the node's own, by which
+    /// clients and other nodes reach it; they must be Ethernet), keeps those that run, and takes them off all others. To be
+    /// called again when devices come and go. What this process has found to be in order is not looked at again unless
+    /// `thorough`. Returns what concerns each device, in order.
     ///
     /// # Errors
     /// When the list of devices cannot be read, or the kernel refuses an attachment to a device that is still there.
-    pub fn reconcile(&mut self) -> Result<Vec<(String, &'static str, Attachment)>> {
+    pub fn reconcile(&mut self, node: &[String], thorough: bool) -> Result<Vec<(String, &'static str, Attachment)>> {
+        self.tell()?;
         let present = names()?;
-        pins::remove_dead(&self.paths)?;
-        self.filters.retain(|(_, device)| present.contains(device));
+        let tunnel = self.settings.tunnel.as_ref().map(|tunnel| &tunnel.device);
+        let wanted: Vec<(&String, &'static [Hook])> = present
+            .iter()
+            .filter_map(|device| {
+                if node.contains(device) || tunnel == Some(device) {
+                    Some((device, ON_NODE))
+                } else {
+                    (self.settings.is_pod)(device).then_some((device, ON_POD))
+                }
+            })
+            .collect();
+        if thorough && self.settings.method == Method::Tcx {
+            self.settled.clear();
+        }
+        self.take_off(&present, &wanted)?;
         let mut done = Vec::new();
-        for device in &present {
-            let programs: &[(&'static str, TcAttachType)] = if self.settings.node.contains(device) {
-                &[NODE_IN, NODE_OUT]
-            } else if (self.settings.is_pod)(device) {
-                &[POD_IN]
-            } else {
-                continue;
-            };
-            for (program, side) in programs {
-                match self.attach(program, *side, device) {
-                    Ok(attachment) => done.push((device.clone(), *program, attachment)),
+        for (device, hooks) in wanted {
+            for (place, hook) in hooks.iter().enumerate() {
+                match self.attach(hooks, place, device) {
+                    Ok(attachment) => done.push((device.clone(), hook.program, attachment)),
                     // It may have gone meanwhile.
                     Err(_) if !names()?.contains(device) => {}
                     Err(error) => return Err(error),
@@ -166,20 +223,68 @@ impl Devices {
         Ok(done)
     }
 
-    fn attach(&mut self, name: &'static str, side: TcAttachType, device: &str) -> Result<Attachment> {
-        let program = program(&mut self.ebpf, name)?;
-        match self.settings.method {
-            Method::Tcx => attach_link(program, &self.paths, name, side, device),
-            Method::Clsact => {
-                let key = (name, device.to_owned());
-                if self.filters.contains(&key) {
-                    return Ok(Attachment::Kept);
+    /// Writes down what the programs need to know of the node, if that is news.
+    fn tell(&mut self) -> Result<()> {
+        let Settings { address4, address6, tunnel, ports, .. } = &self.settings;
+        let tunnel = tunnel.as_ref().and_then(|tunnel| Some((sys::interface_index(&tunnel.device)?, tunnel)));
+        let node = Node {
+            ip4: word4(*address4),
+            ip6: word6(*address6),
+            tunnel4: word4(tunnel.and_then(|(_, tunnel)| tunnel.address4)),
+            tunnel6: word6(tunnel.and_then(|(_, tunnel)| tunnel.address6)),
+            tunnel: tunnel.map_or(0, |(index, _)| index),
+            first_port: *ports.start(),
+            last_port: *ports.end(),
+            masquerade: self.masquerade.into(),
+        };
+        if self.told == Some(node) {
+            return Ok(());
+        }
+        self::node(&mut self.ebpf)?.set(0, node, 0).map_err(Error::map(NODE))?;
+        self.told = Some(node);
+        Ok(())
+    }
+
+    /// Takes programs off the devices that should not have them, and forgets devices that are gone.
+    fn take_off(&mut self, present: &BTreeSet<String>, wanted: &[(&String, &'static [Hook])]) -> Result<()> {
+        pins::remove_dead(&self.paths)?;
+        let numbers: BTreeSet<u32> = present.iter().filter_map(|device| sys::interface_index(device)).collect();
+        self.settled.retain(|(_, device)| numbers.contains(device));
+        for device in present {
+            let keeps = wanted.iter().find(|(wanted, _)| *wanted == device).map_or(&[] as &[Hook], |(_, hooks)| hooks);
+            let is_kept = |hook: &Hook| keeps.iter().any(|kept| kept.program == hook.program);
+            for hook in ON_NODE.iter().chain(ON_POD).filter(|hook| !is_kept(hook)) {
+                bpffs::unpin(&pins::path(&self.paths, hook.program, device))?;
+                let settled =
+                    sys::interface_index(device).is_some_and(|index| self.settled.remove(&(hook.program, index)));
+                if settled && self.settings.method == Method::Clsact {
+                    attach::remove_filter(hook.program, hook.side, device);
                 }
-                attach_filter(program, name, side, device)?;
-                self.filters.insert(key);
-                Ok(Attachment::Attached)
             }
         }
+        Ok(())
+    }
+
+    fn attach(&mut self, hooks: &[Hook], place: usize, device: &str) -> Result<Attachment> {
+        let hook = hooks[place];
+        let index = sys::interface_index(device);
+        if index.is_some_and(|index| self.settled.contains(&(hook.program, index))) {
+            return Ok(Attachment::Kept);
+        }
+        let program = program(&mut self.ebpf, hook.program)?;
+        let attachment = match self.settings.method {
+            Method::Tcx => {
+                let later = hooks[place + 1..].iter().filter(|later| later.side == hook.side).copied();
+                attach::link(program, &self.paths, hook, &later.collect::<Vec<_>>(), device)?
+            }
+            Method::Clsact => {
+                // One is left to NetworkPolicy's filters, which come first (as its links do).
+                attach::filter(program, hook, place as u16 + 2, device)?;
+                Attachment::Attached
+            }
+        };
+        self.settled.extend(index.map(|index| (hook.program, index)));
+        Ok(attachment)
     }
 
     /// Takes the programs off all devices.
@@ -187,22 +292,40 @@ impl Devices {
     /// # Errors
     /// When a pin cannot be removed.
     pub fn detach(&mut self) -> Result<()> {
-        for (device, side) in names()?.iter().flat_map(|device| [NODE_IN, NODE_OUT, POD_IN].map(|side| (device, side)))
-        {
-            bpffs::unpin(&pins::path(&self.paths, side.0, device))?;
-            if self.filters.remove(&(side.0, device.clone())) {
-                // Gone with its device, else.
-                let _ = tc::qdisc_detach_program(device, side.1, side.0);
-            }
-        }
-        pins::remove_dead(&self.paths)
+        self.take_off(&names()?, &[])
     }
 }
 
-/// Programs and the side of the device they are for.
-const NODE_IN: (&str, TcAttachType) = ("from_device", TcAttachType::Ingress);
-const NODE_OUT: (&str, TcAttachType) = ("to_device", TcAttachType::Egress);
-const POD_IN: (&str, TcAttachType) = ("from_pod", TcAttachType::Ingress);
+/// Undoes what [`Devices::open`] did besides pins (those go with [`crate::Proxy::cleanup`]): the reservation of the default
+/// ports, and filters on devices.
+///
+/// # Errors
+/// When the list of devices or of reserved ports cannot be read or written.
+pub fn cleanup() -> Result<()> {
+    ports::release(&PORTS)?;
+    if Method::of_this_kernel() == Method::Clsact {
+        for device in names()? {
+            for hook in ON_NODE.iter().chain(ON_POD) {
+                attach::remove_filter(hook.program, hook.side, &device);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn word4(ip: Option<Ipv4Addr>) -> Address {
+    ip.map(|ip| mapped(u32::from_ne_bytes(ip.octets()))).unwrap_or_default()
+}
+
+fn word6(ip: Option<Ipv6Addr>) -> Address {
+    ip.map(|ip| address(ip.octets())).unwrap_or_default()
+}
+
+/// The map with what the programs know of the node.
+fn node(ebpf: &mut Ebpf) -> Result<Array<&mut MapData, Node>> {
+    let map = ebpf.map_mut(NODE).ok_or_else(|| Error::Object(format!("map {NODE}")))?;
+    map.try_into().map_err(Error::map(NODE))
+}
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier> {
     ebpf.program_mut(name)
@@ -223,49 +346,6 @@ fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<()> {
     program.load().map_err(|source| Error::Program { name, source })
 }
 
-fn attach_link(
-    program: &mut SchedClassifier,
-    paths: &Paths,
-    name: &'static str,
-    side: TcAttachType,
-    device: &str,
-) -> Result<Attachment> {
-    let failed = |source| Error::Program { name, source };
-    let info = program.info().map_err(failed)?;
-    let pin = pins::path(paths, name, device);
-    if let Some(pinned) = Pinned::read(&pin) {
-        if pinned.tag == info.tag() && pinned.is_on(paths, &info)? {
-            return Ok(Attachment::Kept);
-        }
-        let link: SchedClassifierLink = FdLink::from(PinnedLink::from_pin(&pin)?).try_into()?;
-        let id = program.attach_to_link(link).map_err(failed)?;
-        // The pin keeps it.
-        drop(program.take_link(id).map_err(failed)?);
-        return Ok(Attachment::Attached);
-    }
-    let options = TcAttachOptions::TcxOrder(LinkOrder::default());
-    let id = program.attach_with_options(device, side, options).map_err(failed)?;
-    let link: FdLink = program.take_link(id).map_err(failed)?.try_into()?;
-    link.pin(&pin).map_err(|source| Error::Pin { what: format!("the link of {name} on {device}"), source })?;
-    Ok(Attachment::Attached)
-}
-
-fn attach_filter(program: &mut SchedClassifier, name: &'static str, side: TcAttachType, device: &str) -> Result<()> {
-    let failed = |source| Error::Program { name, source };
-    match tc::qdisc_add_clsact(device) {
-        Ok(()) | Err(tc::TcError::AlreadyAttached) => {}
-        Err(tc::TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
-        Err(error) => return Err(failed(error.into())),
-    }
-    // One of an earlier daemon; mostly there is none.
-    let _ = tc::qdisc_detach_program(device, side, name);
-    let id =
-        program.attach_with_options(device, side, TcAttachOptions::Netlink(NlOptions::default())).map_err(failed)?;
-    // It would be taken off when dropped; it shall outlive this process.
-    std::mem::forget(program.take_link(id).map_err(failed)?);
-    Ok(())
-}
-
 fn is_at_least(major: u8, minor: u8) -> bool {
     KernelVersion::current().is_ok_and(|found| found >= KernelVersion::new(major, minor, 0))
 }
@@ -278,45 +358,9 @@ fn names() -> Result<BTreeSet<String>> {
     Ok(text.lines().skip(2).filter_map(|line| Some(line.rsplit_once(':')?.0.trim().to_owned())).collect())
 }
 
-/// Keeps the kernel from giving these ports to sockets that do not ask for one.
-fn reserve(first: u16, last: u16) -> Result<()> {
-    let old = fs::read_to_string(RESERVED_PORTS).map_err(Error::io(format!("read {RESERVED_PORTS}")))?;
-    let Some(new) = reserved(old.trim(), first, last) else { return Ok(()) };
-    match fs::write(RESERVED_PORTS, &new) {
-        Ok(()) => Ok(()),
-        // Read-only in some containers. The range lies outside the kernel's own by default, so this is no reason to stop.
-        Err(error) if matches!(error.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied) => {
-            tracing::warn!(ports = %format!("{first}-{last}"), %error, "cannot reserve the ports of translated sources");
-            Ok(())
-        }
-        Err(error) => Err(Error::io(format!("write {RESERVED_PORTS}"))(error)),
-    }
-}
-
-/// The list with that range added; `None` if it is in it already.
-fn reserved(list: &str, first: u16, last: u16) -> Option<String> {
-    let ranges = list.split(',').filter(|range| !range.is_empty());
-    let holds = |range: &str| {
-        let (start, end) = range.split_once('-').unwrap_or((range, range));
-        matches!((start.parse::<u16>(), end.parse::<u16>()), (Ok(start), Ok(end)) if start <= first && last <= end)
-    };
-    if ranges.clone().any(holds) {
-        return None;
-    }
-    Some(ranges.map(str::to_owned).chain([format!("{first}-{last}")]).collect::<Vec<_>>().join(","))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_range_is_reserved_beside_the_others_and_once() {
-        assert_eq!(reserved("", 61_000, 65_535).as_deref(), Some("61000-65535"));
-        assert_eq!(reserved("22,30000-32767", 61_000, 65_535).as_deref(), Some("22,30000-32767,61000-65535"));
-        assert_eq!(reserved("22,60000-65535", 61_000, 65_535), None);
-        assert_eq!(reserved("61000-65534", 61_000, 65_535).as_deref(), Some("61000-65534,61000-65535"));
-    }
 
     #[test]
     fn the_loopback_device_is_always_there() {

@@ -1,9 +1,9 @@
 //! Service networking of a node: ClusterIP traffic is translated in the kernel, at the socket.
 //!
 //! ```text
-//! API -> watch -> tracker (Services + EndpointSlices -> service ports) -> Programmer -> pinned maps <- kernel programs
-//!                                                                                            ^
-//!                                                                             maps::Reader (skepctl)
+//! API -> watch -> tracker (Services + EndpointSlices, own pods -> service ports) -> Programmer -> pinned maps <- kernel programs
+//!                                                                                                      ^
+//!                                                                                       maps::Reader (skepctl)
 //! ```
 //!
 //! - [`Proxy::load`] loads or takes over the kernel programs, [`Proxy::run`] follows the API, [`Proxy::cleanup`] removes
@@ -19,6 +19,7 @@ mod cgroup;
 mod config;
 pub mod devices;
 mod error;
+pub mod health;
 mod kernel;
 mod log;
 pub mod maglev;
@@ -29,11 +30,13 @@ mod object;
 pub mod programmer;
 mod proxy;
 pub mod service;
+mod sockets;
 mod sys;
 mod tracker;
 
 pub use config::{Config, MapSizes};
 pub use error::{Error, Result};
+pub use health::Health;
 pub use metrics::Metrics;
 pub use object::Attachment;
 pub use programmer::Programmer;

@@ -1,5 +1,6 @@
 //! The pinned maps, from user space.
 
+pub(crate) mod drops;
 pub mod reader;
 mod table;
 
@@ -18,15 +19,40 @@ use crate::{Error, MapSizes, Result};
 
 /// Name of the log ring; pinned too, so that a new daemon reads what running programs say.
 pub(crate) const LOGS: &str = "AYA_LOGS";
+/// Name of the map of flows, by the packets clients send.
+pub(crate) const FLOWS: &str = "FLOWS";
+/// Name of the map of flows, by the packets backends send.
+pub(crate) const REPLIES: &str = "REPLIES";
+/// Name of the map of the cluster's own ranges.
+pub(crate) const INSIDE: &str = "INSIDE";
+/// Name of the counters of packets that end here.
+pub(crate) const PACKET_DROPS: &str = "PACKET_DROPS";
 
-/// Every map that is pinned, with its configured capacity (`None`: the object's own).
-pub(crate) fn pinned(sizes: &MapSizes) -> [(&'static str, Option<u32>); 19] {
-    [
+/// For how many Maglev tables there is room.
+const MAGLEV_TABLES: u32 = 512;
+
+/// Which programs of the object are wanted, and thus which maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Those that translate sockets; there is room for Maglev tables of that size.
+    Sockets { maglev: u32 },
+    /// Those that see packets, which use the others' maps too.
+    Packets,
+}
+
+/// Every map of that part that is pinned, with its configured capacity (`None`: the object's own).
+pub(crate) fn pinned(part: Part, sizes: &MapSizes) -> Vec<(&'static str, Option<u32>)> {
+    let slots = match part {
+        Part::Sockets { maglev } => Some(sizes.backends.saturating_add(maglev.saturating_mul(MAGLEV_TABLES))),
+        // It is there by then.
+        Part::Packets => None,
+    };
+    let mut maps = vec![
         // A service port has one or two frontends; with node ports and load balancers some have four.
         ("FRONTENDS", Some(sizes.services.saturating_mul(4))),
         ("ADDRESSES", Some(sizes.services.saturating_mul(2).saturating_add(1024))),
         ("SERVICES", Some(sizes.services)),
-        ("SLOTS", Some(sizes.backends)),
+        ("SLOTS", slots),
         ("BACKENDS", Some(sizes.backends)),
         ("SOURCE_RANGES", Some(sizes.services)),
         ("SERVICE_INFO", Some(sizes.services)),
@@ -36,15 +62,17 @@ pub(crate) fn pinned(sizes: &MapSizes) -> [(&'static str, Option<u32>); 19] {
         ("STICKY", Some(sizes.sticky)),
         ("UDP_PEERS", Some(sizes.udp_peers)),
         ("TCP_PEERS", Some(sizes.tcp_peers)),
-        // Flows of the per-packet path.
-        ("FLOWS", Some(sizes.tcp_peers.saturating_mul(2))),
-        ("REPLIES", Some(sizes.tcp_peers.saturating_mul(2))),
-        ("FRAGMENTS", None),
-        ("NODE", None),
-        ("PACKET_DROPS", None),
         (LOGS, None),
-    ]
+    ];
+    if part == Part::Packets {
+        let capacities = [Some(sizes.flows), Some(sizes.flows), None, None, None, None];
+        maps.extend(OF_PACKETS.into_iter().zip(capacities));
+    }
+    maps
 }
+
+/// The maps that only programs use that see packets.
+pub(crate) const OF_PACKETS: [&str; 6] = [FLOWS, REPLIES, "FRAGMENTS", "NODE", INSIDE, PACKET_DROPS];
 
 /// The maps that say what is served.
 pub(crate) struct ServiceMaps {

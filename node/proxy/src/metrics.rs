@@ -1,5 +1,7 @@
 //! Metrics, under kube-proxy's names where it has them.
 
+mod kernel;
+
 use std::{
     sync::atomic::{AtomicI64, AtomicU64},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -16,7 +18,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::programmer::Fill;
+use crate::{programmer::Fill, service};
 
 /// Label of the map gauges.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -25,49 +27,79 @@ pub struct MapLabel {
     pub map: &'static str,
 }
 
+/// Label of what kube-proxy has for each address family.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct FamilyLabel {
+    /// `IPv4` or `IPv6`.
+    pub ip_family: &'static str,
+}
+
+impl From<service::Family> for FamilyLabel {
+    fn from(family: service::Family) -> Self {
+        Self {
+            ip_family: match family {
+                service::Family::IPv4 => "IPv4",
+                service::Family::IPv6 => "IPv6",
+            },
+        }
+    }
+}
+
+/// A histogram for each address family.
+type Histograms = Family<FamilyLabel, Histogram, fn() -> Histogram>;
+
+/// Label of the counter of packets.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabel {
+    /// Name of the reason.
+    pub reason: &'static str,
+}
+
 /// Metrics of the service data plane. Cheap to clone; clones share their values.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    pub(crate) sync: Histogram,
+    sync: Histograms,
     pub(crate) change: Histogram,
-    pub(crate) latency: Histogram,
+    latency: Histograms,
     pub(crate) endpoint_changes: Counter,
     pub(crate) service_changes: Counter,
     pub(crate) endpoint_changes_pending: Gauge,
     pub(crate) service_changes_pending: Gauge,
-    pub(crate) last_sync: Gauge<f64, AtomicU64>,
+    last_sync: Family<FamilyLabel, Gauge<f64, AtomicU64>>,
     pub(crate) failures: Counter,
     pub(crate) mended: Counter,
     pub(crate) updates: Counter,
     pub(crate) deletes: Counter,
+    pub(crate) sockets_cut: Counter,
     entries: Family<MapLabel, Gauge<i64, AtomicI64>>,
     capacity: Family<MapLabel, Gauge<i64, AtomicI64>>,
+    drops: Family<ReasonLabel, Counter>,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         Self {
             // kube-proxy's buckets, so that its dashboards fit.
-            sync: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
+            sync: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 2.0, 15))),
             // A change takes microseconds here: finer ones beside them.
             change: Histogram::new(exponential_buckets(0.000_002, 2.0, 16)),
-            latency: Histogram::new(
-                linear_buckets(0.25, 0.25, 2)
-                    .chain(linear_buckets(1.0, 1.0, 59))
-                    .chain(linear_buckets(60.0, 5.0, 12))
-                    .chain(linear_buckets(120.0, 30.0, 7)),
-            ),
+            latency: Family::new_with_constructor(|| {
+                let seconds = linear_buckets(0.25, 0.25, 2).chain(linear_buckets(1.0, 1.0, 59));
+                Histogram::new(seconds.chain(linear_buckets(60.0, 5.0, 12)).chain(linear_buckets(120.0, 30.0, 7)))
+            }),
             endpoint_changes: Counter::default(),
             service_changes: Counter::default(),
             endpoint_changes_pending: Gauge::default(),
             service_changes_pending: Gauge::default(),
-            last_sync: Gauge::default(),
+            last_sync: Family::default(),
             failures: Counter::default(),
             mended: Counter::default(),
             updates: Counter::default(),
             deletes: Counter::default(),
+            sockets_cut: Counter::default(),
             entries: Family::default(),
             capacity: Family::default(),
+            drops: Family::default(),
         }
     }
 }
@@ -121,13 +153,27 @@ impl Metrics {
         own.register("map_entries_mended", "Map entries somebody else changed, put right", self.mended.clone());
         own.register("map_updates", "Map entries written", self.updates.clone());
         own.register("map_deletes", "Map entries removed", self.deletes.clone());
+        own.register(
+            "udp_sockets_destroyed",
+            "Connected UDP sockets of backends that are gone",
+            self.sockets_cut.clone(),
+        );
         own.register("map_entries", "Entries in a map", self.entries.clone());
         own.register("map_capacity", "Entries a map can hold", self.capacity.clone());
+        own.register("packet_drops", "Packets that were dropped or refused, by reason", self.drops.clone());
     }
 
-    pub(crate) fn synced(&self, took: Duration) {
-        self.sync.observe(took.as_secs_f64());
-        self.last_sync.set(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+    /// What was seen of that family is served.
+    pub(crate) fn synced(&self, family: service::Family, took: Duration) {
+        let label = FamilyLabel::from(family);
+        self.sync.get_or_create(&label).observe(took.as_secs_f64());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.last_sync.get_or_create(&label).set(now.as_secs_f64());
+    }
+
+    /// A change of endpoints is served, so long after its cause.
+    pub(crate) fn programmed(&self, family: service::Family, seconds: f64) {
+        self.latency.get_or_create(&family.into()).observe(seconds.max(0.0));
     }
 
     /// Everything seen so far is served, or needs nothing.
@@ -152,18 +198,20 @@ mod tests {
         let mut registry = Registry::default();
         let metrics = Metrics::default();
         metrics.register(&mut registry);
-        metrics.synced(Duration::from_millis(1));
+        metrics.synced(service::Family::IPv4, Duration::from_millis(1));
+        metrics.programmed(service::Family::IPv6, 0.5);
         metrics.filled(&Fill { map: "SERVICES", used: 1, capacity: 2 });
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         for name in [
-            "kubeproxy_sync_proxy_rules_duration_seconds_bucket",
+            "kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"} 1",
+            "kubeproxy_network_programming_duration_seconds_count{ip_family=\"IPv6\"} 1",
             "kubeproxy_network_programming_duration_seconds_bucket",
             "kubeproxy_sync_proxy_rules_endpoint_changes_total",
             "kubeproxy_sync_proxy_rules_service_changes_total",
             "kubeproxy_sync_proxy_rules_endpoint_changes_pending",
             "kubeproxy_sync_proxy_rules_service_changes_pending",
-            "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
+            "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=\"IPv4\"}",
             "skep_proxy_map_entries{map=\"SERVICES\"} 1",
             "skep_proxy_map_capacity{map=\"SERVICES\"} 2",
         ] {

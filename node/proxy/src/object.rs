@@ -16,7 +16,9 @@ use aya::{
 use crate::{
     Error, MapSizes, Result,
     bpffs::{self, Paths},
-    kernel, maps, sys,
+    kernel,
+    maps::{self, Part},
+    sys,
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SKEP_EBPF_OBJECT"));
@@ -25,15 +27,15 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SKEP_EBPF_OBJECT"));
 pub(crate) const PROGRAMS: [&str; 8] =
     ["connect4", "sendmsg4", "recvmsg4", "getpeername4", "connect6", "sendmsg6", "recvmsg6", "getpeername6"];
 
-/// Loads the object; maps pinned below `paths` are reused, missing ones created and pinned.
-pub(crate) fn load(paths: &Paths, sizes: &MapSizes) -> Result<Ebpf> {
+/// Loads the object; maps of that part pinned below `paths` are reused, missing ones created and pinned.
+pub(crate) fn load(paths: &Paths, part: Part, sizes: &MapSizes) -> Result<Ebpf> {
     let mut loader = EbpfLoader::new();
     // The programs read no kernel structure that differs from kernel to kernel. aya has parsed the kernel's types by now
     // all the same (20 MiB, for a moment); at least they are not kept while the object is loaded.
     loader.btf(None);
     let has_set_retval = u8::from(kernel::has_set_retval());
     loader.override_global("HAS_SET_RETVAL", &has_set_retval, true);
-    for (name, capacity) in maps::pinned(sizes) {
+    for (name, capacity) in maps::pinned(part, sizes) {
         let pin = paths.maps.join(name);
         if let (Some(wanted), Ok(data)) = (capacity, MapData::from_pin(&pin)) {
             let has = data.info().map_err(Error::map(name))?.max_entries();
@@ -49,6 +51,12 @@ pub(crate) fn load(paths: &Paths, sizes: &MapSizes) -> Result<Ebpf> {
         loader.map_pin_path(name, pin);
         if let Some(capacity) = capacity {
             loader.map_max_entries(name, capacity);
+        }
+    }
+    if let Part::Sockets { .. } = part {
+        // An object is loaded with all its maps. These are nobody's, and go with it.
+        for name in maps::OF_PACKETS {
+            loader.map_max_entries(name, 1);
         }
     }
     Ok(loader.load(OBJECT)?)

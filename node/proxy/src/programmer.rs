@@ -9,26 +9,25 @@
 
 mod addresses;
 mod check;
+mod entries;
 mod ids;
 mod plan;
 mod recover;
 
 use std::{
     collections::{HashMap, HashSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::Path,
 };
 
-use aya::maps::lpm_trie;
-use skep_ebpf_common::{
-    BackendValue, FrontendKey, FrontendValue, ServiceInfo, ServiceValue, SlotKey, SlotValue, SourceRange, port,
-};
+use skep_ebpf_common::{FrontendKey, FrontendValue, ServiceValue};
 
-use self::{addresses::Addresses, ids::Ids, plan::Plan};
+use self::{addresses::Addresses, entries::erase, ids::Ids, plan::Plan};
 use crate::{
     Error, Result,
     maps::{ServiceMaps, Table},
-    service::{Backend, Frontend, Kind, Service, ServicePort, ServiceTable, to_map},
+    service::{Backend, Family, Frontend, Kind, Protocol, Service, ServicePort, ServiceTable},
+    sockets::Gone,
 };
 
 /// Map writes so far.
@@ -84,6 +83,8 @@ pub struct Programmer {
     backend_ids: Ids,
     writes: Writes,
     batching: bool,
+    /// Backends that UDP service ports have lost, until somebody takes them.
+    gone: Vec<Gone>,
 }
 
 impl Programmer {
@@ -192,6 +193,38 @@ impl Programmer {
         self.batching = batching;
     }
 
+    /// Backends that UDP service ports have lost, each with those of its frontends at which it is not to be had any more;
+    /// those that have no backend that `stays` are told once, the others when they do not stay any more.
+    pub(crate) fn take_gone(&mut self, stays: impl Fn(&Frontend, SocketAddr) -> bool) -> Vec<Gone> {
+        let (mut left, mut staying): (Vec<Gone>, Vec<Gone>) = Default::default();
+        for Gone { backend, mut frontends } in std::mem::take(&mut self.gone) {
+            // Another service port may have taken both over, as when it was renamed.
+            frontends.retain(|frontend| {
+                let owner = self.owners.get(frontend).and_then(|owner| self.services.get(owner));
+                !owner.is_some_and(|live| live.backends.iter().any(|placed| placed.backend.address == backend))
+            });
+            let (stay, frontends): (Vec<_>, Vec<_>) =
+                frontends.into_iter().partition(|frontend| stays(frontend, backend));
+            for (list, frontends) in [(&mut left, frontends), (&mut staying, stay)] {
+                let gone = Gone { backend, frontends };
+                if !gone.frontends.is_empty() && !list.contains(&gone) {
+                    list.push(gone);
+                }
+            }
+        }
+        self.gone = staying;
+        left
+    }
+
+    /// Notes a backend to which a socket was sent that asked for an address, as if it had just gone from there. A former
+    /// daemon may have known of one that stays and goes later; of those that are there nothing comes.
+    pub(crate) fn note_asked(&mut self, address: SocketAddr, backend: SocketAddr) {
+        let exact = Frontend { address: address.ip(), port: address.port(), protocol: Protocol::Udp };
+        let any = Frontend { address: Family::of(address.ip()).unspecified(), ..exact };
+        let known = [exact, any].into_iter().find(|frontend| self.owners.contains_key(frontend));
+        self.gone.extend(known.map(|frontend| Gone { backend, frontends: vec![frontend] }));
+    }
+
     /// How full the maps are.
     pub fn fill(&self) -> [Fill; 5] {
         let fill = |map, used, capacity| Fill { map, used, capacity };
@@ -261,6 +294,9 @@ impl Programmer {
             }
         };
         if let Some(live) = self.services.get_mut(port) {
+            let stays = |at| next.iter().any(|placed| placed.backend.address == at);
+            let lost = gone.iter().filter(|placed| !stays(placed.backend.address));
+            note_gone(&mut self.gone, live.service.frontends.keys(), lost);
             live.generation = generation;
             live.count = count;
             live.backends = next;
@@ -322,8 +358,11 @@ impl Programmer {
         }
         self.writes.updates += 1;
         // Whoever had it, this service port included, has it no more.
-        let former = self.owners.insert(frontend, port.clone());
-        let former = former.and_then(|owner| self.services.get_mut(&owner)?.service.frontends.remove(&frontend));
+        let former = self.owners.insert(frontend, port.clone()).and_then(|owner| self.services.get_mut(&owner));
+        let former = former.and_then(|live| {
+            note_gone(&mut self.gone, std::iter::once(&frontend), live.backends.iter());
+            live.service.frontends.remove(&frontend)
+        });
         if let Some(live) = self.services.get_mut(port) {
             live.service.frontends.insert(frontend, kind);
         }
@@ -339,6 +378,9 @@ impl Programmer {
         let keys: Vec<FrontendKey> = frontends.iter().map(Frontend::key).collect();
         erase(&mut self.maps.frontends, &keys, self.batching)?;
         self.writes.deletes += keys.len() as u64;
+        if let Some(live) = self.services.get(port) {
+            note_gone(&mut self.gone, frontends.iter(), live.backends.iter());
+        }
         let mut result = Ok(());
         for frontend in frontends {
             self.owners.remove(frontend);
@@ -350,93 +392,18 @@ impl Programmer {
         }
         result
     }
-
-    fn write_info(&mut self, id: u32, port: &ServicePort) -> Result<()> {
-        self.maps.info.insert(&id, &info(port))?;
-        self.writes.updates += 1;
-        Ok(())
-    }
-
-    /// Writes new backends under new ids; on failure none of them is left.
-    fn place(&mut self, service: u32, backends: &[Backend]) -> Result<Vec<Placed>> {
-        let placed: Vec<Placed> =
-            backends.iter().map(|backend| Placed { id: self.backend_ids.take(), backend: *backend }).collect();
-        let keys: Vec<u32> = placed.iter().map(|placed| placed.id).collect();
-        let values: Vec<BackendValue> = placed.iter().map(|placed| backend_value(service, placed)).collect();
-        if let Err(error) = write(&mut self.maps.backends, &keys, &values, self.batching) {
-            keys.iter().for_each(|id| self.backend_ids.release(*id));
-            return Err(error);
-        }
-        self.writes.updates += keys.len() as u64;
-        Ok(placed)
-    }
-
-    /// Writes the slots of a generation; on failure none of them is left.
-    fn write_slots(&mut self, service: u32, generation: u32, backends: &[u32]) -> Result<()> {
-        let keys: Vec<SlotKey> = slot_keys(service, generation, backends.len()).collect();
-        let values: Vec<SlotValue> =
-            keys.iter().zip(backends).map(|(key, backend)| SlotValue::sealed(key, *backend)).collect();
-        write(&mut self.maps.slots, &keys, &values, self.batching)?;
-        self.writes.updates += keys.len() as u64;
-        self.slots += keys.len();
-        Ok(())
-    }
-
-    fn drop_slots(&mut self, service: u32, generation: u32, count: usize) -> Result<()> {
-        let keys: Vec<SlotKey> = slot_keys(service, generation, count).collect();
-        erase(&mut self.maps.slots, &keys, self.batching)?;
-        self.writes.deletes += keys.len() as u64;
-        self.slots = self.slots.saturating_sub(keys.len());
-        Ok(())
-    }
-
-    fn drop_backends(&mut self, backends: &[Placed]) -> Result<()> {
-        let keys: Vec<u32> = backends.iter().map(|placed| placed.id).collect();
-        erase(&mut self.maps.backends, &keys, self.batching)?;
-        self.writes.deletes += keys.len() as u64;
-        for key in &keys {
-            self.backend_ids.release(*key);
-            // Counts nothing depends on; absent if the backend was never chosen.
-            let _ = self.maps.backend_stats.remove(key);
-        }
-        Ok(())
-    }
-
-    fn write_ranges(&mut self, service: u32, ranges: &[(IpAddr, u8)]) -> Result<()> {
-        for range in ranges {
-            self.maps.source_ranges.insert(&range_key(service, *range), 1, 0).map_err(Error::map("SOURCE_RANGES"))?;
-            self.writes.updates += 1;
-        }
-        Ok(())
-    }
-
-    fn drop_ranges(&mut self, service: u32, ranges: &[(IpAddr, u8)]) -> Result<()> {
-        for range in ranges {
-            self.maps.source_ranges.remove(&range_key(service, *range)).map_err(Error::map("SOURCE_RANGES"))?;
-            self.writes.deletes += 1;
-        }
-        Ok(())
-    }
 }
 
-fn info(port: &ServicePort) -> ServiceInfo {
-    let name = &port.name;
-    ServiceInfo::new(&name.namespace, &name.name, &name.port, port.family.number())
-}
-
-fn backend_value(service: u32, placed: &Placed) -> BackendValue {
-    let at = placed.backend.address;
-    let flags = if placed.backend.local { BackendValue::LOCAL } else { 0 };
-    BackendValue::sealed(placed.id, service, to_map(at.ip()), port(at.port()), flags)
-}
-
-fn range_key(service: u32, (address, length): (IpAddr, u8)) -> lpm_trie::Key<SourceRange> {
-    let before = if address.is_ipv4() { 32 + 96 } else { 32 };
-    lpm_trie::Key::new(before + u32::from(length), SourceRange { service, address: to_map(address) })
-}
-
-fn slot_keys(service: u32, generation: u32, count: usize) -> impl Iterator<Item = SlotKey> {
-    (0..count as u32).map(move |slot| SlotKey { service, generation, slot })
+/// Notes backends that a service port at these frontends has lost.
+fn note_gone<'a>(
+    gone: &mut Vec<Gone>,
+    frontends: impl Iterator<Item = &'a Frontend>,
+    lost: impl Iterator<Item = &'a Placed>,
+) {
+    let frontends: Vec<Frontend> = frontends.filter(|at| at.protocol == Protocol::Udp).copied().collect();
+    if !frontends.is_empty() {
+        gone.extend(lost.map(|placed| Gone { backend: placed.backend.address, frontends: frontends.clone() }));
+    }
 }
 
 /// Is there room for `wanted` more entries?
@@ -446,22 +413,4 @@ fn room<K: aya::Pod, V: aya::Pod>(table: &Table<K, V>, used: usize, wanted: usiz
         return Ok(());
     }
     Err(Error::MapFull { map: table.name(), used, capacity, wanted })
-}
-
-/// Writes new entries; on failure none of them is left.
-fn write<K: aya::Pod, V: aya::Pod>(table: &mut Table<K, V>, keys: &[K], values: &[V], batching: bool) -> Result<()> {
-    let result = if batching && keys.len() > 1 {
-        table.insert_batch(keys, values)
-    } else {
-        keys.iter().zip(values).try_for_each(|(key, value)| table.insert(key, value))
-    };
-    result.inspect_err(|_| keys.iter().for_each(|key| drop(table.remove(key))))
-}
-
-fn erase<K: aya::Pod, V: aya::Pod>(table: &mut Table<K, V>, keys: &[K], batching: bool) -> Result<()> {
-    if batching && keys.len() > 1 {
-        table.remove_batch(keys)
-    } else {
-        keys.iter().try_for_each(|key| table.remove(key))
-    }
 }

@@ -7,15 +7,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use prometheus_client::registry::Registry;
-
 use crate::{
-    Attachment, Config, Metrics, Programmer, Result,
+    Attachment, Config, Health, Metrics, Programmer, Result,
     bpffs::{self, Lock},
     cgroup, kernel,
     log::KernelLog,
+    maps::Part,
     object,
     service::ServiceTable,
+    sockets,
 };
 
 /// The service data plane of a node. Dropping it leaves everything serving; [`Proxy::cleanup`] takes it down.
@@ -26,6 +26,7 @@ pub struct Proxy {
     node_port_addresses: Vec<(IpAddr, u8)>,
     maglev: u32,
     metrics: Metrics,
+    health: Health,
     log: KernelLog,
     bpf_root: PathBuf,
     /// Keeps a second daemon away.
@@ -51,7 +52,7 @@ impl Proxy {
         let cgroup = cgroup::root(config.cgroup_root.as_deref())?;
         let paths = bpffs::prepare(&config.bpf_root)?;
         let lock = bpffs::lock(&config.bpf_root)?;
-        let mut ebpf = object::load(&paths, &config.maps)?;
+        let mut ebpf = object::load(&paths, Part::Sockets { maglev: config.maglev }, &config.maps)?;
         let programmer = Programmer::open(&paths.maps)?;
         let attachments = object::attach(&mut ebpf, &paths, &cgroup)?;
         let log = KernelLog::open(&mut ebpf)?;
@@ -74,6 +75,7 @@ impl Proxy {
             node_port_addresses: config.node_port_addresses,
             maglev: config.maglev,
             metrics,
+            health: Health::default(),
             log,
             bpf_root: config.bpf_root,
             _lock: lock,
@@ -108,13 +110,22 @@ impl Proxy {
         bpffs::remove_other_versions(&self.bpf_root)
     }
 
+    /// Destroys the connected UDP sockets of backends that were removed since the last call, in all network namespaces.
+    /// Returns how many there were. ([`Proxy::run`] does so by itself.)
+    ///
+    /// # Errors
+    /// When the map that knows them cannot be read.
+    pub fn cut_sockets(&mut self) -> Result<usize> {
+        sockets::cut(&bpffs::Paths::new(&self.bpf_root).maps, &self.programmer.take_gone(|_, _| false))
+    }
+
     /// The metrics, shared with this proxy.
     pub fn metrics(&self) -> Metrics {
         self.metrics.clone()
     }
 
-    /// Adds the metrics to a registry.
-    pub fn register_metrics(&self, registry: &mut Registry) {
-        self.metrics.register(registry);
+    /// How it is, shared with this proxy.
+    pub fn health(&self) -> Health {
+        self.health.clone()
     }
 }

@@ -64,6 +64,15 @@ impl Family {
         if address.is_ipv4() { Self::IPv4 } else { Self::IPv6 }
     }
 
+    /// From the address type of an EndpointSlice; `None` for names.
+    pub(crate) fn from_api(address_type: &str) -> Option<Self> {
+        match address_type {
+            "IPv4" => Some(Self::IPv4),
+            "IPv6" => Some(Self::IPv6),
+            _ => None,
+        }
+    }
+
     /// 4 or 6, as the maps keep it.
     pub(crate) fn number(self) -> u32 {
         match self {
@@ -166,15 +175,27 @@ impl fmt::Display for Frontend {
     }
 }
 
-/// Whose port it is. Cheap to clone.
+/// Whose port it is: a Service's, or a pod's with a host port. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ServicePortName {
     /// Namespace.
     pub namespace: Arc<str>,
-    /// Name of the Service.
+    /// Name of the Service or the pod.
     pub name: Arc<str>,
-    /// Name of the port; empty if it has none.
+    /// Name of the port; empty if it has none. Of a host port: where it is.
     pub port: Arc<str>,
+}
+
+impl ServicePortName {
+    /// Of a pod's host port. No port of a Service is called like that: `address:port/PROTOCOL`.
+    pub(crate) fn host_port(namespace: Arc<str>, pod: Arc<str>, frontend: &Frontend) -> Self {
+        Self { namespace, name: pod, port: frontend.to_string().into() }
+    }
+
+    /// Is it a pod's host port, and not a Service's port?
+    pub fn is_host_port(&self) -> bool {
+        self.port.contains('/')
+    }
 }
 
 impl fmt::Display for ServicePortName {

@@ -106,12 +106,25 @@ pub(crate) fn delete_batch<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> io::Resul
 /// Reads all pairs of a hash map. Minimum kernel: 5.6. Entries that change meanwhile may be missed or seen twice.
 pub(crate) fn lookup_all<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
     let mut all = Vec::new();
+    each_batch(map, |keys: &[K], values: &[V]| all.extend(keys.iter().copied().zip(values.iter().copied())))?;
+    Ok(all)
+}
+
+/// Counts the pairs of a hash map, as [`lookup_all`] sees them.
+pub(crate) fn count<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut count = 0;
+    each_batch(map, |keys: &[K], _: &[V]| count += keys.len())?;
+    Ok(count)
+}
+
+/// Reads a hash map batch by batch.
+fn each_batch<K: Pod, V: Pod>(map: BorrowedFd<'_>, mut each: impl FnMut(&[K], &[V])) -> io::Result<()> {
     // A batch never splits a bucket, so it must hold the fullest one; the kernel says ENOSPC when it does not.
     let mut size = 1024;
     let mut cursor: Option<u32> = None;
+    let mut keys: Vec<MaybeUninit<K>> = Vec::new();
+    let mut values: Vec<MaybeUninit<V>> = Vec::new();
     loop {
-        let mut keys: Vec<MaybeUninit<K>> = Vec::new();
-        let mut values: Vec<MaybeUninit<V>> = Vec::new();
         keys.resize_with(size, MaybeUninit::uninit);
         values.resize_with(size, MaybeUninit::uninit);
         let mut next = 0_u32;
@@ -132,16 +145,20 @@ pub(crate) fn lookup_all<K: Pod, V: Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<
                 size *= 2;
                 continue;
             }
-            Err(_) => return result.map(|_| all),
+            Err(_) => return result.map(drop),
         };
         let count = (attr.count as usize).min(size);
-        all.reserve(count);
-        for (key, value) in keys.iter().zip(&values).take(count) {
-            // SAFETY: the kernel filled the first `count` elements of both buffers; any bytes are a value of a Pod.
-            all.push(unsafe { (key.assume_init_read(), value.assume_init_read()) });
-        }
+        // SAFETY: the kernel filled the first `count` elements of both buffers, which hold at least as many; any bytes are a
+        // value of a Pod.
+        let filled = unsafe {
+            (
+                std::slice::from_raw_parts(keys.as_ptr().cast::<K>(), count),
+                std::slice::from_raw_parts(values.as_ptr().cast::<V>(), count),
+            )
+        };
+        each(filled.0, filled.1);
         if last {
-            return Ok(all);
+            return Ok(());
         }
         cursor = Some(next);
     }
@@ -220,6 +237,16 @@ pub(crate) fn interface_addresses() -> io::Result<Vec<IpAddr>> {
     // SAFETY: the list came from `getifaddrs` and is freed once.
     unsafe { libc::freeifaddrs(first) };
     Ok(addresses)
+}
+
+/// The number of a device in the calling thread's network namespace.
+pub(crate) fn interface_index(name: &str) -> Option<u32> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: the pointer is to a live string that ends with a zero.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => None,
+        index => Some(index),
+    }
 }
 
 /// A socket that becomes readable when an address of an interface comes or goes. Must be called in a tokio runtime with I/O

@@ -1,10 +1,11 @@
-//! From Services and EndpointSlices to the service ports that are to be programmed. No I/O.
+//! From Services and EndpointSlices, and pods with host ports, to the service ports that are to be programmed. No I/O.
 
 mod endpoints;
+mod host_ports;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
@@ -13,8 +14,11 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
+use crate::health::ServiceHealth;
 use crate::service::{Family, Frontend, Kind, Protocol, Service, ServicePort, ServicePortName};
 use endpoints::{Place, Slice};
+
+pub(crate) use host_ports::HostPorts;
 
 /// Label by which a Service asks for another proxy; such Services, and their slices, are not ours.
 pub(crate) const SERVICE_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
@@ -25,11 +29,20 @@ const AFFINITY_SECONDS: u32 = 10_800;
 /// Label by which a slice names its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
-/// Namespace and name, of a Service or (where that is said) of a slice.
+/// Namespace and name, of a Service or (where that is said) of a slice or a pod.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ServiceKey {
     pub(crate) namespace: Arc<str>,
     pub(crate) name: Arc<str>,
+}
+
+/// Who has frontends. Where both want one, a Service has it and a pod's host port waits.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Owner {
+    /// A pod of this node, for its host ports.
+    Pod(ServiceKey),
+    /// A Service.
+    Service(ServiceKey),
 }
 
 /// What matters of a Service.
@@ -44,6 +57,8 @@ struct Virtual {
     external_local: bool,
     affinity: Option<u32>,
     source_ranges: Vec<(IpAddr, u8)>,
+    /// Where balancers ask this node about it.
+    health_port: Option<u16>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -158,6 +173,19 @@ impl Tracker {
             .collect()
     }
 
+    /// Does an endpoint of a Service still serve, whether or not it would be chosen?
+    pub(crate) fn serves(&self, key: &ServiceKey, protocol: Protocol, endpoint: SocketAddr) -> bool {
+        let slices = self.slices.get(key).filter(|_| self.services.contains_key(key));
+        slices.into_iter().flat_map(BTreeMap::values).any(|slice| slice.serves(protocol, endpoint))
+    }
+
+    /// What balancers shall hear of a Service; `None` if they do not ask.
+    pub(crate) fn health(&self, key: &ServiceKey) -> Option<ServiceHealth> {
+        let port = self.services.get(key)?.health_port?;
+        let slices = self.slices.get(key).into_iter().flat_map(BTreeMap::values);
+        Some(ServiceHealth { port, local: endpoints::ready_here(slices, &self.here) })
+    }
+
     fn service<'a>(
         &'a self,
         service: &Virtual,
@@ -267,6 +295,10 @@ fn read_service(service: &core::Service) -> Option<Virtual> {
         external_local: spec.external_traffic_policy.as_deref() == Some("Local"),
         affinity: (spec.session_affinity.as_deref() == Some("ClientIP")).then_some(timeout),
         source_ranges,
+        health_port: spec
+            .health_check_node_port
+            .and_then(valid)
+            .filter(|_| spec.external_traffic_policy.as_deref() == Some("Local")),
     })
 }
 

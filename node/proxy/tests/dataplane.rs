@@ -13,5 +13,7 @@ mod maps;
 mod restart;
 #[path = "dataplane/tcp.rs"]
 mod tcp;
+#[path = "dataplane/trace.rs"]
+mod trace;
 #[path = "dataplane/udp.rs"]
 mod udp;

@@ -1,6 +1,8 @@
 //! The per-packet programs on the real kernel: crafted packets through `BPF_PROG_TEST_RUN`, and real traffic between network
 //! namespaces. Needs root; nothing leaves the namespaces.
 
+#[path = "packets/conntrack.rs"]
+mod conntrack;
 #[path = "packets/craft.rs"]
 mod craft;
 #[path = "packets/devices.rs"]
@@ -9,7 +11,11 @@ mod devices;
 mod errors;
 #[path = "packets/flows.rs"]
 mod flows;
+#[path = "packets/pinned.rs"]
+mod pinned;
 #[path = "packets/rig.rs"]
 mod rig;
+#[path = "packets/trace.rs"]
+mod trace;
 #[path = "packets/traffic.rs"]
 mod traffic;

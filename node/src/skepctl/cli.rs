@@ -4,7 +4,13 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::bugtool::BugtoolCommand;
+use crate::conntrack::ConntrackCommand;
+use crate::endpoint::EndpointCommand;
+use crate::monitor::MonitorCommand;
+use crate::policy::PolicyCommand;
 use crate::query::Query;
+use crate::trace::TraceCommand;
 
 /// Shows what the service data plane of this node does.
 #[derive(Debug, Parser)]
@@ -16,6 +22,9 @@ pub(crate) struct Cli {
     /// Output format.
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,
+    /// Whom to ask for the names, nodes and states of backends; not needed for anything else [default: as kubectl].
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -40,7 +49,26 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: BackendCommand,
     },
-    /// Programs, attach points, and how full the maps are.
+    /// Pods of this node.
+    Endpoint {
+        #[command(subcommand)]
+        command: EndpointCommand,
+    },
+    /// Connections that the per-packet path tracks.
+    Conntrack {
+        #[command(subcommand)]
+        command: ConntrackCommand,
+    },
+    /// What NetworkPolicy allows and refuses on this node.
+    Policy {
+        #[command(subcommand)]
+        command: PolicyCommand,
+    },
+    /// Connections, choices and drops as they come.
+    Monitor(MonitorCommand),
+    /// What is needed to look into a problem of this node elsewhere, in one file; no secrets.
+    Bugtool(BugtoolCommand),
+    /// Programs, attach points, how full the maps are, what was dropped, and what is wrong.
     Status,
 }
 
@@ -57,6 +85,8 @@ pub(crate) enum ServiceCommand {
         /// NAMESPACE/NAME[:PORT-NAME] or ADDRESS:PORT[/PROTOCOL].
         service: Query,
     },
+    /// What would become of a new connection, and why.
+    Trace(TraceCommand),
 }
 
 #[derive(Debug, Subcommand)]

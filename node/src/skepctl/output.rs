@@ -5,7 +5,7 @@ use std::{io::Write, net::SocketAddr};
 use anyhow::Result;
 use comfy_table::{Table, presets};
 use serde::Serialize;
-use skep_proxy::maps::reader::{FrontendRecord, ServiceRecord, Status};
+use skep_proxy::maps::reader::{FrontendRecord, ServiceRecord};
 
 use crate::cli::Format;
 
@@ -27,36 +27,6 @@ pub(crate) fn services(format: Format, services: &[ServiceRecord], out: &mut imp
         ]);
     }
     print(&table, out)
-}
-
-/// Service ports with their backends.
-pub(crate) fn service(format: Format, services: &[ServiceRecord], out: &mut impl Write) -> Result<()> {
-    if let Some(text) = structured(format, services)? {
-        return Ok(out.write_all(text.as_bytes())?);
-    }
-    for (n, service) in services.iter().enumerate() {
-        if n > 0 {
-            writeln!(out)?;
-        }
-        writeln!(out, "Service:      {}/{}", service.namespace, service.name)?;
-        writeln!(out, "Port:         {}", or_dash(&service.port_name))?;
-        for frontend in &service.frontends {
-            writeln!(out, "Frontend:     {} ({:?})", shape(frontend), frontend.kind)?;
-        }
-        writeln!(out, "Id:           {} (generation {})", service.id, service.generation)?;
-        writeln!(out, "Connections:  {}, refused {}", service.connections, service.refused)?;
-        if service.backends.is_empty() {
-            writeln!(out, "Backends:     none, connections are refused")?;
-            continue;
-        }
-        writeln!(out, "Backends:")?;
-        let mut table = table(["  ADDRESS", "CONNECTIONS", "ID"]);
-        for backend in &service.backends {
-            table.add_row([format!("  {}", backend.address), backend.connections.to_string(), backend.id.to_string()]);
-        }
-        print(&table, out)?;
-    }
-    Ok(())
 }
 
 /// One backend with the service port it belongs to.
@@ -108,37 +78,8 @@ pub(crate) fn backends(format: Format, services: &[ServiceRecord], out: &mut imp
     print(&table, out)
 }
 
-/// State of the data plane.
-pub(crate) fn status(format: Format, status: &Status, out: &mut impl Write) -> Result<()> {
-    if let Some(text) = structured(format, status)? {
-        return Ok(out.write_all(text.as_bytes())?);
-    }
-    writeln!(out, "Kernel:    {}", status.kernel)?;
-    writeln!(out, "BPF root:  {} (layout {})", status.bpf_root.display(), status.layout)?;
-    writeln!(out)?;
-    let mut programs = table(["PROGRAM", "ATTACHED", "CGROUP", "ID", "TAG", "BYTES"]);
-    for program in &status.programs {
-        programs.add_row([
-            program.name.clone(),
-            if program.attached { "yes" } else { "NO" }.into(),
-            shown(program.cgroup_id),
-            shown(program.id),
-            shown(program.tag.as_ref()),
-            shown(program.jited_bytes),
-        ]);
-    }
-    print(&programs, out)?;
-    writeln!(out)?;
-    let mut maps = table(["MAP", "ENTRIES", "CAPACITY", "FULL"]);
-    for map in &status.maps {
-        let percent = map.entries as f64 * 100.0 / map.capacity.max(1) as f64;
-        maps.add_row([map.name.clone(), map.entries.to_string(), map.capacity.to_string(), format!("{percent:.1}%")]);
-    }
-    print(&maps, out)
-}
-
 /// JSON or YAML; `None` for a table.
-fn structured<T: Serialize + ?Sized>(format: Format, value: &T) -> Result<Option<String>> {
+pub(crate) fn structured<T: Serialize + ?Sized>(format: Format, value: &T) -> Result<Option<String>> {
     Ok(match format {
         Format::Table => None,
         Format::Json => Some(serde_json::to_string_pretty(value)? + "\n"),
@@ -147,7 +88,7 @@ fn structured<T: Serialize + ?Sized>(format: Format, value: &T) -> Result<Option
 }
 
 /// Columns as kubectl sets them: three spaces apart, no lines.
-fn table<const N: usize>(header: [&str; N]) -> Table {
+pub(crate) fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header);
     for column in table.column_iter_mut() {
@@ -156,7 +97,7 @@ fn table<const N: usize>(header: [&str; N]) -> Table {
     table
 }
 
-fn print(table: &Table, out: &mut impl Write) -> Result<()> {
+pub(crate) fn print(table: &Table, out: &mut impl Write) -> Result<()> {
     for line in table.lines() {
         writeln!(out, "{}", line.trim_end())?;
     }
@@ -168,7 +109,7 @@ fn frontends(service: &ServiceRecord) -> Vec<String> {
 }
 
 /// A node port has no address of its own.
-fn shape(frontend: &FrontendRecord) -> String {
+pub(crate) fn shape(frontend: &FrontendRecord) -> String {
     let FrontendRecord { address, port, protocol, .. } = frontend;
     if address.is_unspecified() {
         return format!("*:{port}/{protocol}");
@@ -176,10 +117,10 @@ fn shape(frontend: &FrontendRecord) -> String {
     format!("{}/{protocol}", SocketAddr::new(*address, *port))
 }
 
-fn or_dash(text: &str) -> String {
+pub(crate) fn or_dash(text: &str) -> String {
     if text.is_empty() { "-".into() } else { text.into() }
 }
 
-fn shown<T: ToString>(value: Option<T>) -> String {
+pub(crate) fn shown<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".into(), |value| value.to_string())
 }

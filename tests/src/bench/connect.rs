@@ -1,65 +1,57 @@
-//! Connections through a VIP against connections straight to the pod.
+//! From a pod through a ClusterIP to a pod of the same node, against pods on bare links: no program, no netfilter rule.
 
-use anyhow::{Context as _, Result};
-use xtask::command::output;
-use xtask::workspace::{self, Profile};
+use anyhow::Result;
 
-use super::row::{Goal, Row, median};
-use crate::cluster::TestCluster;
+use super::crowd;
+use super::duel::{ECHO, MIRROR, SINK, Traffic, Way, fight, serve_all};
+use super::manifest::{pod, service};
+use super::place::Place;
+use super::profile;
+use super::row::Row;
+use super::wire::{Between, Wire};
+use crate::cluster::{LIMIT, TestCluster};
 
-/// Connections in one round.
-const COUNT: &str = "4000";
-/// Rounds of each kind, in turn.
-const ROUNDS: usize = 15;
-
-const ECHO: &str = "
-apiVersion: v1
-kind: Pod
-metadata: { name: echo, labels: { app: echo } }
-spec: { containers: [{ name: echo, image: 'localhost/skep/toolbox:1', command: [toolbox, echo, '7000'] }] }
----
-apiVersion: v1
-kind: Service
-metadata: { name: echo }
-spec: { selector: { app: echo }, ports: [{ port: 7, targetPort: 7000 }] }
-";
+/// Services of the small cluster: two that every cluster has, this one, and a crowd of seven.
+const FEW: usize = 10;
 
 /// Measures this group.
 pub fn measure() -> Result<Vec<Row>> {
-    let cluster = TestCluster::create(Profile::Release)?;
+    let cluster = TestCluster::create(profile::chosen())?;
     cluster.start_all()?;
-    cluster.apply(ECHO)?;
-    cluster.wait_ready_pods("app=echo", 1)?;
-    let pod = format!("{}:7000", cluster.get(&["pod", "echo"], "{.status.podIP}")?);
-    let vip = format!("{}:7", cluster.get(&["service", "echo"], "{.spec.clusterIP}")?);
-    // The limit is a machine without skep's hooks: the same network namespace, but outside of the cgroup they serve.
-    let toolbox = workspace::target().join("static/release/skep-toolbox");
-    let netns = cluster.parts().spec().netns.clone().context("a test cluster has a namespace")?;
-    let straight = || {
-        let mut command = std::process::Command::new("nsenter");
-        command.arg(format!("--net={}", netns.display())).arg(&toolbox).args(["crr", &pod, COUNT]);
-        nanoseconds(&mut command)
-    };
-    let through = || nanoseconds(&mut cluster.toolbox(&["crr", &vip, COUNT]));
-    let (mut ours, mut limits) = (Vec::new(), Vec::new());
-    // The first connections pay for the neighbour entry and cold caches on both ways.
-    straight()?;
-    through()?;
-    for _ in 0..ROUNDS {
-        limits.push(straight()?);
-        ours.push(through()?);
-    }
-    let count: f64 = COUNT.parse()?;
-    let score = median(ours.iter().zip(&limits).map(|(ours, limit)| limit / ours).collect());
-    Ok(vec![Row {
-        name: "TCP connect-request-response through a ClusterIP".to_owned(),
-        measured: format!("{:.1} µs each", median(ours) / count / 1e3),
-        limit: format!("{:.1} µs straight to the pod", median(limits) / count / 1e3),
-        score,
-        goal: Goal::AtLeast(0.97, ""),
-    }])
+    let node = cluster.parts();
+    let ports = [(ECHO, "TCP"), (MIRROR, "TCP"), (MIRROR, "UDP"), (SINK, "TCP")];
+    let early = service("server", "ClusterIP", &ports);
+    cluster.apply(&[pod("client", node, 8081), pod("server", node, 8082), early].concat())?;
+    cluster.wait_ready_pods("app", 2)?;
+    crowd::gather(&cluster, 0..FEW - 3)?;
+
+    let wire = Wire::build(&node.spec().name, Between::Direct)?;
+    let (client, bare_client) = (Place::pod(node, 8081)?, Place::bare(wire.pod(1, 1)?));
+    let _servers = (serve_all(&Place::pod(node, 8082)?)?, serve_all(&Place::bare(wire.pod(1, 2)?))?);
+    let bare = Way::new(&bare_client, Wire::address(1, 2));
+    let against = (&bare, "straight to a pod without programs");
+
+    let ours = through(&cluster, &client, "server")?;
+    let mut rows = vec![
+        fight(Traffic::TcpRr, "through a ClusterIP", &ours, against, 0.99)?,
+        fight(Traffic::UdpRr, "through a ClusterIP", &ours, against, 0.99)?,
+        fight(Traffic::Stream, "through a ClusterIP", &ours, against, 0.99)?,
+        fight(Traffic::TcpCrr, &format!("through a ClusterIP, {FEW} Services"), &ours, against, 0.97)?,
+    ];
+    let many = profile::many_services();
+    crowd::gather(&cluster, FEW - 3..many - 4)?;
+    // Once the node serves the last Service it has taken in the others.
+    let late = service("server", "ClusterIP", &[(ECHO, "TCP")]).replacen(r#""name":"server""#, r#""name":"late""#, 1);
+    cluster.apply(&late)?;
+    let ours = through(&cluster, &client, "late")?;
+    rows.push(fight(Traffic::TcpCrr, &format!("through a ClusterIP, {many} Services"), &ours, against, 0.97)?);
+    Ok(rows)
 }
 
-fn nanoseconds(command: &mut std::process::Command) -> Result<f64> {
-    Ok(output(command)?.trim().parse()?)
+/// The way through the ClusterIP of a Service, once it leads somewhere.
+fn through<'a>(cluster: &TestCluster, client: &'a Place, service: &str) -> Result<Way<'a>> {
+    let vip = cluster.get(&["service", service], "{.spec.clusterIP}")?;
+    let address = format!("{vip}:{ECHO}");
+    xtask::wait::until(&format!("an answer of {service}"), LIMIT, || client.time(&["crr", &address, "1"]))?;
+    Ok(Way::new(client, vip))
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use xtask::workspace::Profile;
 
+use super::profile;
 use super::row::{Goal, Row};
 use super::usage::rss_mb;
 use crate::cluster::TestCluster;
@@ -14,7 +14,7 @@ const SETTLE: Duration = Duration::from_secs(15);
 
 /// Measures this group.
 pub fn measure() -> Result<Vec<Row>> {
-    let cluster = TestCluster::create(Profile::Release)?;
+    let cluster = TestCluster::create(profile::chosen())?;
     cluster.start_all()?;
     std::thread::sleep(SETTLE);
     let rows =

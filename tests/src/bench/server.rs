@@ -78,7 +78,7 @@ impl Server {
             }
         };
         started.server.start(
-            Command::new(workspace::programs(workspace::Profile::Release).join("skep-server"))
+            Command::new(workspace::programs(super::profile::chosen()).join("skep-server"))
                 .args(["run", "--components", "apiserver", "--bind-address", "127.0.0.1"])
                 // Only written into Endpoints that nobody follows here; a loopback address is refused.
                 .args(["--advertise-address", "198.51.100.1", "--secure-port", &api_port.to_string()])

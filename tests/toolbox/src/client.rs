@@ -5,10 +5,15 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use nix::errno::Errno;
 
 /// How long a server may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Between one question and the next, where nobody is in a hurry.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// The body of one HTTP answer.
 pub(crate) fn get(address: &str) -> Result<String, String> {
@@ -46,6 +51,36 @@ pub(crate) fn udp(address: &str) -> Result<String, String> {
     Ok(answer)
 }
 
+/// Asks again and again from one connected UDP socket, and prints answers and errors that differ from the one before. Only
+/// when the kernel has taken the connection away does it connect again.
+pub(crate) fn stay(address: &str) -> Result<(), String> {
+    let mut last = String::new();
+    loop {
+        let socket = UdpSocket::bind("0.0.0.0:0").map_err(|e| e.to_string())?;
+        let connected = socket.set_read_timeout(Some(TIMEOUT)).and_then(|()| socket.connect(address));
+        let ask = || -> std::io::Result<String> {
+            let mut answer = [0; 512];
+            socket.send(b"who?")?;
+            let length = socket.recv(&mut answer)?;
+            Ok(String::from_utf8_lossy(&answer[..length]).trim().to_owned())
+        };
+        let mut lost = connected.is_err();
+        while !lost {
+            let heard = ask().unwrap_or_else(|error| {
+                lost =
+                    [Errno::ECONNABORTED, Errno::EDESTADDRREQ].iter().any(|e| error.raw_os_error() == Some(*e as i32));
+                format!("error: {error}")
+            });
+            if heard != last {
+                println!("{heard}");
+                last = heard;
+            }
+            std::thread::sleep(PAUSE);
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
 /// Asks again and again until standard input ends, then prints a line `<count> <answer or error>` for each kind.
 pub(crate) fn hammer(address: &str) -> Result<(), String> {
     let ended = Arc::new(AtomicBool::new(false));
@@ -68,21 +103,5 @@ pub(crate) fn hammer(address: &str) -> Result<(), String> {
     for (answer, count) in counts {
         println!("{count} {answer}");
     }
-    Ok(())
-}
-
-/// TCP connect-request-response: `count` times, each on a connection of its own.
-pub(crate) fn crr(address: &str, count: u32) -> Result<(), String> {
-    let once = || -> std::io::Result<()> {
-        let mut stream = TcpStream::connect(address)?;
-        stream.write_all(b"x")?;
-        let mut answer = [0; 1];
-        stream.read_exact(&mut answer)
-    };
-    let start = Instant::now();
-    for _ in 0..count {
-        once().map_err(|e| format!("{address}: {e}"))?;
-    }
-    println!("{}", start.elapsed().as_nanos());
     Ok(())
 }

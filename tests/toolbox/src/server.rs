@@ -9,11 +9,11 @@ use nix::sys::signal::{SigSet, Signal};
 /// How long a client may take to send its request.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Answers every HTTP request and every datagram on `port` with the pod's name.
-pub(crate) fn serve(port: u16) -> Result<(), String> {
+/// Answers every HTTP request and every datagram on `port` with `name`, or else the pod's name.
+pub(crate) fn serve(port: u16, name: Option<&str>) -> Result<(), String> {
     // Before any other thread, so that all of them inherit the blocked signals.
     end_on_signal()?;
-    let name = pod_name()?;
+    let name = name.map_or_else(pod_name, |name| Ok(name.to_owned()))?;
     let tcp = listen(port)?;
     let udp = UdpSocket::bind(("0.0.0.0", port)).map_err(|e| format!("cannot listen on UDP port {port}: {e}"))?;
     println!("serving as {name} on port {port}");
@@ -45,6 +45,64 @@ pub(crate) fn echo(port: u16) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Returns what comes: on TCP connections, each on a thread of its own, and in datagrams.
+pub(crate) fn mirror(port: u16) -> Result<(), String> {
+    end_on_signal()?;
+    let tcp = listen(port)?;
+    let udp = UdpSocket::bind(("0.0.0.0", port)).map_err(|e| format!("cannot listen on UDP port {port}: {e}"))?;
+    println!("mirroring on port {port}");
+    std::thread::spawn(move || {
+        let mut datagram = [0; 2048];
+        loop {
+            if let Ok((length, from)) = udp.recv_from(&mut datagram) {
+                // Nobody may be there to hear it.
+                let _ = udp.send_to(&datagram[..length], from);
+            }
+        }
+    });
+    for stream in tcp.incoming().flatten() {
+        std::thread::spawn(move || {
+            // Clients come and go.
+            let _ = stream.set_nodelay(true).and_then(|()| return_all(stream));
+        });
+    }
+    Ok(())
+}
+
+fn return_all(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut block = [0; 16 * 1024];
+    loop {
+        match stream.read(&mut block)? {
+            0 => return Ok(()),
+            length => stream.write_all(&block[..length])?,
+        }
+    }
+}
+
+/// Swallows what comes on each TCP connection, and answers its end with the number of bytes (8, big endian).
+pub(crate) fn sink(port: u16) -> Result<(), String> {
+    end_on_signal()?;
+    let listener = listen(port)?;
+    println!("swallowing on port {port}");
+    for mut stream in listener.incoming().flatten() {
+        std::thread::spawn(move || {
+            // As above.
+            let _ = swallow(&mut stream).and_then(|count| stream.write_all(&count.to_be_bytes()));
+        });
+    }
+    Ok(())
+}
+
+fn swallow(stream: &mut TcpStream) -> std::io::Result<u64> {
+    let (mut block, mut count) = (vec![0; 128 * 1024], 0);
+    loop {
+        match stream.read(&mut block)? {
+            0 => return Ok(count),
+            length => count += length as u64,
+        }
+    }
 }
 
 fn listen(port: u16) -> Result<TcpListener, String> {

@@ -4,8 +4,8 @@
 //! accounts its pods run as, and changes its own Node, CSINode and lease only. What else it may do are fixed rules.
 //! Which pods it may write is NodeRestriction's matter, see [`crate::admission`].
 //!
-//! Two things differ from upstream, because skep's daemon is kube-proxy and network plugin as well: it may read what
-//! `system:node-proxier` may, and all Nodes.
+//! Some things differ from upstream, because skep's daemon is kube-proxy and network plugin as well: it may read what
+//! `system:node-proxier` may, all Nodes, and what NetworkPolicy is made of (policies, Pods, Namespaces).
 
 use k8s_openapi::api::{
     core::v1::{Container, PersistentVolume, Pod, PodSpec},

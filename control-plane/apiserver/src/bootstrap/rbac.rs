@@ -139,9 +139,10 @@ fn namespace_binding(namespace: &str, name: &str, role: &str, subjects: Vec<Subj
     RoleBinding { metadata: metadata(namespace, name, &[]), role_ref: role_ref("Role", role), subjects: Some(subjects) }
 }
 
-/// What a node may do besides what depends on its pods, and what it may do as a proxy.
+/// What a node may do besides what depends on its pods, and what it may do as a proxy and as who enforces policies.
 pub(crate) fn node_rules() -> Vec<PolicyRule> {
     let mut rules = policies(roles::NODE);
     rules.extend(policies(roles::NODE_PROXIER));
+    rules.extend(policies(roles::NODE_POLICIES));
     rules
 }

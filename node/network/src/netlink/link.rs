@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -23,6 +23,7 @@ pub(crate) struct Link {
     pub(crate) up: bool,
     /// Up, with the other end up too, and noticed so by the kernel: packets pass.
     pub(crate) running: bool,
+    pub(crate) ethernet: bool,
     pub(crate) veth: bool,
     pub(crate) vxlan: Option<Vxlan>,
 }
@@ -81,6 +82,7 @@ impl From<LinkMessage> for Link {
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up),
             running: message.header.flags.contains(LinkFlags::Running),
+            ethernet: message.header.link_layer_type == LinkLayerType::Ether,
             veth: false,
             vxlan: None,
         };

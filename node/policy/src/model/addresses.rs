@@ -82,9 +82,10 @@ impl Identities {
             *uses += 1;
             return (*identity, false);
         }
-        // 2^32 identities later numbers would come around; a node does not live to see it.
-        self.last = self.last.max(Identity::FIRST.0 - 1).wrapping_add(1).max(Identity::FIRST.0);
-        let identity = Identity(self.last);
+        // 2^31 identities later numbers would come around; a node does not live to see it.
+        self.last = (self.last.max(Identity::FIRST.0 - 1) + 1) % Identity::NODE_BIT;
+        let bit = if kind == Kind::RemoteNode { Identity::NODE_BIT } else { 0 };
+        let identity = Identity(self.last.max(Identity::FIRST.0) | bit);
         self.numbers.insert((kind, region), (identity, 1));
         self.by_region.entry(region).or_default().insert(kind, identity);
         (identity, true)
@@ -214,6 +215,34 @@ impl Model {
         }
     }
 
+    /// The pod that has an address.
+    pub(super) fn pod_at(&self, address: IpAddr) -> Option<&Key> {
+        let owners = &self.addresses.get(&address)?.owners;
+        let mut pods = owners.iter().rev().filter_map(|owner| match owner {
+            Owner::Pod(key) => Some((key, self.pods.get(key)?)),
+            Owner::Node { .. } => None,
+        });
+        let living = pods.clone().find(|(_, pod)| !pod.terminating);
+        living.or_else(|| pods.next()).map(|(key, _)| key)
+    }
+
+    /// What the identity of a prefix stands for, for people.
+    pub(super) fn describe(&self, prefix: &IpNet) -> String {
+        let host = prefix.prefix_len() == prefix.max_prefix_len();
+        let bound = self.addresses.get(&prefix.addr()).filter(|_| host).and_then(|state| state.bound.as_ref());
+        let Some(bound) = bound else { return format!("addresses in {prefix}") };
+        let who = match bound.kind {
+            Kind::Host => return "this node".to_owned(),
+            Kind::World => "no pod".to_owned(),
+            Kind::RemoteNode => "other nodes".to_owned(),
+            Kind::Group(group) => self.groups.get(&group).map(|group| group.key.to_string()).unwrap_or_default(),
+        };
+        match self.regions.prefix(bound.region) {
+            Some(region) => format!("{who} in {region}"),
+            None => who,
+        }
+    }
+
     /// An identity came or went: tables that speak of it must be compiled again.
     fn touch_identity(&mut self, kind: Kind, region: Region) {
         let mut peers = Vec::new();
@@ -238,6 +267,7 @@ impl Model {
             self.acquire(Kind::World, region);
         }
         self.changed.insert(prefix);
+        self.regions_changed = true;
         let inside: Vec<IpAddr> =
             self.addresses.range(prefix.network()..=prefix.broadcast()).map(|(address, _)| *address).collect();
         for address in inside {

@@ -32,6 +32,11 @@ pub(super) struct NamespaceState {
 }
 
 impl NamespaceState {
+    /// Is there a Namespace, not only something in it?
+    pub(super) fn is_known(&self) -> bool {
+        self.labels.is_some()
+    }
+
     fn is_forgotten(&self) -> bool {
         self.labels.is_none() && self.groups.is_empty() && self.policies.is_empty() && self.near.is_empty()
     }

@@ -55,6 +55,13 @@ impl Regions {
         self.prefixes.get(prefix).map(|&(region, _)| region)
     }
 
+    /// The prefix of a region. Looks through all of them: for people.
+    pub(super) fn prefix(&self, region: Region) -> Option<IpNet> {
+        // Most addresses are in none.
+        let named = (region != 0).then_some(&self.prefixes);
+        named?.iter().find(|(_, (other, _))| *other == region).map(|(prefix, _)| *prefix)
+    }
+
     /// The smallest prefix around an address.
     pub(super) fn of(&self, address: IpAddr) -> Region {
         let family = address.is_ipv6();

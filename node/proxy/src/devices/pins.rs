@@ -38,6 +38,22 @@ fn encoded(device: &str) -> String {
     name
 }
 
+/// The device in the name of a pin, if it is one of that program.
+pub(crate) fn device(path: &Path, program: &str) -> Option<String> {
+    let name = path.file_name()?.to_str()?.strip_prefix(program)?.strip_prefix('-')?;
+    let mut bytes = Vec::new();
+    let mut rest = name.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let digits = [rest.next()?, rest.next()?];
+            bytes.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
 /// Removes the pins of links whose device is gone.
 pub(super) fn remove_dead(paths: &Paths) -> Result<()> {
     for pin in bpffs::pins(&paths.links)? {
@@ -50,14 +66,14 @@ pub(super) fn remove_dead(paths: &Paths) -> Result<()> {
 
 /// What the kernel says about the link of a living device.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Pinned {
-    program: u32,
-    pub(super) tag: u64,
+pub(crate) struct Pinned {
+    pub(crate) program: u32,
+    pub(crate) tag: u64,
 }
 
 impl Pinned {
     /// `None` when nothing of the kind is pinned there.
-    pub(super) fn read(path: &Path) -> Option<Self> {
+    pub(crate) fn read(path: &Path) -> Option<Self> {
         Self::parse(&fdinfo(path)?)
     }
 
@@ -108,6 +124,12 @@ mod tests {
         assert_eq!(encoded("eth0"), "eth0");
         assert_eq!(encoded("eth0.100"), "eth0%2e100");
         assert_eq!(encoded("a%2eb"), "a%252eb");
+        for name in ["eth0", "eth0.100", "a%2eb", "a-b_c"] {
+            let pin = Path::new("/x").join(format!("to_device-{}", encoded(name)));
+            assert_eq!(device(&pin, "to_device").as_deref(), Some(name));
+            assert_eq!(device(&pin, "from_device"), None);
+        }
+        assert_eq!(device(Path::new("/x/to_device-a%2"), "to_device"), None);
     }
 
     #[test]

@@ -1,5 +1,9 @@
 //! A read-only view of the pinned maps, for tools. It takes no lock and disturbs nobody.
 
+pub mod conntrack;
+pub mod status;
+pub mod trace;
+
 use std::{
     collections::{HashMap, HashSet},
     fs,
@@ -11,19 +15,15 @@ use std::{
 use aya::{
     Pod,
     maps::{MapData, PerCpuHashMap, PerCpuValues},
-    programs::ProgramInfo,
 };
 use serde::Serialize;
-use skep_ebpf_common::{
-    BackendValue, LAYOUT_VERSION, Segment, ServiceCounters, ServiceValue, SlotKey, host_port, service_flags,
-};
+use skep_ebpf_common::{BackendValue, Segment, ServiceCounters, ServiceValue, SlotKey, host_port, service_flags};
 
 use crate::{
     Error, Result,
     bpffs::{self, Paths},
     kernel,
-    maps::{FlowMaps, ServiceMaps, Table},
-    object::{Link, PROGRAMS},
+    maps::{FlowMaps, ServiceMaps},
     service::{Frontend, Kind, Protocol, from_map},
 };
 
@@ -86,52 +86,6 @@ pub struct BackendRecord {
     pub local: bool,
     /// How often it was chosen.
     pub connections: u64,
-}
-
-/// State of the data plane on this node.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Status {
-    /// Kernel release.
-    pub kernel: String,
-    /// Folder of the pins.
-    pub bpf_root: PathBuf,
-    /// Version of the pinned layout.
-    pub layout: u32,
-    /// The programs and where they are attached.
-    pub programs: Vec<ProgramRecord>,
-    /// The maps and how full they are.
-    pub maps: Vec<MapRecord>,
-}
-
-/// One program.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ProgramRecord {
-    /// Name, which is that of its hook.
-    pub name: String,
-    /// Is it attached to a living cgroup?
-    pub attached: bool,
-    /// The kernel's number of it.
-    pub id: Option<u32>,
-    /// Checksum of its instructions.
-    pub tag: Option<String>,
-    /// The cgroup's number: the inode of its folder.
-    pub cgroup_id: Option<u64>,
-    /// Size of its machine code in bytes.
-    pub jited_bytes: Option<u32>,
-}
-
-/// One map.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct MapRecord {
-    /// Name.
-    pub name: String,
-    /// Entries in it.
-    pub entries: usize,
-    /// Entries it can hold.
-    pub capacity: usize,
 }
 
 /// The pinned maps of a node, opened for reading.
@@ -258,63 +212,6 @@ impl Reader {
         }
         Ok(Some((value, chosen)))
     }
-
-    /// Programs, attach points, and the fill of every map.
-    ///
-    /// # Errors
-    /// When a map or the folder of links cannot be read.
-    pub fn status(&self) -> Result<Status> {
-        let links = bpffs::pins(&self.paths.links)?;
-        let programs = PROGRAMS
-            .iter()
-            .map(|name| {
-                let prefix = format!("{name}-");
-                let path = links.iter().find(|path| {
-                    path.file_name().and_then(|name| name.to_str()).is_some_and(|n| n.starts_with(&prefix))
-                });
-                let link = path.and_then(|path| Link::read(path));
-                let pin = path.and_then(|path| path.file_name()).map(|name| self.paths.programs.join(name));
-                ProgramRecord {
-                    name: (*name).into(),
-                    // The link of a cgroup that is gone stays, but leads nowhere.
-                    attached: link.is_some_and(|link| link.cgroup_id != 0),
-                    id: link.map(|link| link.program_id),
-                    tag: link.map(|link| format!("{:016x}", link.tag)),
-                    cgroup_id: link.map(|link| link.cgroup_id),
-                    jited_bytes: pin.and_then(|pin| ProgramInfo::from_pin(pin).ok()).map(|info| info.size_jitted()),
-                }
-            })
-            .collect();
-        let maps = vec![
-            record(&self.maps.services)?,
-            record(&self.maps.slots)?,
-            record(&self.maps.backends)?,
-            record(&self.maps.frontends)?,
-            record(&self.maps.addresses)?,
-            record(&self.maps.info)?,
-            record(&self.flows.affinity)?,
-            record(&self.flows.sticky)?,
-            record(&self.flows.udp_peers)?,
-            record(&self.flows.tcp_peers)?,
-            counted("SERVICE_STATS", &self.maps.service_stats, self.maps.services.capacity()),
-            counted("BACKEND_STATS", &self.maps.backend_stats, self.maps.backends.capacity()),
-        ];
-        Ok(Status {
-            kernel: kernel::release(),
-            bpf_root: self.bpf_root.clone(),
-            layout: LAYOUT_VERSION,
-            programs,
-            maps,
-        })
-    }
-}
-
-fn record<K: Pod, V: Pod>(table: &Table<K, V>) -> Result<MapRecord> {
-    Ok(MapRecord { name: table.name().into(), entries: table.entries()?.len(), capacity: table.capacity() })
-}
-
-fn counted<V: Pod>(name: &str, map: &PerCpuHashMap<MapData, u32, V>, capacity: usize) -> MapRecord {
-    MapRecord { name: name.into(), entries: map.keys().flatten().count(), capacity }
 }
 
 /// One entry's sum over all CPUs; an absent entry was never counted.

@@ -107,6 +107,15 @@ impl<K: Pod, V: Pod> Table<K, V> {
         })
     }
 
+    /// How many pairs there are.
+    pub(crate) fn count(&self) -> Result<usize> {
+        sys::count::<K, V>(self.fd.as_fd()).map_err(|source| Error::MapIo {
+            map: self.name,
+            action: "batch lookup",
+            source,
+        })
+    }
+
     fn failed(&self, action: &'static str, error: MapError) -> Error {
         match error {
             MapError::SyscallError(error) => Error::MapIo { map: self.name, action, source: error.io_error },

@@ -7,7 +7,10 @@ use skep_ebpf_common::{
     Address, AddressValue, BackendValue, FrontendKey, FrontendValue, ServiceInfo, ServiceValue, SlotKey, SlotValue,
 };
 
-use super::{Plan, Programmer, backend_value, info, slot_keys};
+use super::{
+    Plan, Programmer,
+    entries::{backend_value, info, slot_keys},
+};
 use crate::{Result, maps::Table};
 
 /// What the maps should hold.

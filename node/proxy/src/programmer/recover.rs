@@ -10,7 +10,11 @@ use skep_ebpf_common::{
     BackendValue, FrontendKey, Segment, ServiceInfo, ServiceValue, SlotKey, SourceRange, host_port, service_flags,
 };
 
-use super::{Addresses, Live, Placed, Plan, Programmer, Writes, erase, ids::Ids, slot_keys};
+use super::{
+    Addresses, Live, Placed, Plan, Programmer, Writes,
+    entries::{erase, slot_keys},
+    ids::Ids,
+};
 use crate::{
     Error, Result,
     maps::ServiceMaps,
@@ -118,6 +122,7 @@ pub(super) fn recover(mut maps: ServiceMaps) -> Result<Programmer> {
         backend_ids: Ids::new(used_backends, highest_backend),
         writes,
         batching: true,
+        gone: Vec::new(),
     })
 }
 

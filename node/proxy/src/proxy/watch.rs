@@ -1,9 +1,11 @@
 //! Following the API: every change is served as soon as it is seen.
 
 mod claims;
+mod pods;
+mod serve;
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet},
     path::PathBuf,
     pin::pin,
     time::{Duration, Instant},
@@ -12,7 +14,7 @@ use std::{
 use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::api::{
-    core::v1::{Node, Service},
+    core::v1::{Node, Pod, Service},
     discovery::v1::EndpointSlice,
 };
 use kube::{
@@ -22,14 +24,14 @@ use kube::{
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
-use self::claims::{Claims, Released};
+use self::claims::Claims;
 use super::Proxy;
 use crate::{
-    Error, Metrics, Programmer, Result, bpffs,
+    Error, Health, Metrics, Programmer, Result, bpffs,
     node::NodeAddresses,
-    programmer::Writes,
-    service::{Frontend, Service as Desired, ServicePort},
-    tracker::{HEADLESS, SERVICE_PROXY_NAME, ServiceKey, Tracker, key_of},
+    service::{Family, Frontend, ServicePort},
+    sockets::Cutter,
+    tracker::{HEADLESS, HostPorts, Owner, SERVICE_PROXY_NAME, ServiceKey, Tracker, key_of},
 };
 
 /// When a change that could not be written is tried again.
@@ -51,21 +53,34 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 const CHUNK: usize = 256;
 
 impl Proxy {
-    /// Keeps the maps in step with the Services and EndpointSlices of the API until `shutdown`. What is served from a
-    /// former life stays as it is until both lists are known. A broken watch is resumed with backoff; meanwhile the kernel
-    /// goes on serving.
+    /// Keeps the maps in step with the Services and EndpointSlices of the API, and the host ports of this node's pods, until
+    /// `shutdown`. What is served from a former life stays as it is until it is known what the API has. A broken watch is
+    /// resumed with backoff; meanwhile the kernel goes on serving.
     ///
     /// # Errors
     /// None at present: trouble with the API or with maps is logged, counted and tried again.
     pub async fn run(self, client: kube::Client, shutdown: CancellationToken) -> Result<()> {
-        let Self { programmer, node_name, node_port_addresses, maglev, metrics, log, bpf_root, _lock: lock, .. } = self;
+        let Self {
+            programmer,
+            node_name,
+            node_port_addresses,
+            maglev,
+            metrics,
+            health,
+            log,
+            bpf_root,
+            _lock: lock,
+            ..
+        } = self;
         let config = watcher::Config::default().labels(&format!("!{SERVICE_PROXY_NAME},!{HEADLESS}"));
         let mut services = pin!(watcher(Api::<Service>::all(client.clone()), config.clone()).default_backoff());
         let mut slices = pin!(watcher(Api::<EndpointSlice>::all(client.clone()), config).default_backoff());
         // Its label says the zone it is in. Without a name there is no such Node, and nothing comes.
         let own = node_name.as_deref().unwrap_or_default();
-        let own = watcher::Config::default().fields(&format!("metadata.name={own}"));
-        let mut node = pin!(watcher(Api::<Node>::all(client), own).default_backoff());
+        let this = watcher::Config::default().fields(&format!("metadata.name={own}"));
+        let mut node = pin!(watcher(Api::<Node>::all(client.clone()), this).default_backoff());
+        let here = watcher::Config::default().fields(&format!("spec.nodeName={own}"));
+        let mut pods = pin!(watcher(Api::<Pod>::all(client), here).default_backoff());
         let addresses = NodeAddresses::new(node_port_addresses)
             .inspect_err(|error| tracing::error!(%error, "this node's addresses cannot be followed: no node ports"))
             .ok();
@@ -76,7 +91,11 @@ impl Proxy {
             std::future::pending::<()>().await;
         });
         let named = node_name.is_some();
-        let mut keeper = Keeper::new(Tracker::new(node_name, maglev), programmer, metrics, bpf_root);
+        let root = bpf_root.clone();
+        let mut keeper = Keeper::new(Tracker::new(node_name, maglev), programmer, metrics, health, bpf_root);
+        keeper.cutter = Cutter::start(bpffs::Paths::new(&root).maps, keeper.metrics.clone())
+            .inspect_err(|error| tracing::error!(%error, "UDP sockets will keep backends that are gone"))
+            .ok();
         keeper.note_addresses(addresses.as_ref());
         let mut check_at = Instant::now() + CHECK;
         loop {
@@ -102,6 +121,10 @@ impl Proxy {
                     Ok(event) => keeper.node_event(event).await,
                     Err(error) => tracing::warn!(%error, "watching this Node failed, trying again"),
                 },
+                Some(event) = pods.next(), if named => match event {
+                    Ok(event) => keeper.pod_event(event).await,
+                    Err(error) => tracing::warn!(%error, "watching this node's Pods failed, trying again"),
+                },
                 () = news(addresses.as_ref()) => keeper.note_addresses(addresses.as_ref()),
                 () = sleep_until(check_at.into()) => {
                     keeper.check();
@@ -109,7 +132,7 @@ impl Proxy {
                 }
                 () = &mut kernel_log => {}
                 () = retry => {
-                    let again: Vec<ServiceKey> = keeper.failed.iter().cloned().collect();
+                    let again: Vec<Owner> = keeper.failed.iter().cloned().collect();
                     keeper.serve(again).await;
                 }
             }
@@ -135,11 +158,17 @@ async fn news(addresses: Option<&NodeAddresses>) {
 /// Joins what the API says with what is programmed.
 struct Keeper {
     tracker: Tracker,
+    host_ports: HostPorts,
     programmer: Programmer,
     metrics: Metrics,
-    /// The service ports each Service has, with the frontends it wants for them, its own or held by another.
-    served: HashMap<ServiceKey, Vec<(ServicePort, Vec<Frontend>)>>,
+    health: Health,
+    /// Without one sockets of backends that are gone stay as they are.
+    cutter: Option<Cutter>,
+    /// The service ports each Service or pod has, with the frontends it wants for them, its own or held by another.
+    served: HashMap<Owner, Vec<(ServicePort, Vec<Frontend>)>>,
     claims: Claims,
+    /// Address families of what was served since that was counted.
+    touched: BTreeSet<Family>,
     /// Service ports that are gone, until they are removed.
     stale: BTreeSet<ServicePort>,
     /// Where other layout versions may still be pinned and serve, until these maps are in step for the first time.
@@ -148,28 +177,37 @@ struct Keeper {
     listed_services: Option<HashSet<ServiceKey>>,
     /// Slices seen in a list under way.
     listed_slices: Option<HashSet<ServiceKey>>,
+    /// Pods seen in a list under way.
+    listed_pods: Option<HashSet<ServiceKey>>,
     know_services: bool,
     know_slices: bool,
-    failed: BTreeSet<ServiceKey>,
+    know_pods: bool,
+    failed: BTreeSet<Owner>,
     /// Set while something failed; other events do not put it off.
     retry_at: Option<Instant>,
     nearly_full: HashSet<&'static str>,
 }
 
 impl Keeper {
-    fn new(tracker: Tracker, programmer: Programmer, metrics: Metrics, bpf_root: PathBuf) -> Self {
+    fn new(tracker: Tracker, programmer: Programmer, metrics: Metrics, health: Health, bpf_root: PathBuf) -> Self {
         Self {
             tracker,
+            host_ports: HostPorts::default(),
             programmer,
             metrics,
+            health,
+            cutter: None,
             served: HashMap::new(),
             claims: Claims::default(),
+            touched: BTreeSet::new(),
             stale: BTreeSet::new(),
             former: Some(bpf_root),
             listed_services: None,
             listed_slices: None,
+            listed_pods: None,
             know_services: false,
             know_slices: false,
+            know_pods: false,
             failed: BTreeSet::new(),
             retry_at: None,
             nearly_full: HashSet::new(),
@@ -203,7 +241,7 @@ impl Keeper {
                 }
             }
         }
-        self.serve(changed).await;
+        self.serve_services(changed).await;
     }
 
     async fn slice_event(&mut self, event: watcher::Event<EndpointSlice>) {
@@ -216,7 +254,7 @@ impl Keeper {
                 if let (Some(listed), Some(key)) = (&mut self.listed_slices, key_of(&slice.metadata)) {
                     listed.insert(key);
                 }
-                triggered = trigger_time(&slice);
+                triggered = trigger_time(&slice).zip(Family::from_api(&slice.address_type));
                 changed = self.tracker.apply_slice(&slice);
             }
             watcher::Event::Delete(slice) => {
@@ -235,19 +273,19 @@ impl Keeper {
             }
         }
         let any = !changed.is_empty();
-        self.serve(changed).await;
-        if let (true, true, Some(time)) = (any, self.ready(), triggered) {
-            let latency = Timestamp::now().duration_since(time).as_secs_f64();
-            self.metrics.latency.observe(latency.max(0.0));
+        self.serve_services(changed).await;
+        if let (true, true, Some((time, family))) = (any, self.ready(), triggered) {
+            self.metrics.programmed(family, Timestamp::now().duration_since(time).as_secs_f64());
         }
     }
 
     async fn node_event(&mut self, event: watcher::Event<Node>) {
         let (watcher::Event::Apply(node) | watcher::Event::InitApply(node)) = event else { return };
+        self.health.note_node(&node);
         let zone = node.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE)).cloned();
         if self.tracker.set_zone(zone) {
             let all = self.tracker.services().cloned().collect();
-            self.serve(all).await;
+            self.serve_services(all).await;
         }
     }
 
@@ -280,7 +318,11 @@ impl Keeper {
         self.know_services && self.know_slices
     }
 
-    /// Once both lists are known: writes what differs, and removes what the API does not have.
+    async fn serve_services(&mut self, services: Vec<ServiceKey>) {
+        self.serve(services.into_iter().map(Owner::Service).collect()).await;
+    }
+
+    /// Once both lists are known, and again with that of pods: writes what differs, and removes what the API does not have.
     async fn first_sync(&mut self) {
         if !self.ready() {
             return;
@@ -289,16 +331,22 @@ impl Keeper {
         let before = self.programmer.writes();
         let all: Vec<ServiceKey> = self.tracker.services().cloned().collect();
         let services = all.len();
-        let wanted: HashSet<ServicePort> =
-            all.iter().flat_map(|key| self.tracker.desired(key)).map(|(port, _)| port).collect();
-        self.stale.extend(self.programmer.ports().filter(|port| !wanted.contains(*port)).cloned());
+        let pods: Vec<ServiceKey> = self.host_ports.pods().cloned().collect();
+        let wanted = all.iter().flat_map(|key| self.tracker.desired(key));
+        let wanted = wanted.chain(pods.iter().flat_map(|key| self.host_ports.desired(key)));
+        let wanted: HashSet<ServicePort> = wanted.map(|(port, _)| port).collect();
+        let known = |port: &&ServicePort| self.know_pods || !port.name.is_host_port();
+        let gone = self.programmer.ports().filter(known).filter(|port| !wanted.contains(*port));
+        self.stale.extend(gone.cloned());
         // Before the rest is written: it makes room.
         self.remove_stale();
-        self.serve(all).await;
-        if let Some(bpf_root) = self.former.take()
-            && let Err(error) = bpffs::remove_other_versions(&bpf_root)
-        {
-            tracing::error!(error = %chain(&error), "the programs of another version cannot be removed");
+        let owners = all.into_iter().map(Owner::Service).chain(pods.into_iter().map(Owner::Pod));
+        self.serve(owners.collect()).await;
+        if let Some(bpf_root) = self.former.take() {
+            if let Err(error) = bpffs::remove_other_versions(&bpf_root) {
+                tracing::error!(error = %chain(&error), "the programs of another version cannot be removed");
+            }
+            self.note_former_sockets(&bpf_root);
         }
         let after = self.programmer.writes();
         tracing::info!(
@@ -310,141 +358,23 @@ impl Keeper {
         );
     }
 
-    /// Writes what is wanted for these Services.
-    async fn serve(&mut self, keys: Vec<ServiceKey>) {
-        if !self.ready() {
-            return;
-        }
-        if keys.is_empty() && self.stale.is_empty() {
-            return self.metrics.nothing_pending();
-        }
-        let started = Instant::now();
-        let mut queue = VecDeque::from(keys);
-        let mut done = 0_usize;
-        while let Some(key) = queue.pop_front() {
-            done += 1;
-            if done.is_multiple_of(CHUNK) {
-                tokio::task::yield_now().await;
-            }
-            let started = Instant::now();
-            match self.serve_one(&key, &mut queue) {
-                Ok(()) => {
-                    self.failed.remove(&key);
-                }
-                Err(error) => {
-                    self.metrics.failures.inc();
-                    // Said once: a full map would repeat it for every service every few seconds.
-                    if self.failed.insert(key.clone()) {
-                        let service = format_args!("{}/{}", key.namespace, key.name);
-                        tracing::error!(%service, error = %chain(&error), "a service cannot be written, trying again");
-                    }
-                }
-            }
-            // Not before an heir has what it inherits: it takes the frontend over without a gap.
-            if queue.is_empty() || done.is_multiple_of(CHUNK) {
-                self.remove_stale();
-            }
-            self.metrics.change.observe(started.elapsed().as_secs_f64());
-        }
-        self.remove_stale();
-        if self.failed.is_empty() && self.stale.is_empty() {
-            self.retry_at = None;
-        } else if self.retry_at.is_none_or(|time| time <= Instant::now()) {
-            self.retry_at = Some(Instant::now() + RETRY);
-        }
-        self.metrics.synced(started.elapsed());
-        self.metrics.nothing_pending();
-        self.watch_capacity();
-    }
-
-    /// Writes one Service. Whoever inherits a frontend from it is put into the queue.
-    fn serve_one(&mut self, key: &ServiceKey, queue: &mut VecDeque<ServiceKey>) -> Result<()> {
-        let desired = self.tracker.desired(key);
-        let before = self.programmer.writes();
-        let mut result = Ok(());
-        let wanted: HashSet<Frontend> =
-            desired.iter().flat_map(|(_, service)| service.frontends.keys().copied()).collect();
-        for (port, frontends) in self.served.remove(key).unwrap_or_default() {
-            for frontend in frontends.iter().filter(|frontend| !wanted.contains(frontend)) {
-                if let Released::Inherited(heir) = self.claims.release(frontend, key) {
-                    queue.push_back(heir);
-                }
-            }
-            if !desired.iter().any(|(wanted, _)| *wanted == port) {
-                self.stale.insert(port);
-            }
-        }
-        let mut served = Vec::with_capacity(desired.len());
-        for (port, service) in desired {
-            let frontends: Vec<Frontend> = service.frontends.keys().copied().collect();
-            self.stale.remove(&port);
-            result = result.and(self.apply(key, &port, service));
-            served.push((port, frontends));
-        }
-        if !served.is_empty() {
-            self.served.insert(key.clone(), served);
-        }
-        self.count_writes(before);
-        result
-    }
-
-    /// Writes one service port with those of its frontends that are its own.
-    fn apply(&mut self, key: &ServiceKey, port: &ServicePort, mut service: Desired) -> Result<()> {
-        service.frontends.retain(|frontend, _| self.claims.claim(frontend, key));
-        if service.frontends.is_empty() {
-            // All of them are another's.
-            self.stale.insert(port.clone());
-            return Ok(());
-        }
-        self.programmer.apply(port, &service).map(drop)
-    }
-
-    /// Removes service ports that are gone; those that cannot be removed stay on the list.
-    fn remove_stale(&mut self) {
-        let before = self.programmer.writes();
-        for port in std::mem::take(&mut self.stale) {
-            if let Err(error) = self.programmer.remove(&port) {
-                self.metrics.failures.inc();
-                tracing::error!(%port, error = %chain(&error), "a service port cannot be removed, trying again");
-                self.stale.insert(port);
-            }
-        }
-        self.count_writes(before);
-    }
-
-    fn count_writes(&self, before: Writes) {
-        let after = self.programmer.writes();
-        self.metrics.updates.inc_by(after.updates - before.updates);
-        self.metrics.deletes.inc_by(after.deletes - before.deletes);
-    }
-
-    /// A map that fills up is heard of before it is full.
-    fn watch_capacity(&mut self) {
-        for fill in self.programmer.fill() {
-            self.metrics.filled(&fill);
-            if fill.used * 100 >= fill.capacity * NEARLY_FULL {
-                if self.nearly_full.insert(fill.map) {
-                    tracing::error!(
-                        map = fill.map,
-                        used = fill.used,
-                        capacity = fill.capacity,
-                        "a service map is nearly full"
-                    );
-                }
-            } else {
-                self.nearly_full.remove(fill.map);
-            }
-        }
-    }
-
     fn count_service_change(&self) {
         self.metrics.service_changes.inc();
         self.metrics.service_changes_pending.inc();
+        self.note_pending();
     }
 
     fn count_slice_change(&self) {
         self.metrics.endpoint_changes.inc();
         self.metrics.endpoint_changes_pending.inc();
+        self.note_pending();
+    }
+
+    /// Before both lists are known nothing can be late.
+    fn note_pending(&self) {
+        if self.ready() {
+            self.health.pending();
+        }
     }
 }
 

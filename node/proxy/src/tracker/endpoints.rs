@@ -48,10 +48,8 @@ enum Usable {
 impl Slice {
     /// Slices of names (address type FQDN) read as empty, as do addresses that are not of the slice's type.
     pub(super) fn read(slice: &EndpointSlice) -> Self {
-        let family = match slice.address_type.as_str() {
-            "IPv4" => Family::IPv4,
-            "IPv6" => Family::IPv6,
-            _ => return Self { family: Family::IPv4, ports: Vec::new(), endpoints: Vec::new() },
+        let Some(family) = Family::from_api(&slice.address_type) else {
+            return Self { family: Family::IPv4, ports: Vec::new(), endpoints: Vec::new() };
         };
         let ports = slice
             .ports
@@ -92,6 +90,12 @@ impl Slice {
             })
             .collect();
         Self { family, ports, endpoints }
+    }
+
+    /// Is there such an endpoint that serves?
+    pub(super) fn serves(&self, protocol: Protocol, at: SocketAddr) -> bool {
+        self.ports.iter().any(|(_, p, number)| *p == protocol && *number == at.port())
+            && self.endpoints.iter().any(|endpoint| endpoint.address == at.ip() && endpoint.usable != Usable::No)
     }
 }
 
@@ -139,6 +143,14 @@ pub(super) fn categorize<'a>(
         cluster: ready_or_leaving(of(Usable::Ready, &|endpoint| hints.allow(endpoint, here)), &|_| true),
         local: ready_or_leaving(of(Usable::Ready, &is_local), &is_local),
     }
+}
+
+/// How many ready endpoints (addresses) of these slices are on this node.
+pub(super) fn ready_here<'a>(slices: impl Iterator<Item = &'a Slice>, here: &Place) -> usize {
+    let endpoints = slices.flat_map(|slice| &slice.endpoints);
+    let counts =
+        |endpoint: &&Endpoint| endpoint.usable == Usable::Ready && here.node.is_some() && endpoint.node == here.node;
+    endpoints.filter(counts).map(|endpoint| endpoint.address).collect::<HashSet<_>>().len()
 }
 
 /// Which hints are followed: those for nodes before those for zones, and either only when every ready endpoint has them and

@@ -56,6 +56,26 @@ fn ports_are_matched_by_name_and_protocol_and_take_the_slices_number() {
 }
 
 #[test]
+fn an_endpoint_serves_while_it_terminates_even_if_it_is_not_chosen() {
+    let mut tracker = Tracker::default();
+    let at = |ip: &str| SocketAddr::new(ip.parse().unwrap(), 8080);
+    let leaving = json!({ "ready": false, "serving": true, "terminating": true });
+    let gone = json!({ "ready": false, "serving": false, "terminating": true });
+    let endpoints = json!([{ "addresses": ["10.0.0.1"] }, { "addresses": ["10.0.0.2"], "conditions": leaving },
+        { "addresses": ["10.0.0.3"], "conditions": gone }]);
+    tracker.apply_slice(&slice("a", "web", endpoints, http(8080)));
+    let serves = |tracker: &Tracker, ip| tracker.serves(&key(), Protocol::Tcp, at(ip));
+    assert!(!serves(&tracker, "10.0.0.1"), "there is no such Service yet");
+    tracker.apply_service(&web());
+    assert_eq!(backends(&tracker), ["10.0.0.1:8080"]);
+    assert_eq!(
+        ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"].map(|ip| serves(&tracker, ip)),
+        [true, true, false, false]
+    );
+    assert!(!tracker.serves(&key(), Protocol::Udp, at("10.0.0.1")));
+}
+
+#[test]
 fn several_slices_are_merged_and_an_endpoint_counts_once_with_its_best_state() {
     let mut tracker = Tracker::default();
     tracker.apply_service(&web());
@@ -316,4 +336,28 @@ fn a_dual_stack_service_has_the_endpoints_of_each_family_and_none_by_name() {
         .map(|(_, service)| service.cluster.iter().map(|backend| backend.address.to_string()).collect())
         .collect();
     assert_eq!(backends, [["10.0.0.1:80"], ["[fd00::9]:80"]]);
+}
+
+#[test]
+fn balancers_hear_how_many_ready_endpoints_are_here() {
+    let mut tracker = Tracker::new(Some("here".into()), 0);
+    let local = |policy: &str| {
+        service(json!({ "type": "LoadBalancer", "clusterIPs": ["10.96.0.1"], "externalTrafficPolicy": policy,
+            "healthCheckNodePort": 30_500, "ports": [{ "name": "http", "port": 80 }] }))
+    };
+    tracker.apply_service(&local("Local"));
+    assert_eq!(tracker.health(&key()), Some(ServiceHealth { port: 30_500, local: 0 }));
+    let endpoints = json!([
+        { "addresses": ["10.0.0.1"], "nodeName": "here" },
+        { "addresses": ["10.0.0.2"], "nodeName": "here", "conditions": { "ready": false, "serving": true, "terminating": true } },
+        { "addresses": ["10.0.0.3"], "nodeName": "there" },
+        { "addresses": ["10.0.0.4"] },
+    ]);
+    tracker.apply_slice(&slice("a", "web", endpoints, http(80)));
+    let again =
+        json!([{ "addresses": ["10.0.0.1"], "nodeName": "here" }, { "addresses": ["10.0.0.5"], "nodeName": "here" }]);
+    tracker.apply_slice(&slice("b", "web", again, http(81)));
+    assert_eq!(tracker.health(&key()), Some(ServiceHealth { port: 30_500, local: 2 }), "an address counts once");
+    tracker.apply_service(&local("Cluster"));
+    assert_eq!(tracker.health(&key()), None);
 }

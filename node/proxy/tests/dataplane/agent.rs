@@ -42,6 +42,8 @@ pub(crate) enum Request {
     UdpConnected { to: SocketAddr, mapped: bool },
     /// Send one datagram from an unconnected socket of that name, which is kept.
     UdpSend { socket: String, to: SocketAddr, mapped: bool },
+    /// Send one datagram from a connected socket of that name, which is kept until it fails.
+    UdpKept { socket: String, to: SocketAddr, mapped: bool },
     /// Send one datagram from each of so many new sockets.
     UdpFresh { to: SocketAddr, times: usize },
     /// The cookie of the network namespace.
@@ -88,6 +90,7 @@ impl Answer {
 fn text(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::ECONNREFUSED) => "ECONNREFUSED".into(),
+        Some(libc::ECONNABORTED) => "ECONNABORTED".into(),
         Some(libc::ENETUNREACH) => "ENETUNREACH".into(),
         _ => format!("{error:?}"),
     }
@@ -218,6 +221,23 @@ impl State {
                 let socket = self.sockets.entry(socket).or_insert_with(|| udp(mapped || to.is_ipv6()));
                 let sent = socket.send_to(b"?", shape(to, mapped));
                 let result = sent.and_then(|_| receive(socket, &mut answer.source));
+                answer.count(result);
+            }
+            Request::UdpKept { socket, to, mapped } => {
+                let result = match self.sockets.remove(&socket) {
+                    Some(kept) => Ok(kept),
+                    None => {
+                        let new = udp(mapped || to.is_ipv6());
+                        new.connect(shape(to, mapped)).map(|()| new)
+                    }
+                };
+                let result = result.and_then(|kept| {
+                    // What waits on the socket says more than that it is not connected any more.
+                    kept.send(b"?").map_err(|error| kept.take_error().ok().flatten().unwrap_or(error))?;
+                    let name = receive(&kept, &mut answer.source)?;
+                    self.sockets.insert(socket, kept);
+                    Ok(name)
+                });
                 answer.count(result);
             }
             Request::NetnsCookie => answer.number = netns_cookie(),

@@ -81,6 +81,44 @@ fn node_ports_are_served_at_the_nodes_addresses_and_loopback_only_in_its_own_nam
 }
 
 #[test]
+fn host_ports_count_at_the_nodes_own_addresses_only_and_after_node_ports() {
+    let mut network = Network::new(4);
+    let mut proxy = network.ground.load();
+    let cookie = network.client.ask(&Request::NetnsCookie).number;
+    let [node, loopback, any] = ["10.231.0.1:54323", "127.0.0.1:54323", "0.0.0.0:54324"];
+    for (n, at) in (0..).zip([node, loopback, any]) {
+        let port = port_of(at.parse::<SocketAddr>().unwrap(), Tcp);
+        let cluster = vec![Backend { address: backend(n).into(), local: true }];
+        let frontends = [(frontend(at, Tcp), Kind::HostPort)].into();
+        proxy.programmer().apply(&port, &Service { frontends, cluster, ..Service::default() }).unwrap();
+    }
+    let mut ask = |at: &str| {
+        let answer = network.client.tcp(at.parse::<SocketAddr>().unwrap(), 5);
+        let heard: Vec<&String> = answer.from.keys().chain(answer.failed.keys()).collect();
+        let [heard] = heard[..] else { panic!("{answer:?}") };
+        heard.clone()
+    };
+    let refused = "ECONNREFUSED";
+    // Nobody has said yet which addresses are the node's; then loopback is another namespace's.
+    assert_eq!([ask(node), ask(loopback)], [refused, refused]);
+    let mut addresses = HashMap::from([(node.parse::<SocketAddr>().unwrap().ip(), 0), ([127, 0, 0, 1].into(), 1)]);
+    proxy.programmer().set_node_addresses(&addresses).unwrap();
+    assert_eq!([ask(node), ask(loopback)], [backend(0).to_string(), refused.to_owned()]);
+    addresses.insert([127, 0, 0, 1].into(), cookie);
+    proxy.programmer().set_node_addresses(&addresses).unwrap();
+    let places = ["10.231.0.1:54323", "127.0.0.1:54323", "10.231.0.1:54324", "127.0.0.1:54324"];
+    assert_eq!(places.map(&mut ask), [0, 1, 2, 2].map(|n| backend(n).to_string()));
+    // A Service with the same node port has it at every address.
+    let at = "0.0.0.0:54323".parse::<SocketAddr>().unwrap();
+    let mut service = entry(at, Tcp, [3]).1;
+    service.frontends = [(frontend("0.0.0.0:54323", Tcp), Kind::NodePort)].into();
+    proxy.programmer().apply(&port_of(at, Tcp), &service).unwrap();
+    assert_eq!(places.map(&mut ask), [3, 3, 2, 2].map(|n| backend(n).to_string()));
+    proxy.programmer().remove(&port_of(at, Tcp)).unwrap();
+    assert_eq!(places.map(&mut ask), [0, 1, 2, 2].map(|n| backend(n).to_string()));
+}
+
+#[test]
 fn one_write_changes_all_frontends_and_policies_decide_who_uses_which_backend() {
     let mut network = Network::new(4);
     let mut proxy = network.ground.load();

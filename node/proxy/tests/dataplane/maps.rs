@@ -293,6 +293,6 @@ fn the_measurement_runs_and_leaves_nothing() {
 }
 
 fn open<K: aya::Pod, V: aya::Pod>(bpf_root: &Path, name: &str) -> HashMap<MapData, K, V> {
-    let data = MapData::from_pin(bpf_root.join("v2/maps").join(name)).unwrap();
+    let data = MapData::from_pin(bpf_root.join("v3/maps").join(name)).unwrap();
     Map::from_map_data(data).unwrap().try_into().unwrap()
 }

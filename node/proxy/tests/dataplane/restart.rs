@@ -73,7 +73,7 @@ fn restarts_and_exchanged_programs_lose_no_connection() {
         drop(proxy);
         if n % 2 == 1 {
             // What runs cannot be told to be the same any more, as after an upgrade: all programs are exchanged.
-            let pins = network.ground.bpf_root().join("v2/programs");
+            let pins = network.ground.bpf_root().join("v3/programs");
             fs::read_dir(pins).unwrap().for_each(|pin| fs::remove_file(pin.unwrap().path()).unwrap());
         }
         proxy = network.ground.load();
@@ -84,8 +84,8 @@ fn restarts_and_exchanged_programs_lose_no_connection() {
     let connects: usize = answer.expect_no_failure().from.values().sum();
     assert!(connects > 20, "only {connects} connects met the restarts");
     // One link each, none left behind.
-    assert_eq!(fs::read_dir(network.ground.bpf_root().join("v2/links")).unwrap().count(), 8);
-    assert_eq!(fs::read_dir(network.ground.bpf_root().join("v2/programs")).unwrap().count(), 8);
+    assert_eq!(fs::read_dir(network.ground.bpf_root().join("v3/links")).unwrap().count(), 8);
+    assert_eq!(fs::read_dir(network.ground.bpf_root().join("v3/programs")).unwrap().count(), 8);
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn maps_of_another_layout_serve_until_the_new_ones_are_filled() {
     let root = network.ground.bpf_root();
     let mut former = network.ground.load();
     apply(&mut former, VIP, Tcp, 0..1);
-    fs::rename(root.join("v2"), root.join("v0")).unwrap();
+    fs::rename(root.join("v3"), root.join("v0")).unwrap();
     assert!(matches!(Reader::open(&root), Err(Error::OtherLayout(_, version)) if version == "v0"));
     // Its daemon still runs.
     assert!(matches!(Proxy::load(network.ground.config()), Err(Error::Busy(_))));

@@ -127,7 +127,7 @@ fn a_damaged_service_is_refused_and_the_kernels_log_says_so_to_a_later_daemon() 
     let mut network = Network::new(1);
     let mut proxy = network.ground.load();
     apply(&mut proxy, VIP, Tcp, [0]);
-    let maps = network.ground.bpf_root().join("v2/maps");
+    let maps = network.ground.bpf_root().join("v3/maps");
     let open = |name: &str| Map::from_map_data(MapData::from_pin(maps.join(name)).unwrap()).unwrap();
     let mut services: HashMap<MapData, u32, ServiceValue> = open("SERVICES").try_into().unwrap();
     let three = Segment { start: 0, count: 3 };

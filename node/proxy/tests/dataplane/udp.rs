@@ -1,4 +1,6 @@
-use skep_proxy::Protocol::Udp;
+use std::net::SocketAddr;
+
+use skep_proxy::{Protocol::Udp, ServiceTable};
 
 use crate::{
     agent::Request,
@@ -104,4 +106,47 @@ fn ipv6_sockets_exchange_datagrams_by_mapped_addresses() {
     assert_eq!(answer.expect_no_failure().source, mapped);
     let answer = network.client.ask(&Request::UdpConnected { to: VIP.into(), mapped: true });
     assert_eq!((&answer.expect_no_failure().source, &answer.peer), (&mapped, &mapped));
+}
+
+#[test]
+fn connected_sockets_of_a_backend_that_went_are_destroyed_and_no_others() {
+    let mut network = Network::new(2);
+    let mut proxy = network.ground.load();
+    let mut other = VIP;
+    other.set_port(81);
+    apply(&mut proxy, VIP, Udp, [0]);
+    apply(&mut proxy, other, Udp, [0]);
+    let kept = |socket: &str, to, mapped| Request::UdpKept { socket: socket.into(), to, mapped };
+    // By IPv4, by a mapped address, through another Service, and straight to the backend.
+    let sockets: [(&str, SocketAddr, bool); 4] = [
+        ("four", VIP.into(), false),
+        ("mapped", VIP.into(), true),
+        ("other", other.into(), false),
+        ("straight", backend(0).into(), false),
+    ];
+    for (name, to, mapped) in sockets {
+        let answer = network.client.ask(&kept(name, to, mapped));
+        assert_eq!(answer.expect_no_failure().from.keys().next(), Some(&backend(0).to_string()), "{name}");
+    }
+    assert_eq!(proxy.cut_sockets().unwrap(), 0, "nothing went");
+
+    // A backend that comes cuts nothing; one that goes does.
+    apply(&mut proxy, VIP, Udp, [0, 1]);
+    assert_eq!(proxy.cut_sockets().unwrap(), 0);
+    apply(&mut proxy, VIP, Udp, [1]);
+    assert_eq!(proxy.cut_sockets().unwrap(), 2);
+    for (name, to, mapped) in &sockets[..2] {
+        network.client.ask(&kept(name, *to, *mapped)).expect_failures("ECONNABORTED", 1);
+        let answer = network.client.ask(&kept(name, *to, *mapped));
+        assert_eq!(answer.expect_no_failure().from.keys().next(), Some(&backend(1).to_string()), "{name}");
+    }
+    for (name, to, mapped) in &sockets[2..] {
+        let answer = network.client.ask(&kept(name, *to, *mapped));
+        assert_eq!(answer.expect_no_failure().from.keys().next(), Some(&backend(0).to_string()), "{name}");
+    }
+    assert_eq!(proxy.cut_sockets().unwrap(), 0, "what was cut is done");
+
+    // A Service that goes takes its sockets along.
+    proxy.sync(&ServiceTable::new()).unwrap();
+    assert_eq!(proxy.cut_sockets().unwrap(), 3);
 }

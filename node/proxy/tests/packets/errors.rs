@@ -33,6 +33,10 @@ fn errors_reach_who_they_are_for_and_quote_what_it_knows() {
                         let frame = error(source, seen.from.ip(), kind, code, &forwarded, 8);
                         let program = if local { "from_pod" } else { "from_device" };
                         let (verdict, out) = rig.run(program, &frame);
+                        if local && source == router {
+                            assert_eq!((verdict, out), (NEXT, frame), "a pod is no router");
+                            continue;
+                        }
                         assert_eq!(verdict, REDIRECT);
                         let outer = read(&out);
                         assert_eq!(outer.to.ip(), sent.from.ip());

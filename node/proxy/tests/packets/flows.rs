@@ -9,7 +9,7 @@ use skep_ebpf_common::{
 
 use crate::{
     craft::{ACK, Craft, FIN, RST, SYN, TCP, UDP, read, read_ip},
-    rig::{IP4, IP6, NEXT, Net, REDIRECT, Rig, SHOT, words},
+    rig::{IP4, IP6, NEXT, Net, REDIRECT, Rig, SHOT, ip, words},
 };
 
 fn each(test: impl Fn(&mut Rig, Net, u8)) {
@@ -129,7 +129,8 @@ fn packets_cut_anywhere_and_damaged_anywhere_are_never_misread() {
         }
         assert_eq!(rig.flows(), []);
         // Any byte of the headers set to any of a few values: whatever comes of it, the kernel's checks hold and
-        // nothing but the whole packet is ever sent on.
+        // nothing but the whole packet is ever sent on (at the end of its life: an error about it).
+        let ttl = if net.node.starts_with('[') { 21 } else { 22 };
         for at in 12..whole.len() {
             for value in [0, 1, 0x0f, 0x45, 0x46, 0x4f, 0x60, 0x80, 0xff] {
                 let mut frame = whole.clone();
@@ -137,6 +138,7 @@ fn packets_cut_anywhere_and_damaged_anywhere_are_never_misread() {
                 let (verdict, out) = rig.run("from_device", &frame);
                 match verdict {
                     NEXT => assert_eq!(out, frame, "byte {at} = {value}"),
+                    REDIRECT if at == ttl && value <= 1 => assert!(out.len() > frame.len()),
                     REDIRECT => assert_eq!(out.len(), frame.len()),
                     SHOT => {}
                     other => panic!("verdict {other} for byte {at} = {value}"),
@@ -339,8 +341,39 @@ fn a_packet_at_the_end_of_its_life_is_dropped_before_it_is_changed() {
         let mut craft = Craft::new(protocol, net.client, net.node);
         craft.ttl = 1;
         let before = rig.drops(Drop::TimeToLive);
-        assert_eq!(rig.run("from_device", &craft.frame()).0, SHOT);
+        let (verdict, out) = rig.run("from_device", &craft.frame());
         assert_eq!(rig.drops(Drop::TimeToLive), before + 1);
+        let kind = if net.node.starts_with('[') { [3, 0] } else { [11, 0] };
+        assert_eq!((verdict, told(&craft, &out)), (REDIRECT, (kind, [0; 4])));
+    });
+}
+
+/// Type and code, and the second word, of an error about a packet that came from outside.
+fn told(craft: &Craft, out: &[u8]) -> ([u8; 2], [u8; 4]) {
+    let outer = read(out);
+    assert_eq!((outer.from.ip(), outer.to.ip()), (craft.to.ip(), craft.from.ip()));
+    let original = craft.frame();
+    assert_eq!(outer.body[8..], original[14..14 + outer.body.len() - 8], "quotes what was sent");
+    (outer.body[..2].try_into().unwrap(), outer.body[4..8].try_into().unwrap())
+}
+
+#[test]
+fn a_packet_that_does_not_fit_is_answered_with_the_size_that_does() {
+    each(|rig, net, protocol| {
+        // The kernel looks at the size only where it knows the neighbour, as it does of every pod.
+        let pod: std::net::SocketAddr = net.here.parse().unwrap();
+        ip(&format!("neigh replace {} lladdr 02:00:00:00:00:05 dev pod0", pod.ip()));
+        ip("link set pod0 mtu 1400");
+        rig.serve(net.node, protocol, kind::NODE_PORT, &[(net.here, true)]);
+        let mut craft = Craft::new(protocol, net.client, net.node);
+        craft.payload = vec![b'x'; 1300];
+        assert_eq!(rig.run("from_device", &craft.frame()).0, REDIRECT, "it fits");
+        craft.payload = vec![b'x'; 1400];
+        let before = rig.drops(Drop::TooBig);
+        let (verdict, out) = rig.run("from_device", &craft.frame());
+        assert_eq!(rig.drops(Drop::TooBig), before + 1);
+        let kind = if net.node.starts_with('[') { [2, 0] } else { [3, 4] };
+        assert_eq!((verdict, told(&craft, &out)), (REDIRECT, (kind, [0, 0, 5, 0x78])));
     });
 }
 
@@ -374,5 +407,70 @@ fn a_reply_entry_that_was_pushed_out_comes_back() {
         rig.map::<Tuple, Flow>("FLOWS").insert(flow_key, flow, 0).unwrap();
         assert_eq!(rig.run("from_device", &frame).0, REDIRECT);
         assert_eq!(rig.replies()[0].0, key);
+    });
+}
+
+#[test]
+fn a_pod_cannot_speak_as_another_one() {
+    each(|rig, net, protocol| {
+        rig.serve(net.node, protocol, kind::NODE_PORT, &[(net.here, true), (net.there, false)]);
+        // As a client: with an address whose way does not lead to the pod's device.
+        let forged = Craft::new(protocol, &net.there.replace("8080", "5555"), net.node).frame();
+        assert_eq!(rig.run("from_pod", &forged), (NEXT, forged.clone()));
+        assert_eq!(rig.flows(), []);
+        // In a flow that is there, as client and as backend.
+        loop {
+            rig.forget();
+            let (_, frame) = rig.run("from_device", &Craft::new(protocol, net.client, net.node).frame());
+            if read(&frame).to == net.there.parse().unwrap() {
+                let (backend, client) = (read(&frame).to.to_string(), read(&frame).from.to_string());
+                for forged in [Craft::new(protocol, net.client, net.node), Craft::new(protocol, &backend, &client)] {
+                    let forged = forged.flags(RST).frame();
+                    assert_eq!(rig.run("from_pod", &forged), (NEXT, forged.clone()));
+                }
+                break;
+            }
+        }
+        assert_eq!(rig.flows()[0].1.state & state::RESET, 0);
+    });
+}
+
+#[test]
+fn what_leaves_the_cluster_gets_the_nodes_address_if_that_is_asked_for() {
+    each(|rig, net, protocol| {
+        let ip = |at: &str| at.parse::<std::net::SocketAddr>().unwrap().ip();
+        let pod = net.here.replace("8080", "5555");
+        let out = Craft::new(protocol, &pod, net.client).frame();
+        assert_eq!(rig.run("from_pod", &out), (NEXT, out.clone()), "not asked for");
+        rig.set_node(Node { masquerade: 1, ip4: words(ip(IP4.node)), ip6: words(ip(IP6.node)), ..Node::default() });
+        let (verdict, frame) = rig.run("from_pod", &out);
+        assert_eq!(verdict, REDIRECT);
+        let seen = read(&frame);
+        assert_eq!((seen.from.ip(), seen.to, seen.ttl), (ip(net.node), net.client.parse().unwrap(), 63));
+        assert!(seen.from.port() >= Node::FIRST_PORT);
+        // The answer, and what follows.
+        let answer = Craft::new(protocol, net.client, &seen.from.to_string()).flags(SYN | ACK).frame();
+        let (verdict, frame) = rig.run("from_device", &answer);
+        let back = read(&frame);
+        assert_eq!((verdict, back.from, back.to), (REDIRECT, net.client.parse().unwrap(), pod.parse().unwrap()));
+        let (_, frame) = rig.run("from_pod", &Craft::new(protocol, &pod, net.client).flags(ACK).frame());
+        assert_eq!(read(&frame).from, seen.from);
+        assert_eq!(rig.flows().len(), 1);
+
+        // What comes from elsewhere than a pod, goes to this node, or answers a connection from outside, stays as it is.
+        let elsewhere = Craft::new(protocol, net.client, &net.there.replace("8080", "9")).frame();
+        assert_eq!(rig.run("from_device", &elsewhere), (NEXT, elsewhere.clone()));
+        let to_node = Craft::new(protocol, &pod, &net.node.replace("30080", "22")).frame();
+        assert_eq!(rig.run("from_pod", &to_node), (NEXT, to_node.clone()));
+        if protocol == TCP {
+            let answer = Craft::new(protocol, net.here, net.client).flags(SYN | ACK).frame();
+            assert_eq!(rig.run("from_pod", &answer), (NEXT, answer.clone()));
+        }
+        // So does what goes to the cluster's own addresses.
+        let there = ip(net.there).to_string();
+        rig.inside(&there, if there.contains(':') { 64 } else { 24 });
+        let inside = Craft::new(protocol, &pod, net.there).frame();
+        assert_eq!(rig.run("from_pod", &inside), (NEXT, inside.clone()));
+        rig.set_node(Node::default());
     });
 }

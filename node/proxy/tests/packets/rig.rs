@@ -3,6 +3,7 @@
 use std::{
     io::ErrorKind,
     net::{IpAddr, SocketAddr},
+    path::Path,
     process::Command,
 };
 
@@ -107,6 +108,13 @@ impl Rig {
         HashMap::try_from(self.ebpf.map_mut(name).unwrap()).unwrap()
     }
 
+    /// Pins every map under its name. (A BPF file system allows no dot in a name: the object's own data stays out.)
+    pub(crate) fn pin(&self, folder: &Path) {
+        for (name, map) in self.ebpf.maps().filter(|(name, _)| !name.contains('.')) {
+            map.pin(folder.join(name)).unwrap();
+        }
+    }
+
     pub(crate) fn program(&mut self, name: &str) -> &mut SchedClassifier {
         program(&mut self.ebpf, name)
     }
@@ -203,6 +211,14 @@ impl Rig {
         let mut map: LpmTrie<_, SourceRange, u32> =
             LpmTrie::try_from(self.ebpf.map_mut("SOURCE_RANGES").unwrap()).unwrap();
         map.insert(&Key::new(160, SourceRange { service, address: words(to.parse().unwrap()) }), 1, 0).unwrap();
+    }
+
+    /// Says that addresses of a range are the cluster's own.
+    pub(crate) fn inside(&mut self, address: &str, length: u32) {
+        let address: IpAddr = address.parse().unwrap();
+        let length = if address.is_ipv4() { 96 + length } else { length };
+        let mut map: LpmTrie<_, [u32; 4], u32> = LpmTrie::try_from(self.ebpf.map_mut("INSIDE").unwrap()).unwrap();
+        map.insert(&Key::new(length, words(address)), 1, 0).unwrap();
     }
 
     fn take(&mut self) -> u32 {

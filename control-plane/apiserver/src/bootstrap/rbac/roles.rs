@@ -170,6 +170,10 @@ pub(super) const NODE_PROXIER: &[Rule] = &[
     rule("list watch", "discovery.k8s.io", "endpointslices"),
 ];
 
+/// What skep's node daemon follows besides, to enforce NetworkPolicy.
+pub(super) const NODE_POLICIES: &[Rule] =
+    &[rule("list watch", "", "namespaces pods"), rule("list watch", NETWORKING, "networkpolicies")];
+
 /// Roles without labels of their own.
 const PLAIN: &[(&str, &[Rule])] = &[
     ("cluster-admin", &[rule("*", "*", "*"), Rule { verbs: "*", groups: "", resources: "", names: "", urls: "*" }]),

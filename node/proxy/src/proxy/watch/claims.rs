@@ -1,64 +1,84 @@
-//! Whose a service port is, while two Services name the same one: an address freed by one and given to another is seen of
-//! the new owner first when the old one's end was missed and only a new list tells of it.
+//! Whose a frontend is, while several want it. Of two Services the one that claimed it last: an address freed by one and
+//! given to another is seen of the new owner first when the old one's end was missed and only a new list tells of it. A pod's
+//! host port waits for Services: upstream's proxy puts its rules before those of the plugin `portmap`.
 
 use std::collections::HashMap;
 
-use crate::{service::Frontend, tracker::ServiceKey};
+use crate::{service::Frontend, tracker::Owner};
 
-/// Claims on service ports: the newest counts, and when it ends the one before it does.
+/// Claims on frontends: the newest of a Service counts, and when it ends the one before it does.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
-    owners: HashMap<Frontend, ServiceKey>,
-    /// Older claims, oldest first. Almost always empty.
-    older: HashMap<Frontend, Vec<ServiceKey>>,
+    owners: HashMap<Frontend, Owner>,
+    /// Claims that wait, the next one last: pods before Services, older ones before newer ones. Almost always empty.
+    waiting: HashMap<Frontend, Vec<Owner>>,
 }
 
-/// What became of a service port that was given up.
+/// What became of a claim.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Claimed {
+    /// It is the claimant's, as it was before, or was nobody's.
+    Own,
+    /// It is the claimant's, and this one's no more.
+    From(Owner),
+    /// It is another's.
+    Waits,
+}
+
+/// What became of a frontend that was given up.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Released {
     /// Nobody else claims it.
     Free,
     /// It is this one's now.
-    Inherited(ServiceKey),
+    Inherited(Owner),
     /// It was another's already.
     NotOwned,
 }
 
 impl Claims {
-    /// Claims a service port. Returns whether it is that Service's: not if a newer claim stands. To repeat a claim does not
-    /// make it newer.
-    pub(super) fn claim(&mut self, frontend: &Frontend, service: &ServiceKey) -> bool {
-        match self.owners.get_mut(frontend) {
-            None => {
-                self.owners.insert(*frontend, service.clone());
-                true
-            }
-            Some(owner) if owner == service => true,
-            Some(owner) => {
-                let older = self.older.entry(*frontend).or_default();
-                if older.contains(service) {
-                    return false;
-                }
-                tracing::debug!(%frontend, from = %owner.name, to = %service.name, "a service port changes hands");
-                older.push(std::mem::replace(owner, service.clone()));
-                true
-            }
+    /// Claims a frontend. To repeat a claim does not make it newer.
+    pub(super) fn claim(&mut self, frontend: &Frontend, claimant: &Owner) -> Claimed {
+        let Some(owner) = self.owners.get_mut(frontend) else {
+            self.owners.insert(*frontend, claimant.clone());
+            return Claimed::Own;
+        };
+        if owner == claimant {
+            return Claimed::Own;
         }
+        let waiting = self.waiting.entry(*frontend).or_default();
+        if waiting.contains(claimant) {
+            return Claimed::Waits;
+        }
+        if is_pod(claimant) && !is_pod(owner) {
+            let place = waiting.partition_point(is_pod);
+            waiting.insert(place, claimant.clone());
+            return Claimed::Waits;
+        }
+        tracing::debug!(%frontend, from = ?owner, to = ?claimant, "a frontend changes hands");
+        let former = std::mem::replace(owner, claimant.clone());
+        waiting.push(former.clone());
+        Claimed::From(former)
+    }
+
+    /// Whose a frontend is.
+    pub(super) fn owner(&self, frontend: &Frontend) -> Option<&Owner> {
+        self.owners.get(frontend)
     }
 
     /// Gives up a claim.
-    pub(super) fn release(&mut self, frontend: &Frontend, service: &ServiceKey) -> Released {
-        let owned = self.owners.get(frontend) == Some(service);
-        let Some(older) = self.older.get_mut(frontend) else {
+    pub(super) fn release(&mut self, frontend: &Frontend, claimant: &Owner) -> Released {
+        let owned = self.owners.get(frontend) == Some(claimant);
+        let Some(waiting) = self.waiting.get_mut(frontend) else {
             if owned {
                 self.owners.remove(frontend);
             }
             return if owned { Released::Free } else { Released::NotOwned };
         };
-        let heir = if owned { older.pop() } else { None };
-        older.retain(|other| other != service);
-        if older.is_empty() {
-            self.older.remove(frontend);
+        let heir = if owned { waiting.pop() } else { None };
+        waiting.retain(|other| other != claimant);
+        if waiting.is_empty() {
+            self.waiting.remove(frontend);
         }
         match heir {
             Some(heir) => {
@@ -70,24 +90,52 @@ impl Claims {
     }
 }
 
+fn is_pod(owner: &Owner) -> bool {
+    matches!(owner, Owner::Pod(_))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::Protocol;
+    use crate::{service::Protocol, tracker::ServiceKey};
+
+    const AT: Frontend = Frontend {
+        address: std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 96, 0, 1)),
+        port: 80,
+        protocol: Protocol::Tcp,
+    };
+
+    fn key(name: &str) -> ServiceKey {
+        ServiceKey { namespace: "ns".into(), name: name.into() }
+    }
 
     #[test]
     fn the_newest_claim_counts_and_the_one_before_inherits() {
-        let at = Frontend { address: [10, 96, 0, 1].into(), port: 80, protocol: Protocol::Tcp };
-        let [a, b, c] = ["a", "b", "c"].map(|name| ServiceKey { namespace: "ns".into(), name: name.into() });
+        let [a, b, c] = ["a", "b", "c"].map(|name| Owner::Service(key(name)));
         let mut claims = Claims::default();
-        assert!(claims.claim(&at, &a) && claims.claim(&at, &a));
-        assert!(claims.claim(&at, &b) && claims.claim(&at, &c));
-        assert!(!claims.claim(&at, &a), "an old claim does not become new by being repeated");
-        assert_eq!(claims.release(&at, &b), Released::NotOwned);
-        assert_eq!(claims.release(&at, &c), Released::Inherited(a.clone()));
-        assert!(claims.claim(&at, &a));
-        assert_eq!(claims.release(&at, &b), Released::NotOwned);
-        assert_eq!(claims.release(&at, &a), Released::Free);
-        assert!(claims.owners.is_empty() && claims.older.is_empty());
+        assert_eq!([claims.claim(&AT, &a), claims.claim(&AT, &a)], [Claimed::Own, Claimed::Own]);
+        assert_eq!(claims.claim(&AT, &b), Claimed::From(a.clone()));
+        assert_eq!(claims.claim(&AT, &c), Claimed::From(b.clone()));
+        assert_eq!(claims.claim(&AT, &a), Claimed::Waits, "an old claim does not become new by being repeated");
+        assert_eq!(claims.release(&AT, &b), Released::NotOwned);
+        assert_eq!(claims.release(&AT, &c), Released::Inherited(a.clone()));
+        assert_eq!(claims.claim(&AT, &a), Claimed::Own);
+        assert_eq!(claims.release(&AT, &b), Released::NotOwned);
+        assert_eq!(claims.release(&AT, &a), Released::Free);
+        assert!(claims.owners.is_empty() && claims.waiting.is_empty());
+    }
+
+    #[test]
+    fn pods_wait_for_services_in_their_own_order() {
+        let [p, q] = ["p", "q"].map(|name| Owner::Pod(key(name)));
+        let [a, b] = ["p", "b"].map(|name| Owner::Service(key(name)));
+        let mut claims = Claims::default();
+        assert_eq!(claims.claim(&AT, &p), Claimed::Own);
+        assert_eq!(claims.claim(&AT, &a), Claimed::From(p.clone()), "a Service of the same name is another");
+        assert_eq!(claims.claim(&AT, &b), Claimed::From(a.clone()));
+        assert_eq!(claims.claim(&AT, &q), Claimed::Waits);
+        assert_eq!(claims.release(&AT, &b), Released::Inherited(a.clone()));
+        assert_eq!(claims.release(&AT, &a), Released::Inherited(q.clone()));
+        assert_eq!(claims.release(&AT, &q), Released::Inherited(p));
     }
 }

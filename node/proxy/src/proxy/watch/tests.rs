@@ -1,5 +1,8 @@
 //! Events as the API's watches deliver them, against maps on the real kernel. Needs root.
 
+mod leaving;
+mod sequences;
+
 use std::{fs, path::PathBuf};
 
 use kube::runtime::watcher::Event;
@@ -32,11 +35,11 @@ impl Ground {
         let proxy = Proxy::load(Config {
             bpf_root: self.dir.path().join("bpf"),
             cgroup_root: Some(self.cgroup.clone()),
-            maps: MapSizes { services, backends: 64, sticky: 64, udp_peers: 64, tcp_peers: 64 },
+            maps: MapSizes { services, backends: 64, sticky: 64, udp_peers: 64, tcp_peers: 64, flows: 64 },
             ..Config::default()
         })
         .unwrap();
-        Keeper::new(Tracker::new(None, 0), proxy.programmer, proxy.metrics, proxy.bpf_root)
+        Keeper::new(Tracker::new(None, 0), proxy.programmer, proxy.metrics, proxy.health, proxy.bpf_root)
     }
 
     /// What the kernel serves, a line per service port.
@@ -45,11 +48,12 @@ impl Ground {
         let line = |service: crate::maps::reader::ServiceRecord| {
             let mut backends: Vec<String> = service.backends.iter().map(|b| b.address.ip().to_string()).collect();
             backends.sort();
-            let frontends: Vec<String> =
+            let mut frontends: Vec<String> =
                 service.frontends.iter().map(|f| format!("{}:{}", f.address, f.port)).collect();
+            frontends.sort();
             format!("{} {} {}", service.name, frontends.join(","), backends.join(","))
         };
-        services.into_iter().filter(|service| !service.frontends.is_empty()).map(line).collect()
+        services.into_iter().map(line).collect()
     }
 }
 
@@ -83,6 +87,17 @@ fn slice(service: &str, addresses: &[&str]) -> EndpointSlice {
     .unwrap()
 }
 
+/// A pod at `ip` with a host port, at the node's address `at` or, if that is empty, at all of them.
+fn host_port_pod(name: &str, at: &str, port: u16, ip: &str) -> Pod {
+    serde_json::from_value(json!({
+        "metadata": { "namespace": "ns", "name": name },
+        "spec": { "containers": [{ "name": "c",
+            "ports": [{ "containerPort": 80, "hostPort": port, "hostIP": at }] }] },
+        "status": { "phase": "Running", "podIP": ip },
+    }))
+    .unwrap()
+}
+
 async fn list_services(keeper: &mut Keeper, services: impl IntoIterator<Item = Service>) {
     keeper.service_event(Event::Init).await;
     for service in services {
@@ -97,6 +112,14 @@ async fn list_slices(keeper: &mut Keeper, slices: impl IntoIterator<Item = Endpo
         keeper.slice_event(Event::InitApply(slice)).await;
     }
     keeper.slice_event(Event::InitDone).await;
+}
+
+async fn list_pods(keeper: &mut Keeper, pods: impl IntoIterator<Item = Pod>) {
+    keeper.pod_event(Event::Init).await;
+    for pod in pods {
+        keeper.pod_event(Event::InitApply(pod)).await;
+    }
+    keeper.pod_event(Event::InitDone).await;
 }
 
 #[tokio::test]
@@ -217,4 +240,44 @@ async fn a_full_map_is_counted_and_tried_again() {
     keeper.serve(again).await;
     assert_eq!(ground.served(), ["b 10.97.0.2:80 "]);
     assert!(keeper.failed.is_empty());
+}
+
+#[tokio::test]
+async fn host_ports_of_a_former_daemon_stay_until_the_pods_are_known() {
+    let ground = Ground::new();
+    let mut keeper = ground.keeper();
+    // What is to be served does not wait for the list of pods, and that waits for nothing.
+    list_pods(&mut keeper, [host_port_pod("p", "", 8080, "10.1.0.1"), host_port_pod("q", "", 8081, "10.1.0.2")]).await;
+    list_services(&mut keeper, [service("p", "10.97.0.1", &[80])]).await;
+    list_slices(&mut keeper, []).await;
+    let both = ["p 0.0.0.0:8080 10.1.0.1", "p 10.97.0.1:80 ", "q 0.0.0.0:8081 10.1.0.2"];
+    let served = || {
+        let mut served = ground.served();
+        served.sort();
+        served
+    };
+    assert_eq!(served(), both);
+    drop(keeper);
+
+    let mut keeper = ground.keeper();
+    list_services(&mut keeper, [service("p", "10.97.0.1", &[80])]).await;
+    list_slices(&mut keeper, []).await;
+    assert_eq!(served(), both);
+    assert_eq!(keeper.programmer.writes(), Default::default());
+    // One has ended meanwhile; the other one is not touched.
+    list_pods(&mut keeper, [host_port_pod("p", "", 8080, "10.1.0.1")]).await;
+    assert_eq!(served(), both[..2]);
+    assert_eq!(keeper.programmer.writes().updates, 0);
+}
+
+#[tokio::test]
+async fn a_service_left_without_frontends_is_not_kept_in_the_maps() {
+    let ground = Ground::new();
+    let mut keeper = ground.keeper();
+    list_services(&mut keeper, [service("a", "10.97.0.1", &[80])]).await;
+    list_slices(&mut keeper, []).await;
+    keeper.service_event(Event::Apply(service("b", "10.97.0.1", &[80]))).await;
+    assert_eq!(keeper.programmer.ports().count(), 1);
+    keeper.service_event(Event::Delete(service("b", "10.97.0.1", &[80]))).await;
+    assert_eq!(ground.served(), ["a 10.97.0.1:80 "]);
 }
