@@ -51,7 +51,7 @@ fn from_pod(ctx: TcContext) -> i32 {
 #[classifier]
 fn to_device(ctx: TcContext) -> i32 {
     let Some(scratch) = scratch() else { return NEXT };
-    if parse::parse(&ctx, &mut scratch.packet) != Kind::Flow {
+    if !track::is_needed() || parse::parse(&ctx, &mut scratch.packet) != Kind::Flow {
         return NEXT;
     }
     track::reply(&ctx, scratch, None).unwrap_or(NEXT)
@@ -67,11 +67,16 @@ fn ingress(ctx: &TcContext, origin: Origin) -> i32 {
     match parse::parse(ctx, &mut scratch.packet) {
         Kind::Other => NEXT,
         Kind::Error => icmp::translate(ctx, scratch, origin == Origin::Internal),
-        Kind::Flow => match track::reply(ctx, scratch, Some(origin)) {
-            Some(action) => action,
-            None if origin == Origin::Internal && is_for_this_node(ctx) => NEXT,
-            None => track::forward(ctx, scratch, origin),
-        },
+        Kind::Flow => {
+            let tracked = track::is_needed();
+            if tracked && let Some(action) = track::reply(ctx, scratch, Some(origin)) {
+                return action;
+            }
+            if origin == Origin::Internal && is_for_this_node(ctx) {
+                return NEXT;
+            }
+            track::forward(ctx, scratch, origin, tracked)
+        }
     }
 }
 

@@ -10,6 +10,8 @@ mod names;
 mod node;
 #[path = "skepctl/pods.rs"]
 mod pods;
+#[path = "skepctl/top.rs"]
+mod top;
 #[path = "skepctl/trace.rs"]
 mod trace;
 

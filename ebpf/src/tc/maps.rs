@@ -20,6 +20,10 @@ pub(super) static FLOWS: LruHashMap<Tuple, Flow> = LruHashMap::with_max_entries(
 #[map]
 pub(super) static REPLIES: LruHashMap<Tuple, Reply> = LruHashMap::with_max_entries(65_536, 0);
 
+/// One once a flow has been noted: until then no packet need be looked for in the two above.
+#[map]
+pub(super) static TRACKING: Array<u32> = Array::with_max_entries(1, 0);
+
 /// A datagram in pieces -> its ports.
 #[map]
 pub(super) static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> = LruHashMap::with_max_entries(8192, 0);

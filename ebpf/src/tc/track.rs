@@ -15,13 +15,16 @@ use skep_ebpf_common::{
 
 use super::{
     NEXT, dropped,
-    maps::{Choice, FLOWS, INSIDE, NODE, REPLIES, Scratch},
+    maps::{Choice, FLOWS, INSIDE, NODE, REPLIES, Scratch, TRACKING},
     parse::Piece,
     refuse,
     rewrite::Target,
     send,
 };
-use crate::lookup::{self, Chosen, Client, Origin, Reason, Verdict};
+use crate::{
+    lookup::{self, Chosen, Client, Origin, Reason, Verdict},
+    maps::ADDRESSES,
+};
 
 /// How many source ports are tried before a flow is given up.
 const ATTEMPTS: u32 = 8;
@@ -83,11 +86,30 @@ pub(super) fn reply(ctx: &TcContext, scratch: &mut Scratch, origin: Option<Origi
     })
 }
 
-/// Sends a client's packet to its backend, which is chosen if the flow is new.
+/// Has any flow been noted yet?
 #[inline(always)]
-pub(super) fn forward(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> i32 {
-    if !known(ctx, scratch, origin) {
-        if scratch.packet.piece == Piece::Later {
+pub(super) fn is_needed() -> bool {
+    // SAFETY: the entries of an array are always there, and this one is an aligned word.
+    TRACKING.get_ptr(0).is_some_and(|noted| unsafe { noted.read_volatile() } != 0)
+}
+
+/// From now on packets are looked for among the flows.
+#[inline(always)]
+fn need() {
+    if !is_needed()
+        && let Some(noted) = TRACKING.get_ptr_mut(0)
+    {
+        // SAFETY: as above.
+        unsafe { noted.write_volatile(1) };
+    }
+}
+
+/// Sends a client's packet to its backend, which is chosen if the flow is new. Most packets go from pod to pod and cost one
+/// lookup here, of their destination.
+#[inline(always)]
+pub(super) fn forward(ctx: &TcContext, scratch: &mut Scratch, origin: Origin, tracked: bool) -> i32 {
+    if !(tracked && known(ctx, scratch, origin)) {
+        if scratch.packet.piece == Piece::Later || !may_begin(scratch, origin) {
             return NEXT;
         }
         if let Err(action) = begin(ctx, scratch, origin) {
@@ -218,6 +240,14 @@ fn choose(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> i32 {
     }
 }
 
+/// May the packet begin a flow? All that has frontends is among the addresses.
+#[inline(always)]
+fn may_begin(scratch: &Scratch, origin: Origin) -> bool {
+    // SAFETY: that there is a value is all that is asked.
+    unsafe { ADDRESSES.get(&scratch.packet.tuple.destination) }.is_some()
+        || (origin == Origin::Internal && NODE.get(0).is_some_and(|node| node.masquerade != 0))
+}
+
 /// Does a packet of a pod begin a flow to an address that is not the cluster's, which needs the node's address to be answered?
 /// A TCP segment that opens nothing belongs to a connection from outside, or to one that began without translation.
 #[inline(always)]
@@ -291,6 +321,7 @@ fn begin(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> Result<(), i
             }
         }
     }
+    need();
     if !claim(key, flow, reply_key, &mut scratch.reply, &mut scratch.other, &mut scratch.flow_key, translate, node) {
         return Err(dropped(Drop::NoPort));
     }

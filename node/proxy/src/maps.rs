@@ -65,14 +65,13 @@ pub(crate) fn pinned(part: Part, sizes: &MapSizes) -> Vec<(&'static str, Option<
         (LOGS, None),
     ];
     if part == Part::Packets {
-        let capacities = [Some(sizes.flows), Some(sizes.flows), None, None, None, None];
-        maps.extend(OF_PACKETS.into_iter().zip(capacities));
+        maps.extend(OF_PACKETS.map(|name| (name, matches!(name, FLOWS | REPLIES).then_some(sizes.flows))));
     }
     maps
 }
 
 /// The maps that only programs use that see packets.
-pub(crate) const OF_PACKETS: [&str; 6] = [FLOWS, REPLIES, "FRAGMENTS", "NODE", INSIDE, PACKET_DROPS];
+pub(crate) const OF_PACKETS: [&str; 7] = [FLOWS, REPLIES, "TRACKING", "FRAGMENTS", "NODE", INSIDE, PACKET_DROPS];
 
 /// The maps that say what is served.
 pub(crate) struct ServiceMaps {

@@ -33,6 +33,8 @@ mod redact;
 mod service;
 #[path = "../skepctl/status.rs"]
 mod status;
+#[path = "../skepctl/top.rs"]
+mod top;
 #[path = "../skepctl/trace.rs"]
 mod trace;
 #[path = "../skepctl/trace_words.rs"]
@@ -92,6 +94,7 @@ fn run(cli: &Cli, out: &mut impl Write) -> Result<()> {
         Command::Conntrack { command } => conntrack::run(command, &reader()?, cli.output, out),
         Command::Bugtool(bugtool) => bugtool.run(&cli.bpf_root, out),
         Command::Monitor(monitor) => monitor.run(&reader()?, &cli.bpf_root, cli.output, out),
+        Command::Top(top) => top.run(&reader()?),
         Command::Status => status::show(cli.output, &status::read(&reader()?, &cli.bpf_root)?, out),
     }
 }

@@ -54,6 +54,12 @@ pub(crate) struct ServiceName {
     pub(crate) port_name: String,
 }
 
+impl ServiceName {
+    pub(crate) fn of(service: &ServiceRecord) -> Self {
+        Self { namespace: service.namespace.clone(), name: service.name.clone(), port_name: service.port_name.clone() }
+    }
+}
+
 impl fmt::Display for ServiceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)?;
@@ -115,10 +121,10 @@ fn services(before: &[ServiceRecord], after: &[ServiceRecord]) -> Vec<Change> {
         let attempts = service.refused.saturating_sub(known.map_or(0, |known| known.refused));
         if connections > 0 {
             let backends = chosen(known.copied(), service);
-            changes.push(Change::Served { service: name(service), connections, backends });
+            changes.push(Change::Served { service: ServiceName::of(service), connections, backends });
         }
         if attempts > 0 {
-            changes.push(Change::Refused { service: name(service), attempts });
+            changes.push(Change::Refused { service: ServiceName::of(service), attempts });
         }
     }
     changes
@@ -132,14 +138,6 @@ fn chosen(before: Option<&ServiceRecord>, after: &ServiceRecord) -> Vec<Chosen> 
         (connections > 0).then_some(Chosen { address: backend.address, connections })
     });
     new.collect()
-}
-
-fn name(service: &ServiceRecord) -> ServiceName {
-    ServiceName {
-        namespace: service.namespace.clone(),
-        name: service.name.clone(),
-        port_name: service.port_name.clone(),
-    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use crate::endpoint::EndpointCommand;
 use crate::monitor::MonitorCommand;
 use crate::policy::PolicyCommand;
 use crate::query::Query;
+use crate::top::TopCommand;
 use crate::trace::TraceCommand;
 
 /// Shows what the service data plane of this node does.
@@ -66,6 +67,8 @@ pub(crate) enum Command {
     },
     /// Connections, choices and drops as they come.
     Monitor(MonitorCommand),
+    /// The Services that are asked most, live.
+    Top(TopCommand),
     /// What is needed to look into a problem of this node elsewhere, in one file; no secrets.
     Bugtool(BugtoolCommand),
     /// Programs, attach points, how full the maps are, what was dropped, and what is wrong.

@@ -95,6 +95,11 @@ impl Reader {
         {
             return Ok(ended);
         }
+        // All that has frontends is among the addresses; only what may leave the cluster is looked at further.
+        if self.maps.addresses.get(&frontend.address)?.is_none() && (external || node(&maps)?.masquerade == 0) {
+            steps.add("ADDRESSES", format_args!("{} is no Service's and not this node's", question.to.ip()));
+            return Ok((None, Outcome::Passes));
+        }
         let asker = Asker::packet(source, external, tuple.map(|tuple| tuple.hash()));
         Ok(match self.look_up(&frontend, &asker, steps)? {
             Verdict::Pass if !external => (None, leave(&maps, question, steps)?),
