@@ -33,7 +33,7 @@ use crate::{
     service::{Frontend, from_map},
 };
 
-/// Backends that go close together are one visit. A connect that was under way is noted by then.
+/// Backends that go close together are one visit, and each is visited twice: a connect that was under way is noted by then.
 const SETTLE: Duration = Duration::from_millis(20);
 
 /// A backend that a UDP service port has no more.
@@ -66,14 +66,16 @@ impl Cutter {
     pub(crate) fn start(maps: PathBuf, metrics: Metrics) -> io::Result<Self> {
         let (sender, orders) = mpsc::channel::<Vec<Gone>>();
         let work = move || {
+            let cut = |gone: &[Gone]| match visit(&maps, gone) {
+                Ok(cut) => drop(metrics.sockets_cut.inc_by(cut as u64)),
+                Err(error) => tracing::error!(%error, "UDP sockets of backends that are gone stay connected"),
+            };
             while let Ok(mut gone) = orders.recv() {
+                gone.extend(orders.try_iter().flatten());
+                cut(&gone);
                 #[expect(clippy::disallowed_methods, reason = "a thread of its own")]
                 thread::sleep(SETTLE);
-                gone.extend(orders.try_iter().flatten());
-                match visit(&maps, &gone) {
-                    Ok(cut) => drop(metrics.sockets_cut.inc_by(cut as u64)),
-                    Err(error) => tracing::error!(%error, "UDP sockets of backends that are gone stay connected"),
-                }
+                cut(&gone);
             }
         };
         thread::Builder::new().name("cutter".into()).spawn(work)?;
