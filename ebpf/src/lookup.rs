@@ -3,8 +3,8 @@
 use aya_ebpf::{EbpfContext, helpers::generated::bpf_ktime_get_boot_ns, maps::lpm_trie};
 use aya_log_ebpf::warn;
 use skep_ebpf_common::{
-    Address, AffinityKey, AffinityValue, BackendValue, FrontendKey, Segment, ServiceValue, SlotKey,
-    SourceRange, address_bits, host_port, kind, service_flags, unspecified,
+    Address, AffinityKey, AffinityValue, BackendValue, FrontendKey, Segment, ServiceValue, SlotKey, SourceRange,
+    address_bits, host_port, kind, service_flags, unspecified,
 };
 
 use crate::{

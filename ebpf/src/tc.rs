@@ -63,12 +63,16 @@ fn ingress(ctx: &TcContext, origin: Origin) -> i32 {
     if unsafe { (&raw const (*skb(ctx)).pkt_type).read_volatile() } != TO_US {
         return NEXT;
     }
+    // Most packets go from pod to pod. Before the first flow they cost this and no more.
+    let tracked = track::is_needed();
+    if !tracked && !parse::destination(ctx).is_some_and(|address| track::may_begin(&address, origin)) {
+        return NEXT;
+    }
     let Some(scratch) = scratch() else { return NEXT };
     match parse::parse(ctx, &mut scratch.packet) {
         Kind::Other => NEXT,
         Kind::Error => icmp::translate(ctx, scratch, origin == Origin::Internal),
         Kind::Flow => {
-            let tracked = track::is_needed();
             if tracked && let Some(action) = track::reply(ctx, scratch, Some(origin)) {
                 return action;
             }

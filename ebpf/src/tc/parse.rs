@@ -2,7 +2,7 @@
 
 use aya_ebpf::programs::TcContext;
 use skep_ebpf_common::{
-    TCP, UDP,
+    Address, TCP, UDP,
     conntrack::{FragmentKey, Tuple},
     mapped,
     packet::{ETHERNET, ETHERTYPE_IP4, ETHERTYPE_IP6, ICMP, ICMP6},
@@ -89,6 +89,17 @@ struct Ip6 {
     ttl: u8,
     source: [u32; 4],
     destination: [u32; 4],
+}
+
+/// Where an IP packet is sent to, and nothing else of it.
+#[inline(always)]
+pub(super) fn destination(ctx: &TcContext) -> Option<Address> {
+    let at = ETHERNET as usize;
+    match u16::from_be(ctx.load::<u16>(12).ok()?) {
+        ETHERTYPE_IP4 => ctx.load::<u32>(at + 16).ok().map(mapped),
+        ETHERTYPE_IP6 => ctx.load::<Address>(at + 24).ok(),
+        _ => None,
+    }
 }
 
 /// Reads a packet. What `packet` held before is of no account.

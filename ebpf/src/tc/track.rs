@@ -104,12 +104,11 @@ fn need() {
     }
 }
 
-/// Sends a client's packet to its backend, which is chosen if the flow is new. Most packets go from pod to pod and cost one
-/// lookup here, of their destination.
+/// Sends a client's packet to its backend, which is chosen if the flow is new.
 #[inline(always)]
 pub(super) fn forward(ctx: &TcContext, scratch: &mut Scratch, origin: Origin, tracked: bool) -> i32 {
     if !(tracked && known(ctx, scratch, origin)) {
-        if scratch.packet.piece == Piece::Later || !may_begin(scratch, origin) {
+        if scratch.packet.piece == Piece::Later || !may_begin(&scratch.packet.tuple.destination, origin) {
             return NEXT;
         }
         if let Err(action) = begin(ctx, scratch, origin) {
@@ -240,11 +239,11 @@ fn choose(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> i32 {
     }
 }
 
-/// May the packet begin a flow? All that has frontends is among the addresses.
+/// May a packet for that address begin a flow? All that has frontends is among the addresses.
 #[inline(always)]
-fn may_begin(scratch: &Scratch, origin: Origin) -> bool {
+pub(super) fn may_begin(destination: &Address, origin: Origin) -> bool {
     // SAFETY: that there is a value is all that is asked.
-    unsafe { ADDRESSES.get(&scratch.packet.tuple.destination) }.is_some()
+    unsafe { ADDRESSES.get(destination) }.is_some()
         || (origin == Origin::Internal && NODE.get(0).is_some_and(|node| node.masquerade != 0))
 }
 
