@@ -120,3 +120,55 @@ impl Answers for MetricsServer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Metrics with labels show only once they have a value; these get theirs from the kernel or the cluster.
+    const WITH_LABELS: [&str; 6] = [
+        "kubeproxy_network_programming_duration_seconds",
+        "skep_network_peers",
+        "skep_policy_packets",
+        "skep_proxy_map_capacity",
+        "skep_proxy_map_entries",
+        "skep_proxy_packet_drops",
+    ];
+
+    /// The metrics that a query of Prometheus names, without what a counter or histogram adds to its name.
+    fn named(query: &str) -> impl Iterator<Item = &str> {
+        let words = query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let ours = words.filter(|word| word.starts_with("kubeproxy_") || word.starts_with("skep_"));
+        ours.map(|word| ["_total", "_bucket"].iter().find_map(|end| word.strip_suffix(end)).unwrap_or(word))
+    }
+
+    #[test]
+    fn the_dashboard_asks_for_metrics_that_exist() {
+        let metrics = Metrics::new(
+            skep_proxy::Metrics::default(),
+            skep_policy::Metrics::default(),
+            &skep_dns::Metrics::default(),
+            &NetworkMetrics::default(),
+            &crate::health::Metrics::default(),
+            PathBuf::new(),
+        );
+        let mut text = String::new();
+        encode(&mut text, &metrics.registry.lock().unwrap()).unwrap();
+        let shown = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+        let known: BTreeSet<&str> = shown.chain(WITH_LABELS).collect();
+        let dashboard: serde_json::Value =
+            serde_json::from_str(include_str!("../../docs/grafana/data-plane.json")).unwrap();
+        let panels = dashboard["panels"].as_array().unwrap();
+        let queries = panels.iter().flat_map(|panel| panel["targets"].as_array().unwrap());
+        let queries: Vec<&str> = queries.map(|target| target["expr"].as_str().unwrap()).collect();
+        assert!(queries.len() > panels.len());
+        for query in queries {
+            assert!(named(query).count() > 0, "{query} names none");
+            for name in named(query) {
+                assert!(known.contains(name), "{name} of {query} is none of {known:?}");
+            }
+        }
+    }
+}
