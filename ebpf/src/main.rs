@@ -5,6 +5,7 @@
 #![no_std]
 #![no_main]
 
+mod flows;
 mod lookup;
 mod maps;
 mod peer;

@@ -13,7 +13,7 @@
 //! is nobody's, goes on to the stack untouched.
 
 mod icmp;
-mod maps;
+pub(crate) mod maps;
 mod parse;
 mod refuse;
 mod rewrite;

@@ -14,11 +14,11 @@ use super::parse::Packet;
 
 /// A packet as the client sends it -> where it goes.
 #[map]
-pub(super) static FLOWS: LruHashMap<Tuple, Flow> = LruHashMap::with_max_entries(65_536, 0);
+pub(crate) static FLOWS: LruHashMap<Tuple, Flow> = LruHashMap::with_max_entries(65_536, 0);
 
 /// A packet as the backend sends it -> whom it goes to.
 #[map]
-pub(super) static REPLIES: LruHashMap<Tuple, Reply> = LruHashMap::with_max_entries(65_536, 0);
+pub(crate) static REPLIES: LruHashMap<Tuple, Reply> = LruHashMap::with_max_entries(65_536, 0);
 
 /// One once a flow has been noted: until then no packet need be looked for in the two above.
 #[map]

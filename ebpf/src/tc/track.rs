@@ -1,16 +1,11 @@
 //! Connection tracking: which flow a packet belongs to, and the choice for a new one.
 
-use aya_ebpf::{
-    bindings::BPF_NOEXIST,
-    helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_boot_ns},
-    maps::lpm_trie,
-    programs::TcContext,
-};
+use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_get_prandom_u32, maps::lpm_trie, programs::TcContext};
 use skep_ebpf_common::{
-    Address, BackendValue, FrontendKey, TCP, UDP,
+    Address, BackendValue, FrontendKey, TCP,
     conntrack::{self, Flow, Node, Reply, Tuple},
     kind,
-    packet::{Drop, tcp_flags},
+    packet::Drop,
 };
 
 use super::{
@@ -22,6 +17,7 @@ use super::{
     send,
 };
 use crate::{
+    flows,
     lookup::{self, Chosen, Client, Origin, Reason, Verdict},
     maps::ADDRESSES,
 };
@@ -29,22 +25,14 @@ use crate::{
 /// How many source ports are tried before a flow is given up.
 const ATTEMPTS: u32 = 8;
 
-/// The entry of the other direction is looked after once in so many nanoseconds.
-const CARE: u64 = 1_000_000_000;
-
 /// Translates the answer of a backend. `None`: it is none. An answer with an `origin` may leave by another device; else it is
 /// on its way out already.
 #[inline(always)]
 pub(super) fn reply(ctx: &TcContext, scratch: &mut Scratch, origin: Option<Origin>) -> Option<i32> {
     let Scratch { packet, reply, flow_key, route, .. } = scratch;
     let protocol = packet.tuple.protocol;
-    let entry = REPLIES.get_ptr_mut(&packet.tuple)?;
-    // SAFETY: the copy is only believed when its seal fits.
-    *reply = unsafe { entry.read() };
-    let now = now();
-    if !reply.is_sealed_for(&packet.tuple) {
-        return None;
-    }
+    let entry = flows::reply(&packet.tuple, reply)?;
+    let now = flows::now();
     *flow_key = reply.flow_key(protocol);
     if !is_alive(reply, flow_key, now) {
         return None;
@@ -133,26 +121,17 @@ pub(super) fn forward(ctx: &TcContext, scratch: &mut Scratch, origin: Origin, tr
 fn known(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> bool {
     let Scratch { packet, flow, reply, other, reply_key, route, .. } = scratch;
     let key = &packet.tuple;
-    let Some(entry) = FLOWS.get_ptr_mut(key) else { return false };
-    // SAFETY: the copy is only believed when its seal fits.
-    *flow = unsafe { entry.read() };
-    if !flow.is_sealed_for(key) {
-        return false;
-    }
+    let Some(entry) = flows::flow(key, flow) else { return false };
     // A new flow would be refused for the same reason.
     if origin == Origin::Internal && !send::is_senders(ctx, route, packet, &key.source) {
         return false;
     }
     *reply_key = flow.reply_key(key.protocol);
-    let now = now();
-    let opens = key.protocol == TCP && packet.flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN;
+    let now = flows::now();
+    let opens = flows::opens(key.protocol, packet.flags);
     let silent = now.wrapping_sub(flow.used);
-    let mut goes_on = !(opens && conntrack::is_closing(flow.state));
-    // Established TCP connections drain; datagrams and new connections go where somebody is.
-    if goes_on && (opens || key.protocol == UDP) && flow.service != 0 {
-        goes_on = lookup::backend(flow.backend, flow.service).is_some();
-    }
-    if goes_on && silent > CARE {
+    let mut goes_on = !(opens && conntrack::is_closing(flow.state)) && flows::is_served(flow, key.protocol, opens);
+    if goes_on && silent > flows::CARE {
         goes_on = look_after(key, flow, reply_key, reply, other, now);
     }
     if !goes_on {
@@ -254,7 +233,7 @@ fn leaves(scratch: &Scratch) -> bool {
     let packet = &scratch.packet;
     let key = &packet.tuple;
     NODE.get(0).is_some_and(|node| node.masquerade != 0)
-        && (key.protocol != TCP || packet.flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN)
+        && (key.protocol != TCP || flows::opens(key.protocol, packet.flags))
         && INSIDE.get(lpm_trie::Key::new(128, key.destination)).is_none()
 }
 
@@ -285,7 +264,7 @@ fn begin(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> Result<(), i
     // A pod keeps its address: what is for it comes back through this node.
     let leaves = chosen.service == 0;
     let translate = leaves || chosen.address == key.source || (origin == Origin::External && !local);
-    flow.used = now();
+    flow.used = flows::now();
     flow.state = conntrack::learned(packet.flags, false);
     flow.backend = chosen.id;
     flow.service = chosen.service;
@@ -330,14 +309,7 @@ fn begin(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> Result<(), i
     }
     // Another CPU was faster with another packet of the flow.
     let _ = REPLIES.remove(&*reply_key);
-    if let Some(entry) = FLOWS.get_ptr(key) {
-        // SAFETY: the copy is only believed when its seal fits.
-        *flow = unsafe { entry.read() };
-        if flow.is_sealed_for(key) {
-            return Ok(());
-        }
-    }
-    Err(dropped(Drop::Conntrack))
+    if flows::flow(key, flow).is_some() { Ok(()) } else { Err(dropped(Drop::Conntrack)) }
 }
 
 /// Finds a source port whose answers nobody else waits for, and claims it. The client's own is the first choice unless the
@@ -390,12 +362,6 @@ fn claim(
         }
     }
     false
-}
-
-#[inline(always)]
-fn now() -> u64 {
-    // SAFETY: the helper takes no argument and always succeeds.
-    unsafe { bpf_ktime_get_boot_ns() }
 }
 
 /// The sender of a packet, as the choice of a backend sees it.
