@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use skep_ebpf_common::{
-    TCP, UDP,
+    Address, TCP, UDP,
     conntrack::{Flow, Reply, Tuple},
     packet::tcp_flags,
 };
@@ -14,6 +14,33 @@ use crate::{
 
 /// The entry of the other direction is looked after once in so many nanoseconds.
 pub(crate) const CARE: u64 = 1_000_000_000;
+
+/// Addresses and ports a packet shall have.
+pub(crate) struct Target<'a> {
+    pub(crate) source: &'a Address,
+    pub(crate) destination: &'a Address,
+    pub(crate) source_port: u16,
+    pub(crate) destination_port: u16,
+}
+
+impl<'a> Target<'a> {
+    /// Of what a client sends.
+    #[inline(always)]
+    pub(crate) fn of_flow(flow: &'a Flow) -> Self {
+        Self { source: &flow.from, destination: &flow.to, source_port: flow.from_port, destination_port: flow.to_port }
+    }
+
+    /// Of what a backend sends.
+    #[inline(always)]
+    pub(crate) fn of_reply(reply: &'a Reply) -> Self {
+        Self {
+            source: &reply.frontend,
+            destination: &reply.client,
+            source_port: reply.frontend_port,
+            destination_port: reply.client_port,
+        }
+    }
+}
 
 /// Copies the flow of a packet that a client sends; where its entry lies.
 #[inline(always)]

@@ -9,44 +9,37 @@ use skep_ebpf_common::{
 
 use super::{
     NEXT, dropped,
-    maps::{FLOWS, REPLIES, Route, Scratch},
+    maps::{Route, Scratch},
     parse::Packet,
-    rewrite::{self, Target},
+    rewrite,
     send::{self, Way},
 };
+use crate::flows::{self, Target};
 
 /// Translates the error and sends it on its way. A function of its own: it is rare, and has a stack of its own.
 #[inline(never)]
 pub(super) fn translate(ctx: &TcContext, scratch: &mut Scratch, from_pod: bool) -> i32 {
     let Scratch { packet, flow, flow_key: key, reply, route, outer, .. } = scratch;
     *key = packet.tuple.reversed();
-    if let Some(entry) = REPLIES.get_ptr(&*key) {
-        // SAFETY: the copy is only believed when its seal fits.
-        *reply = unsafe { entry.read() };
-        if reply.is_sealed_for(key) {
-            // About a packet to the backend: goes to the client.
-            let target = Target {
-                source: &reply.client,
-                destination: &reply.frontend,
-                source_port: reply.client_port,
-                destination_port: reply.frontend_port,
-            };
-            return pass_on(ctx, packet, route, outer, &target, from_pod);
-        }
+    if flows::reply(key, reply).is_some() {
+        // About a packet to the backend: goes to the client.
+        let target = Target {
+            source: &reply.client,
+            destination: &reply.frontend,
+            source_port: reply.client_port,
+            destination_port: reply.frontend_port,
+        };
+        return pass_on(ctx, packet, route, outer, &target, from_pod);
     }
-    if let Some(entry) = FLOWS.get_ptr(&*key) {
-        // SAFETY: as above.
-        *flow = unsafe { entry.read() };
-        if flow.is_sealed_for(key) {
-            // About an answer to the client: goes to the backend.
-            let target = Target {
-                source: &flow.to,
-                destination: &flow.from,
-                source_port: flow.to_port,
-                destination_port: flow.from_port,
-            };
-            return pass_on(ctx, packet, route, outer, &target, from_pod);
-        }
+    if flows::flow(key, flow).is_some() {
+        // About an answer to the client: goes to the backend.
+        let target = Target {
+            source: &flow.to,
+            destination: &flow.from,
+            source_port: flow.to_port,
+            destination_port: flow.from_port,
+        };
+        return pass_on(ctx, packet, route, outer, &target, from_pod);
     }
     NEXT
 }

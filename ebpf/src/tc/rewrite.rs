@@ -16,19 +16,12 @@ use super::{
     maps::FRAGMENTS,
     parse::{Packet, Piece},
 };
+use crate::flows::Target;
 
 /// `BPF_F_IPV6` (6.16): the checksum covers addresses that no header checksum balances. Older kernels refuse it.
 const IP6: u64 = 128;
 
 type Result<T = (), E = i64> = core::result::Result<T, E>;
-
-/// Addresses and ports a packet shall have.
-pub(super) struct Target<'a> {
-    pub(super) source: &'a Address,
-    pub(super) destination: &'a Address,
-    pub(super) source_port: u16,
-    pub(super) destination_port: u16,
-}
 
 /// Gives a TCP or UDP packet its new addresses and ports, and remembers the ports of a first fragment.
 #[inline(always)]

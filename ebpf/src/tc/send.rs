@@ -9,13 +9,8 @@ use aya_ebpf::{
 };
 use skep_ebpf_common::{Address, packet::Drop};
 
-use super::{
-    NEXT, dropped,
-    maps::Route,
-    parse::Packet,
-    rewrite::{self, Target},
-    skb,
-};
+use super::{NEXT, dropped, maps::Route, parse::Packet, rewrite, skb};
+use crate::flows::Target;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;

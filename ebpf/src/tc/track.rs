@@ -12,12 +12,10 @@ use super::{
     NEXT, dropped,
     maps::{Choice, FLOWS, INSIDE, NODE, REPLIES, Scratch, TRACKING},
     parse::Piece,
-    refuse,
-    rewrite::Target,
-    send,
+    refuse, send,
 };
 use crate::{
-    flows,
+    flows::{self, Target},
     lookup::{self, Chosen, Client, Origin, Reason, Verdict},
     maps::ADDRESSES,
 };
@@ -52,12 +50,7 @@ pub(super) fn reply(ctx: &TcContext, scratch: &mut Scratch, origin: Option<Origi
             unsafe { (*flow).state |= learned };
         }
     }
-    let target = Target {
-        source: &reply.frontend,
-        destination: &reply.client,
-        source_port: reply.frontend_port,
-        destination_port: reply.client_port,
-    };
+    let target = Target::of_reply(reply);
     if origin.is_some() {
         return Some(match send::flow(ctx, route, packet, &target) {
             Ok(action) => action,
@@ -104,13 +97,7 @@ pub(super) fn forward(ctx: &TcContext, scratch: &mut Scratch, origin: Origin, tr
         }
     }
     let Scratch { packet, flow, route, .. } = scratch;
-    let target = Target {
-        source: &flow.from,
-        destination: &flow.to,
-        source_port: flow.from_port,
-        destination_port: flow.to_port,
-    };
-    match send::flow(ctx, route, packet, &target) {
+    match send::flow(ctx, route, packet, &Target::of_flow(flow)) {
         Ok(action) => action,
         Err(reason) => refuse::tell(ctx, scratch, reason),
     }
