@@ -51,7 +51,7 @@ pub(crate) enum Reason {
     NoEndpoints,
     /// There are backends, but none that this traffic may use (policy `Local`). Upstream drops here.
     NoLocalEndpoints,
-    /// The source is in none of `loadBalancerSourceRanges`. Upstream drops here.
+    /// The source is in none of `loadBalancerSourceRanges` (or in one of them, where they deny). Upstream drops here.
     SourceDenied,
     /// The maps are damaged.
     Torn,
@@ -137,7 +137,7 @@ pub(crate) fn lookup<X: EbpfContext, C: Client>(ctx: &X, key: &FrontendKey, orig
         if origin == Origin::External
             && frontend.kind == kind::LOAD_BALANCER
             && service.flags & service_flags::SOURCE_RANGES != 0
-            && !in_ranges(frontend.service, client.address())
+            && in_ranges(frontend.service, client.address()) == (service.flags & service_flags::DENY_RANGES != 0)
         {
             return Verdict::Refuse(Reason::SourceDenied);
         }

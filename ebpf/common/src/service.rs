@@ -113,7 +113,7 @@ pub struct Segment {
 pub mod service_flags {
     /// A client keeps its backend for [`super::ServiceValue::affinity`] seconds after it last used it.
     pub const AFFINITY: u32 = 1;
-    /// At addresses of load balancers only the sources in `SOURCE_RANGES` are served.
+    /// At addresses of load balancers only the sources in `SOURCE_RANGES` are served, or with [`DENY_RANGES`] all others.
     pub const SOURCE_RANGES: u32 = 2;
     /// External traffic chooses by hash from [`super::ServiceValue::maglev`].
     pub const MAGLEV: u32 = 4;
@@ -123,6 +123,8 @@ pub mod service_flags {
     pub const INTERNAL_LOCAL: u32 = 16;
     /// Somewhere in the cluster there is a backend, even if not in the segment at hand.
     pub const HAS_ANY: u32 = 32;
+    /// The sources in `SOURCE_RANGES` are those that are not served.
+    pub const DENY_RANGES: u32 = 64;
 }
 
 /// Value of `SERVICES`, keyed by service id: which slots are live, for every frontend of the service port. Replacing this

@@ -71,6 +71,7 @@ pub struct Metrics {
     pub(crate) updates: Counter,
     pub(crate) deletes: Counter,
     pub(crate) sockets_cut: Counter,
+    pub(crate) annotations_ignored: Counter,
     entries: Family<MapLabel, Gauge<i64, AtomicI64>>,
     capacity: Family<MapLabel, Gauge<i64, AtomicI64>>,
     drops: Family<ReasonLabel, Counter>,
@@ -97,6 +98,7 @@ impl Default for Metrics {
             updates: Counter::default(),
             deletes: Counter::default(),
             sockets_cut: Counter::default(),
+            annotations_ignored: Counter::default(),
             entries: Family::default(),
             capacity: Family::default(),
             drops: Family::default(),
@@ -157,6 +159,11 @@ impl Metrics {
             "udp_sockets_destroyed",
             "Connected UDP sockets of backends that are gone",
             self.sockets_cut.clone(),
+        );
+        own.register(
+            "annotations_ignored",
+            "Annotations of Services that could not be read",
+            self.annotations_ignored.clone(),
         );
         own.register("map_entries", "Entries in a map", self.entries.clone());
         own.register("map_capacity", "Entries a map can hold", self.capacity.clone());

@@ -112,11 +112,11 @@ impl Programmer {
         }
         let same_choice = live.whole && {
             let (a, b) = (&live.service, service);
-            a.cluster == b.cluster
+            (&a.cluster, &a.places) == (&b.cluster, &b.places)
                 && a.local == b.local
                 && (a.internal_local, a.external_local) == (b.internal_local, b.external_local)
                 && (a.affinity, a.maglev) == (b.affinity, b.maglev)
-                && a.source_ranges == b.source_ranges
+                && (&a.source_ranges, a.deny_ranges) == (&b.source_ranges, b.deny_ranges)
         };
         if !same_choice {
             self.replace(port, service)?;

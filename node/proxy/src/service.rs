@@ -250,6 +250,8 @@ pub struct Service {
     pub frontends: BTreeMap<Frontend, Kind>,
     /// Backends for whoever may use any of the cluster.
     pub cluster: Vec<Backend>,
+    /// In how many places each of `cluster` stands, which is its share. Empty: one each; else not all alike, and none zero.
+    pub places: Vec<u32>,
     /// Backends for whoever may use this node's only; empty unless a policy asks for it.
     pub local: Vec<Backend>,
     /// `internalTrafficPolicy: Local`.
@@ -260,6 +262,8 @@ pub struct Service {
     pub affinity: Option<u32>,
     /// Sources (address and length of the prefix) load balancer addresses are open to; empty: all.
     pub source_ranges: Vec<(IpAddr, u8)>,
+    /// The sources in `source_ranges` are those that are kept out.
+    pub deny_ranges: bool,
     /// Size of the Maglev table external traffic chooses from; zero: at random.
     pub maglev: u32,
 }
@@ -269,6 +273,11 @@ impl Service {
     pub fn new(frontend: Frontend, backends: impl IntoIterator<Item = SocketAddr>) -> Self {
         let backends = backends.into_iter().map(|address| Backend { address, local: false });
         Self { frontends: [(frontend, Kind::ClusterIP)].into(), cluster: sorted(backends), ..Self::default() }
+    }
+
+    /// Each of `cluster` with its number of places.
+    pub(crate) fn weighted(&self) -> impl Iterator<Item = (&Backend, u32)> {
+        self.cluster.iter().enumerate().map(|(n, backend)| (backend, self.places.get(n).copied().unwrap_or(1)))
     }
 
     /// Every backend of either list, once.

@@ -1,7 +1,9 @@
 //! From Services and EndpointSlices, and pods with host ports, to the service ports that are to be programmed. No I/O.
 
+mod annotations;
 mod endpoints;
 mod host_ports;
+mod zones;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -16,6 +18,7 @@ use k8s_openapi::{
 
 use crate::health::ServiceHealth;
 use crate::service::{Family, Frontend, Kind, Protocol, Service, ServicePort, ServicePortName};
+use annotations::Wishes;
 use endpoints::{Place, Slice};
 
 pub(crate) use host_ports::HostPorts;
@@ -59,6 +62,7 @@ struct Virtual {
     source_ranges: Vec<(IpAddr, u8)>,
     /// Where balancers ask this node about it.
     health_port: Option<u16>,
+    wishes: Wishes,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -105,6 +109,11 @@ impl Tracker {
             }
             None => self.services.remove(&key).map(|_| key),
         }
+    }
+
+    /// What a Service asks for in annotations that cannot be read.
+    pub(crate) fn problems(&self, key: &ServiceKey) -> &[String] {
+        self.services.get(key).map_or(&[], |service| &service.wishes.problems)
     }
 
     /// Forgets a Service. Returns whether it was known.
@@ -210,11 +219,13 @@ impl Tracker {
             .collect();
         let reached_from_outside = frontends.len() > 1;
         let external_local = service.external_local && reached_from_outside;
-        let choice = endpoints::categorize(slices, &port.name, protocol, family, &self.here);
+        let weights = &service.wishes.zone_weights;
+        let choice = endpoints::categorize(slices, &port.name, protocol, family, &self.here, weights);
         let uses_local = service.internal_local || external_local;
         Service {
             frontends,
             cluster: choice.cluster,
+            places: choice.places,
             local: if uses_local { choice.local } else { Vec::new() },
             internal_local: service.internal_local,
             external_local,
@@ -223,6 +234,7 @@ impl Tracker {
                 let ranges = service.source_ranges.iter().copied();
                 ranges.filter(|(address, _)| Family::of(*address) == family).collect()
             },
+            deny_ranges: service.wishes.deny_ranges,
             maglev: if reached_from_outside { self.maglev } else { 0 },
         }
     }
@@ -299,6 +311,7 @@ fn read_service(service: &core::Service) -> Option<Virtual> {
             .health_check_node_port
             .and_then(valid)
             .filter(|_| spec.external_traffic_policy.as_deref() == Some("Local")),
+        wishes: Wishes::read(service.metadata.annotations.as_ref()),
     })
 }
 

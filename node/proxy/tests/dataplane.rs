@@ -17,3 +17,5 @@ mod tcp;
 mod trace;
 #[path = "dataplane/udp.rs"]
 mod udp;
+#[path = "dataplane/weights.rs"]
+mod weights;

@@ -20,7 +20,7 @@ impl Plan {
     /// How many slots a service port needs.
     pub(super) fn slots(service: &Service) -> usize {
         let table = if choice(service).is_empty() { 0 } else { service.maglev as usize };
-        service.cluster.len() + local(service).len() + table
+        service.weighted().map(|(_, places)| places as usize).sum::<usize>() + local(service).len() + table
     }
 
     /// The backends of both lists, then the Maglev table. `placed` has every backend of `service`.
@@ -32,15 +32,21 @@ impl Plan {
             slots.extend(backends.filter_map(|backend| ids.get(backend)));
             Segment { start, count: slots.len() as u32 - start }
         };
-        let cluster = segment(&mut service.cluster.iter());
+        let repeated = |(backend, places)| std::iter::repeat_n(backend, places as usize);
+        let cluster = segment(&mut service.weighted().flat_map(repeated));
         let local = segment(&mut local(service).iter());
         let choice = choice(service);
-        let table = if service.maglev == 0 { Vec::new() } else { crate::maglev::table(choice, service.maglev) };
+        let table = if service.maglev == 0 {
+            Vec::new()
+        } else {
+            crate::maglev::table(choice, places(service), service.maglev)
+        };
         let maglev = segment(&mut table.iter().filter_map(|place| choice.get(*place as usize)));
         let mut flags = 0;
         for (set, flag) in [
             (service.affinity.is_some(), service_flags::AFFINITY),
             (!service.source_ranges.is_empty(), service_flags::SOURCE_RANGES),
+            (service.deny_ranges, service_flags::DENY_RANGES),
             (service.maglev != 0, service_flags::MAGLEV),
             (service.external_local, service_flags::EXTERNAL_LOCAL),
             (service.internal_local, service_flags::INTERNAL_LOCAL),
@@ -65,6 +71,11 @@ impl Plan {
 /// The backends of this node, if a policy asks for them.
 fn local(service: &Service) -> &[Backend] {
     if service.internal_local || service.external_local { &service.local } else { &[] }
+}
+
+/// In how many places each of those stands; empty: in one.
+fn places(service: &Service) -> &[u32] {
+    if service.external_local { &[] } else { &service.places }
 }
 
 /// What external traffic chooses from.

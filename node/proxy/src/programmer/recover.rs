@@ -156,14 +156,17 @@ fn read(id: u32, value: &ServiceValue, slots: &HashMap<SlotKey, u32>, backends: 
     } else {
         Vec::new()
     };
+    let cluster = of(value.cluster);
     let service = Service {
         frontends: BTreeMap::new(),
-        cluster: of(value.cluster),
+        places: places(&cluster, value.cluster, &found, &placed),
+        cluster,
         local,
         internal_local,
         external_local,
         affinity: has(service_flags::AFFINITY).then_some(value.affinity),
         source_ranges: Vec::new(),
+        deny_ranges: has(service_flags::DENY_RANGES),
         maglev: value.maglev.count,
     };
     let backends: Vec<Placed> = placed.into_values().collect();
@@ -171,6 +174,15 @@ fn read(id: u32, value: &ServiceValue, slots: &HashMap<SlotKey, u32>, backends: 
     let whole = plan.slots.len() == found.len() && plan.slots.iter().zip(&found).all(|(a, b)| Some(*a) == *b);
     // A Maglev table says nothing when there is no backend; then its size comes with the next change.
     Live { id, generation: value.generation, count, service, backends, whole }
+}
+
+/// In how many places of the segment each of `backends` stands; empty if each stands in one.
+fn places(backends: &[Backend], segment: Segment, found: &[Option<u32>], placed: &BTreeMap<u32, Placed>) -> Vec<u32> {
+    let mut counts: HashMap<Backend, u32> = HashMap::new();
+    let ids = found.iter().skip(segment.start as usize).take(segment.count as usize).flatten();
+    ids.filter_map(|id| placed.get(id)).for_each(|placed| *counts.entry(placed.backend).or_default() += 1);
+    let places: Vec<u32> = backends.iter().map(|backend| counts.get(backend).copied().unwrap_or(1)).collect();
+    if places.iter().all(|count| *count == 1) { Vec::new() } else { places }
 }
 
 fn service_port(info: &ServiceInfo) -> Option<ServicePort> {

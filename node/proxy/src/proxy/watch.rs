@@ -223,7 +223,9 @@ impl Keeper {
                 if let (Some(listed), Some(key)) = (&mut self.listed_services, key_of(&service.metadata)) {
                     listed.insert(key);
                 }
-                changed.extend(self.tracker.apply_service(&service));
+                let applied = self.tracker.apply_service(&service);
+                applied.iter().for_each(|key| self.tell_problems(key));
+                changed.extend(applied);
             }
             watcher::Event::Delete(service) => {
                 self.count_service_change();
@@ -356,6 +358,14 @@ impl Keeper {
             took = ?started.elapsed(),
             "services are in step with the API"
         );
+    }
+
+    /// Says what a Service asks for in annotations that cannot be read; it is served as if they were absent.
+    fn tell_problems(&self, key: &ServiceKey) {
+        for problem in self.tracker.problems(key) {
+            self.metrics.annotations_ignored.inc();
+            tracing::warn!(service = %format_args!("{}/{}", key.namespace, key.name), problem, "an annotation is ignored");
+        }
     }
 
     fn count_service_change(&self) {

@@ -8,6 +8,7 @@ use std::{
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
+use super::zones::ZoneWeights;
 use crate::service::{Backend, Family, Protocol};
 
 /// Where this node is.
@@ -32,6 +33,7 @@ struct Endpoint {
     address: IpAddr,
     usable: Usable,
     node: Option<String>,
+    zone: Option<String>,
     for_zones: HashSet<String>,
     for_nodes: HashSet<String>,
 }
@@ -84,6 +86,7 @@ impl Slice {
                     address,
                     usable,
                     node: endpoint.node_name.clone(),
+                    zone: endpoint.zone.clone().filter(|zone| !zone.is_empty()),
                     for_zones: zones.into_iter().flatten().map(|zone| zone.name.clone()).collect(),
                     for_nodes: nodes.into_iter().flatten().map(|node| node.name.clone()).collect(),
                 })
@@ -104,19 +107,23 @@ impl Slice {
 pub(super) struct Choice {
     /// For policy `Cluster`.
     pub(super) cluster: Vec<Backend>,
+    /// How many places each of them gets; empty: one.
+    pub(super) places: Vec<u32>,
     /// For policy `Local`.
     pub(super) local: Vec<Backend>,
 }
 
 /// Backends of a port, as upstream's proxy sorts them. Ready ones count, of the whole cluster those the topology hints
 /// leave; if there is none, those that still serve while they terminate, whatever their hints. The same on this node alone,
-/// without hints. An endpoint in several slices counts once, with its best state.
+/// without hints. An endpoint in several slices counts once, with its best state. `weights` divide what is for policy
+/// `Cluster` among the zones, except where hints are followed: those have chosen the zone.
 pub(super) fn categorize<'a>(
     slices: impl Iterator<Item = &'a Slice>,
     port: &str,
     protocol: Protocol,
     family: Family,
     here: &Place,
+    weights: &ZoneWeights,
 ) -> Choice {
     let mut best: BTreeMap<SocketAddr, &Endpoint> = BTreeMap::new();
     for slice in slices.filter(|slice| slice.family == family) {
@@ -139,10 +146,19 @@ pub(super) fn categorize<'a>(
     let ready_or_leaving = |ready: Vec<Backend>, wanted: &dyn Fn(&Endpoint) -> bool| {
         if ready.is_empty() { of(Usable::Fallback, wanted) } else { ready }
     };
-    Choice {
-        cluster: ready_or_leaving(of(Usable::Ready, &|endpoint| hints.allow(endpoint, here)), &|_| true),
-        local: ready_or_leaving(of(Usable::Ready, &is_local), &is_local),
+    let mut cluster = ready_or_leaving(of(Usable::Ready, &|endpoint| hints.allow(endpoint, here)), &|_| true);
+    let mut places = Vec::new();
+    if hints == Hints::None {
+        let zone = |backend: &Backend| best.get(&backend.address).and_then(|endpoint| endpoint.zone.as_deref());
+        places = weights.places(&cluster.iter().map(zone).collect::<Vec<_>>());
+        let mut given = places.iter();
+        cluster.retain(|_| given.next() != Some(&0));
+        places.retain(|count| *count != 0);
+        if places.iter().all(|count| Some(count) == places.first()) {
+            places.clear();
+        }
     }
+    Choice { cluster, places, local: ready_or_leaving(of(Usable::Ready, &is_local), &is_local) }
 }
 
 /// How many ready endpoints (addresses) of these slices are on this node.

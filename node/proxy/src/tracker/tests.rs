@@ -361,3 +361,60 @@ fn balancers_hear_how_many_ready_endpoints_are_here() {
     tracker.apply_service(&local("Cluster"));
     assert_eq!(tracker.health(&key()), None);
 }
+
+/// Address and places of each backend of the Service, whose annotation is that.
+fn weighted(tracker: &mut Tracker, weights: &str) -> Vec<(u8, u32)> {
+    let mut service = web();
+    service.metadata.annotations = Some([("skep.dev/zone-weights".to_owned(), weights.to_owned())].into());
+    tracker.apply_service(&service);
+    let (_, service) = tracker.desired(&key()).swap_remove(0);
+    service.weighted().map(|(backend, places)| (last(backend.address.ip()), places)).collect()
+}
+
+#[test]
+fn zones_get_the_shares_that_an_annotation_gives_them() {
+    let mut tracker = Tracker::default();
+    let endpoints = json!([{ "addresses": ["10.0.0.1"], "zone": "a" }, { "addresses": ["10.0.0.2"], "zone": "b" },
+        { "addresses": ["10.0.0.3"], "zone": "b" }, { "addresses": ["10.0.0.4"], "zone": "" }]);
+    tracker.apply_slice(&slice("a", "web", endpoints, http(80)));
+    assert_eq!(weighted(&mut tracker, ""), [(1, 1), (2, 1), (3, 1), (4, 1)]);
+    assert_eq!(weighted(&mut tracker, "a=3,b=2"), [(1, 3), (2, 1), (3, 1), (4, 1)]);
+    assert_eq!(weighted(&mut tracker, "b=0"), [(1, 1), (4, 1)], "b is drained");
+    assert_eq!(weighted(&mut tracker, "a=3,b"), [(1, 1), (2, 1), (3, 1), (4, 1)]);
+    assert_eq!(tracker.problems(&key()), ["skep.dev/zone-weights: \"b\" is not ZONE=WEIGHT"]);
+    assert!(!weighted(&mut tracker, "a=3").is_empty() && tracker.problems(&key()).is_empty());
+}
+
+#[test]
+fn hints_and_policies_come_before_the_weights_of_zones() {
+    let mut tracker = Tracker::new(Some("here".into()), 0);
+    tracker.set_zone(Some("a".into()));
+    let hinted = |ip: &str, zone: &str, to: &str| json!({ "addresses": [ip], "zone": zone, "nodeName": "here", "hints": { "forZones": [{ "name": to }] } });
+    let endpoints = json!([hinted("10.0.0.1", "a", "a"), hinted("10.0.0.2", "b", "a"), hinted("10.0.0.3", "b", "b")]);
+    tracker.apply_slice(&slice("a", "web", endpoints, http(80)));
+    assert_eq!(weighted(&mut tracker, "a=5,b=0"), [(1, 1), (2, 1)], "as the hints have it");
+    tracker.set_zone(Some("c".into()));
+    assert_eq!(weighted(&mut tracker, "a=5,b=0"), [(1, 1)], "no hint is for here");
+    let (_, service) = tracker.desired(&key()).swap_remove(0);
+    assert!(service.local.is_empty(), "no policy asks for them");
+    let mut local = web();
+    local.metadata.annotations = Some([("skep.dev/zone-weights".to_owned(), "a=5,b=0".to_owned())].into());
+    local.spec.as_mut().unwrap().internal_traffic_policy = Some("Local".into());
+    tracker.apply_service(&local);
+    let (_, service) = tracker.desired(&key()).swap_remove(0);
+    assert_eq!(service.local.len(), 3, "on this node all are alike");
+}
+
+#[test]
+fn source_ranges_keep_out_if_an_annotation_says_so() {
+    let mut tracker = Tracker::default();
+    let mut balanced = service(json!({ "type": "LoadBalancer", "clusterIPs": ["10.96.0.1"],
+        "loadBalancerSourceRanges": ["203.0.113.0/24"], "ports": [{ "name": "http", "port": 80 }] }));
+    for (word, denies, problems) in [("allow", false, 0), ("deny", true, 0), ("never", false, 1)] {
+        balanced.metadata.annotations = Some([("skep.dev/src-ranges-policy".to_owned(), word.to_owned())].into());
+        tracker.apply_service(&balanced);
+        let (_, service) = tracker.desired(&key()).swap_remove(0);
+        assert_eq!((service.source_ranges.len(), service.deny_ranges), (1, denies), "{word}");
+        assert_eq!(tracker.problems(&key()).len(), problems, "{word}");
+    }
+}

@@ -292,6 +292,17 @@ fn local_policy_drops_without_local_backends_and_source_ranges_keep_others_out()
         let client: std::net::SocketAddr = net.client.parse().unwrap();
         rig.restrict(service, &client.ip().to_string());
         assert_eq!(rig.run("from_device", &frame).0, REDIRECT);
+
+        // Where ranges deny, it is the other way round.
+        rig.forget();
+        rig.set_backends(service, service_flags::SOURCE_RANGES | service_flags::DENY_RANGES, &[(net.here, true)]);
+        let before = rig.drops(Drop::SourceDenied);
+        assert_eq!(rig.run("from_device", &frame).0, SHOT);
+        assert_eq!(rig.drops(Drop::SourceDenied), before + 1);
+        let other = client.to_string().replace("::9", "::8").replace(".9:", ".8:");
+        assert_eq!(rig.run("from_device", &Craft::new(protocol, &other, balancer).frame()).0, REDIRECT);
+        let pod = net.here.replace(".5:", ".6:").replace("::5", "::6");
+        assert_eq!(rig.run("from_pod", &Craft::new(protocol, &pod, balancer).frame()).0, REDIRECT);
     });
 }
 

@@ -122,7 +122,7 @@ fn place() -> (Range<u32>, Range<u32>) {
 }
 
 fn spec() -> impl Strategy<Value = Spec> {
-    let at = (1..=5_u32, 0..3_usize, select(&PORTS[..]), any::<bool>(), 0..64_u32);
+    let at = (1..=5_u32, 0..3_usize, select(&PORTS[..]), any::<bool>(), 0..128_u32);
     let backends = (vec(0..6_usize, 0..6), vec(0..5_usize, 1..9), [place(), place(), place(), place()]);
     let rest = (weighted(0.5, 0..3_usize), weighted(0.08, 0..4_u8), vec((0..6_usize, 0..5_usize, any::<bool>()), 0..4));
     (at, backends, rest).prop_map(|((kind, address, port, tcp, flags), (backends, slots, segments), rest)| Spec {

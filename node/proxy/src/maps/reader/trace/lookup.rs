@@ -177,8 +177,9 @@ impl Reader {
                 None => false,
             };
             let word = if inside { "in one of" } else { "in none of" };
-            steps.add("SOURCE_RANGES", format_args!("the source is {word} loadBalancerSourceRanges"));
-            if !inside {
+            let denies = if service.flags & service_flags::DENY_RANGES != 0 { ", which deny" } else { "" };
+            steps.add("SOURCE_RANGES", format_args!("the source is {word} loadBalancerSourceRanges{denies}"));
+            if inside == (service.flags & service_flags::DENY_RANGES != 0) {
                 return Ok(Some(Verdict::Refuse(Some(id), Reason::SourceDenied)));
             }
         }
