@@ -18,6 +18,7 @@ use crate::pod_control::text;
 use crate::service_membership as membership;
 
 pub(crate) mod endpoint;
+mod hints;
 pub(crate) mod packing;
 pub(crate) mod slices;
 pub(crate) mod trigger_time;
@@ -129,7 +130,7 @@ fn template(service: &Service, trigger_time: Option<String>) -> Template {
         )]),
         ..ObjectMeta::default()
     };
-    Template { metadata, owns_annotations: false }
+    Template { metadata, owns_annotations: false, owns_hints: true }
 }
 
 impl Reconciler for EndpointSliceController {

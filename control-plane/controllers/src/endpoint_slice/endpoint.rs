@@ -77,7 +77,7 @@ fn endpoint(
     let serving = pod::is_ready(pod);
     let terminating = meta::is_deleting(&pod.metadata);
     let node = pod::node_name(pod);
-    Some(Endpoint {
+    let mut endpoint = Endpoint {
         addresses,
         conditions: Some(EndpointConditions {
             ready: Some(publish || (serving && !terminating)),
@@ -95,7 +95,9 @@ fn endpoint(
         }),
         zone: zone(node),
         ..Endpoint::default()
-    })
+    };
+    endpoint.hints = super::hints::hints(service, &endpoint);
+    Some(endpoint)
 }
 
 /// The pod's ports behind the Service's; a named port the pod does not have is left out.

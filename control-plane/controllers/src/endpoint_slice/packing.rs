@@ -18,6 +18,8 @@ pub(crate) struct Template {
     pub(crate) metadata: ObjectMeta,
     /// Whether a slice has exactly these annotations; if not, all but the trigger time are left to others.
     pub(crate) owns_annotations: bool,
+    /// Whether endpoints have exactly these hints; if not, others may give them some.
+    pub(crate) owns_hints: bool,
 }
 
 /// One write.
@@ -123,7 +125,7 @@ fn pack(template: &Template, desired: &[Endpoint], slices: Vec<Arc<EndpointSlice
         for endpoint in &slice.endpoints {
             match wanted.remove(&identity(endpoint)) {
                 Some(now) => {
-                    changed |= !same_endpoint(endpoint, now);
+                    changed |= !same_endpoint(endpoint, now) || (template.owns_hints && endpoint.hints != now.hints);
                     endpoints.push(now.clone());
                 }
                 None => changed = true,
@@ -165,7 +167,7 @@ fn pack(template: &Template, desired: &[Endpoint], slices: Vec<Arc<EndpointSlice
     drafts
 }
 
-/// Equality apart from what the API server may fill in or other controllers add (hints).
+/// Equality apart from hints, and from what the API server may fill in.
 fn same_endpoint(known: &Endpoint, wanted: &Endpoint) -> bool {
     known.addresses == wanted.addresses
         && known.conditions == wanted.conditions

@@ -120,3 +120,24 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn hints_are_written_and_taken_away_only_by_their_owner() {
+    use k8s_openapi::api::discovery::v1::{EndpointHints, ForZone};
+    let hinted = |zone: Option<&str>| {
+        let mut group = group(0..1);
+        let for_zones = zone.map(|zone| vec![ForZone { name: zone.to_owned() }]);
+        group.endpoints[0].hints = for_zones.map(|zones| EndpointHints { for_zones: Some(zones), for_nodes: None });
+        group
+    };
+    for (owns_hints, writes) in [(true, 1), (false, 0)] {
+        let template = Template { owns_hints, ..Template::default() };
+        for (before, after) in [(None, Some("a")), (Some("a"), Some("b")), (Some("a"), None)] {
+            let mut known = (*slice("a", 0..1)).clone();
+            known.endpoints = hinted(before).endpoints;
+            let existing = [Arc::new(known)];
+            assert_eq!(plan(&template, &[hinted(after)], &existing, 100).len(), writes, "{before:?} {after:?}");
+            assert_eq!(plan(&template, &[hinted(before)], &existing, 100).len(), 0);
+        }
+    }
+}

@@ -104,7 +104,7 @@ pub(super) fn template(endpoints: &Endpoints) -> Template {
         owner_references: Some(vec![meta::controller_ref(&Endpoints::api_version(&()), &Endpoints::kind(&()), known)]),
         ..ObjectMeta::default()
     };
-    Template { metadata, owns_annotations: true }
+    Template { metadata, owns_annotations: true, owns_hints: false }
 }
 
 #[cfg(test)]
