@@ -218,7 +218,9 @@ fn categorized(rows: &[Row], zone: Option<&str>) -> (Vec<u8>, Vec<u8>) {
                 "leaving" => (false, true, true),
                 "gone" => (false, false, true),
                 "unready" => (false, false, false),
-                "published" => (true, false, true),
+                // What `publishNotReadyAddresses` makes of a pod that is not ready.
+                "published" => (true, false, false),
+                "published-leaving" => (true, false, true),
                 other => panic!("{other}"),
             };
             let names = |names: &[&str]| names.iter().map(|name| json!({ "name": name })).collect::<Vec<_>>();
@@ -246,7 +248,7 @@ fn endpoints_are_sorted_as_upstreams_proxy_does() {
     const B: &[&str] = &["b"];
     // Endpoints, the zone of this node, those for policy Cluster, those for policy Local.
     type Case<'a> = (&'a [Row], Option<&'a str>, &'a [u8], &'a [u8]);
-    let cases: [Case<'_>; 17] = [
+    let cases: [Case<'_>; 18] = [
         (&[], None, &[], &[]),
         (&[row("ready", true), row("ready", false)], None, &[1, 2], &[1]),
         (&[row("ready", false)], None, &[1], &[]),
@@ -255,7 +257,8 @@ fn endpoints_are_sorted_as_upstreams_proxy_does() {
         (&[row("leaving", true), row("leaving", false)], None, &[1, 2], &[1]),
         (&[row("leaving", false), row("unready", true)], None, &[1], &[]),
         (&[row("gone", true), row("unready", true)], None, &[], &[]),
-        (&[row("published", true), row("leaving", true)], None, &[1], &[1]),
+        (&[row("published", true), row("leaving", true), row("unready", true)], None, &[1], &[1]),
+        (&[row("published-leaving", true), row("leaving", true)], None, &[1], &[1]),
         // Hints for zones: only if all ready ones have them and one is for here.
         (&[zoned("ready", true, A), zoned("ready", false, B)], Some("a"), &[1], &[1]),
         (&[zoned("ready", true, A), zoned("ready", false, B)], Some("b"), &[2], &[1]),
