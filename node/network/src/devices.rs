@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-use crate::Result;
 use crate::netlink::{Link, Netlink, Via};
-use crate::pod_link::{is_host_device, is_host_device_name};
+use crate::pod_link::{is_host_device, is_host_device_name, other_end};
+use crate::{Result, sysctl};
 
 /// The name of the device through which packets get to nodes on other networks.
 pub const VXLAN_DEVICE: &str = "skep-vxlan";
@@ -41,6 +41,29 @@ pub struct PodDevice {
     pub index: u32,
     /// The pod's addresses: those with a route to it alone.
     pub addresses: Vec<IpAddr>,
+    /// The longest packet it takes, bytes.
+    pub mtu: u32,
+    /// Hardware address of the node's end.
+    pub mac: [u8; 6],
+    /// Hardware address of the pod's end.
+    pub pod_mac: [u8; 6],
+    /// Does a queue at the node's end limit (or reorder) what the pod receives?
+    pub is_limited: bool,
+}
+
+impl From<Link> for PodDevice {
+    fn from(link: Link) -> Self {
+        let mac = link.mac.as_slice().try_into().unwrap_or_default();
+        Self {
+            index: link.index,
+            addresses: Vec::new(),
+            mtu: link.mtu,
+            mac,
+            pod_mac: other_end(mac),
+            is_limited: link.queue.is_some_and(|queue| queue != "noqueue"),
+            name: link.name,
+        }
+    }
 }
 
 /// The node's ends of all pods' wires (the calling thread's network namespace), in the order of their numbers.
@@ -49,12 +72,8 @@ pub struct PodDevice {
 /// When the kernel does not tell.
 pub fn pod_devices() -> Result<Vec<PodDevice>> {
     let mut netlink = Netlink::open()?;
-    let mut devices: Vec<PodDevice> = netlink
-        .links()?
-        .into_iter()
-        .filter(is_host_device)
-        .map(|link| PodDevice { name: link.name, index: link.index, addresses: Vec::new() })
-        .collect();
+    let mut devices: Vec<PodDevice> =
+        netlink.links()?.into_iter().filter(is_host_device).map(PodDevice::from).collect();
     devices.sort_by_key(|device| device.index);
     for route in netlink.routes()? {
         let Via::Link(index) = route.via else { continue };
@@ -64,4 +83,13 @@ pub fn pod_devices() -> Result<Vec<PodDevice>> {
         }
     }
     Ok(devices)
+}
+
+/// Does the kernel drop what comes by one of these devices (the calling thread's network namespace) if its source is not
+/// reached by the same? (`rp_filter` 1, RFC 3704's strict mode; of a device's and `all`, the higher counts.)
+pub fn have_strict_reverse_path(devices: &[String]) -> bool {
+    let value =
+        |name: &str| sysctl::get(&format!("ipv4/conf/{name}/rp_filter")).ok().and_then(|text| text.parse().ok());
+    let all: u8 = value("all").unwrap_or(0);
+    devices.iter().any(|device| value(device).unwrap_or(0).max(all) == 1)
 }

@@ -24,7 +24,7 @@ mod pod_link;
 mod sysctl;
 
 pub use cni::{Environment, PLUGIN_NAME, cni_main, is_cni_call, respond};
-pub use devices::{PodDevice, VXLAN_DEVICE, node_devices, pod_devices};
+pub use devices::{PodDevice, VXLAN_DEVICE, have_strict_reverse_path, node_devices, pod_devices};
 pub use error::{Error, Result};
 pub use ipam::{Ipam, Lease};
 pub use netlink::Watch;

@@ -17,6 +17,9 @@ pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 const DEVICE_PREFIX: &str = "skep";
 /// Hexadecimal digits of the hash in a device's name: with the prefix, the 15 letters a name may have.
 const HASH_LEN: usize = 11;
+/// Second byte of an end's hardware address.
+const POD_END: u8 = 0x58;
+const HOST_END: u8 = 0x59;
 /// The loopback device is the first of every namespace.
 const LOOPBACK: u32 = 1;
 
@@ -42,12 +45,18 @@ pub fn is_host_device_name(name: &str) -> bool {
 
 /// Hardware address of the pod's end: made of its address, so that both ends can be rebuilt from a lease.
 pub(crate) fn pod_mac(address: Ipv4Addr) -> [u8; 6] {
-    mac(0x58, address)
+    mac(POD_END, address)
 }
 
 /// Hardware address of the node's end.
 pub(crate) fn host_mac(address: Ipv4Addr) -> [u8; 6] {
-    mac(0x59, address)
+    mac(HOST_END, address)
+}
+
+/// Hardware address of the pod's end, from that of the node's.
+pub(crate) fn other_end(mut host: [u8; 6]) -> [u8; 6] {
+    host[1] = POD_END;
+    host
 }
 
 fn mac(second: u8, address: Ipv4Addr) -> [u8; 6] {
@@ -214,6 +223,12 @@ mod tests {
     }
 
     #[test]
+    fn one_end_tells_the_hardware_address_of_the_other() {
+        let address = Ipv4Addr::new(10, 1, 2, 3);
+        assert_eq!(other_end(host_mac(address)), pod_mac(address));
+    }
+
+    #[test]
     fn only_veths_with_such_a_name_are_taken_for_ours() {
         let link = |name: &str, veth| Link {
             index: 7,
@@ -225,6 +240,7 @@ mod tests {
             ethernet: true,
             veth,
             vxlan: None,
+            queue: None,
         };
         assert!(is_host_device(&link(&host_device_name("c", "eth0"), true)));
         assert!(!is_host_device(&link(&host_device_name("c", "eth0"), false)));

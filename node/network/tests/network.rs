@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use harness::{Namespace, Node, PATIENCE, exchange};
-use skep_network::{CONFLIST_NAME, GATEWAY, Network, Reconciled, host_device_name, pod_devices};
+use skep_network::{CONFLIST_NAME, GATEWAY, Network, Reconciled, Watch, host_device_name, pod_devices};
 
 #[test]
 fn pods_and_their_node_reach_each_other_under_their_own_addresses() {
@@ -39,6 +39,22 @@ fn the_nodes_ends_of_wires_are_told_with_the_addresses_behind_them() {
     let wire = |container, address: Ipv4Addr| (host_device_name(container, "eth0"), vec![address.into()]);
     assert_eq!(told, [wire("pod-a", a.address), wire("pod-b", b.address)]);
     assert!(found()[0].index < found()[1].index);
+    let inside = |namespace: &Namespace| namespace.ip("-o link show dev eth0");
+    for (device, namespace) in found().iter().zip([&a.namespace, &b.namespace]) {
+        let text = |mac: [u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
+        assert!(inside(namespace).contains(&format!("link/ether {}", text(device.pod_mac))));
+        assert!(node.namespace.ip(&format!("-o link show dev {}", device.name)).contains(&text(device.mac)));
+        assert!(inside(namespace).contains(&format!(" mtu {} ", device.mtu)));
+        assert!(!device.is_limited);
+    }
+    let name = found()[1].name.clone();
+    node.namespace.run(|| {
+        let watch = Watch::open().unwrap();
+        let limit = format!("qdisc add dev {name} root tbf rate 1mbit burst 64kb latency 50ms");
+        assert!(Command::new("tc").args(limit.split(' ')).status().unwrap().success());
+        watch.wait().unwrap();
+    });
+    assert_eq!(found().iter().map(|device| device.is_limited).collect::<Vec<_>>(), [false, true]);
     node.delete("pod-a", Some(&a.namespace.path));
     assert_eq!(found().len(), 1);
 }

@@ -26,6 +26,8 @@ pub(crate) struct Link {
     pub(crate) ethernet: bool,
     pub(crate) veth: bool,
     pub(crate) vxlan: Option<Vxlan>,
+    /// Kind of the queue that packets wait in to leave by it; `noqueue` is none.
+    pub(crate) queue: Option<String>,
 }
 
 /// What tells one VXLAN device from another.
@@ -85,12 +87,14 @@ impl From<LinkMessage> for Link {
             ethernet: message.header.link_layer_type == LinkLayerType::Ether,
             veth: false,
             vxlan: None,
+            queue: None,
         };
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
                 LinkAttribute::Address(mac) => link.mac = mac,
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::Qdisc(queue) => link.queue = Some(queue),
                 LinkAttribute::LinkInfo(infos) => {
                     link.veth = infos.contains(&LinkInfo::Kind(InfoKind::Veth));
                     link.vxlan = Vxlan::read(&infos);

@@ -7,11 +7,11 @@ use netlink_sys::{Socket, SocketAddr};
 
 use crate::{Error, Result};
 
-/// Links, addresses and routes of both families (`RTMGRP_*` of `linux/rtnetlink.h`). Neighbours are left out: each pod
+/// Links, queues, addresses and routes of both families (`RTMGRP_*` of `linux/rtnetlink.h`). Neighbours are left out: each pod
 /// that speaks with another would be a change.
-const GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
+const GROUPS: u32 = 0x1 | 0x8 | 0x10 | 0x40 | 0x100 | 0x400;
 
-/// Tells that links, addresses or routes of a network namespace have changed, ours included.
+/// Tells that links, their queues, addresses or routes of a network namespace have changed, ours included.
 #[derive(Debug)]
 pub struct Watch {
     socket: Socket,
