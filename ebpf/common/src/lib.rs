@@ -21,6 +21,7 @@ pub mod conntrack;
 pub mod packet;
 pub mod policy;
 pub mod service;
+pub mod tcp;
 
 pub use service::{
     AddressValue, AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, NAME_LEN, PeerKey, PeerValue,

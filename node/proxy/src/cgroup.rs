@@ -31,6 +31,21 @@ pub(crate) fn id(root: &Path) -> Result<u64> {
     Ok(fs::metadata(root).map_err(Error::io(format!("look at cgroup {}", root.display())))?.ino())
 }
 
+/// The folder of the cgroup with that number, in the mounted cgroup2 file system.
+pub(crate) fn by_id(wanted: u64) -> Result<PathBuf> {
+    let mut folders = vec![root(None)?];
+    while let Some(folder) = folders.pop() {
+        // Cgroups come and go while one looks.
+        if id(&folder).is_ok_and(|id| id == wanted) {
+            return Ok(folder);
+        }
+        let inside = fs::read_dir(&folder).into_iter().flatten().flatten();
+        folders
+            .extend(inside.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()));
+    }
+    Err(Error::NoCgroup)
+}
+
 /// Mount point of a cgroup2 file system in the text of `/proc/self/mountinfo`; one that shows its root is preferred.
 fn mounted(mountinfo: &str) -> Option<PathBuf> {
     let mut best = None;

@@ -36,6 +36,9 @@ pub enum Error {
          /sys/fs/cgroup/unified` or name a cgroup with --cgroup-root"
     )]
     NoCgroup2,
+    /// The cgroup of the socket hooks is gone or is not in this process's view.
+    #[error("the programs of sockets are attached to no cgroup that is mounted here: is skep-node running?")]
+    NoCgroup,
     /// The configured cgroup is not a folder of a cgroup2 file system.
     #[error("{0} is not a cgroup of a cgroup2 file system")]
     NotCgroup2(PathBuf),

@@ -17,5 +17,7 @@ mod tcp;
 mod trace;
 #[path = "dataplane/udp.rs"]
 mod udp;
+#[path = "dataplane/watched.rs"]
+mod watched;
 #[path = "dataplane/weights.rs"]
 mod weights;

@@ -15,7 +15,7 @@ fn it_needs_a_terminal_and_ends_with_a_key_on_one() {
 
     // `script` gives it one, of no size at first.
     let command = format!(
-        "stty rows 24 columns 90 && {} top --bpf-root {}",
+        "stty rows 24 columns 120 && {} top --bpf-root {}",
         env!("CARGO_BIN_EXE_skepctl"),
         node.root().display()
     );
@@ -32,6 +32,9 @@ fn it_needs_a_terminal_and_ends_with_a_key_on_one() {
     let output = script.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     // Between words it moves the cursor, so that only words are found.
-    let shown = text.contains("REFUSED/S") && text.contains("kube-system/kube-dns:dns-tcp");
+    let shown = text.contains("REFUSED/S")
+        && text.contains("RETR/S")
+        && !text.contains("latency and retransmits")
+        && text.contains("kube-system/kube-dns:dns-tcp");
     assert!(output.status.success() && shown, "{text}");
 }

@@ -2,6 +2,7 @@
 
 pub mod conntrack;
 pub mod status;
+mod tcp;
 pub mod trace;
 
 use std::{
@@ -26,6 +27,9 @@ use crate::{
     maps::{FlowMaps, ServiceMaps},
     service::{Frontend, Kind, Protocol, from_map},
 };
+
+pub use skep_ebpf_common::tcp::TcpTotals;
+pub use tcp::TcpWatch;
 
 /// Backends by id, in slot order.
 type Choices = Vec<(u32, BackendValue)>;
