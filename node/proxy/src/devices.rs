@@ -11,6 +11,7 @@
 
 mod attach;
 mod inside;
+pub(crate) mod filters;
 pub(crate) mod pins;
 mod ports;
 
@@ -139,6 +140,8 @@ pub struct Devices {
     told: Option<Node>,
     inside: Inside,
     masquerade: bool,
+    /// The kernel's numbers of the pinned maps the programs are on.
+    maps: BTreeSet<u32>,
     /// Programs that were found or put on a device (its number) by this process.
     settled: BTreeSet<(&'static str, u32)>,
 }
@@ -159,7 +162,7 @@ impl Devices {
             });
         }
         let paths = bpffs::prepare(bpf_root)?;
-        let mut ebpf = object::load(&paths, Part::Packets, sizes)?;
+        let (mut ebpf, maps) = load_all(&paths, sizes, settings.acceleration)?;
         ports::reserve(&settings.ports)?;
         for hook in ON_NODE.iter().chain(ON_POD) {
             load(&mut ebpf, hook.program)?;
@@ -167,7 +170,8 @@ impl Devices {
         let inside = Inside::open(&paths.maps)?;
         // Goes on as it was until somebody says what is to be.
         let masquerade = node(&mut ebpf)?.get(&0, 0).map_err(Error::map(NODE))?.masquerade != 0;
-        Ok(Self { ebpf, paths, settings, told: None, inside, masquerade, settled: BTreeSet::new() })
+        let settled = BTreeSet::new();
+        Ok(Self { ebpf, maps, paths, sizes: *sizes, settings, told: None, inside, masquerade, settled })
     }
 
     /// Gives what pods send out of the cluster the node's address, and a port of [`Settings::ports`]; `inside` are the ranges
@@ -201,6 +205,7 @@ impl Devices {
                 if node.contains(device) || tunnel == Some(device) {
                     Some((device, ON_NODE))
                 } else {
+        let _turn = self.renew()?;
                     (self.settings.is_pod)(device).then_some((device, ON_POD))
                 }
             })
@@ -235,6 +240,19 @@ impl Devices {
             tunnel: tunnel.map_or(0, |(index, _)| index),
             first_port: *ports.start(),
             last_port: *ports.end(),
+    /// Has the programs on the maps that are in force, which may have been made larger, and keeps those from changing.
+    fn renew(&mut self) -> Result<fs::File> {
+        loop {
+            let turn = bpffs::take_maps(&self.paths)?;
+            if object::pinned_maps(&self.paths)? == self.maps {
+                return Ok(turn);
+            }
+            // Not while others wait: the verifier takes its time.
+            drop(turn);
+            (self.ebpf, self.maps) = load_all(&self.paths, &self.sizes, self.settings.acceleration)?;
+        }
+    }
+
             masquerade: self.masquerade.into(),
         };
         if self.told == Some(node) {
@@ -296,8 +314,8 @@ impl Devices {
     }
 }
 
-/// Undoes what [`Devices::open`] did besides pins (those go with [`crate::Proxy::cleanup`]): the reservation of the default
-/// ports, and filters on devices.
+/// Undoes what [`Devices::open`] did besides pins (those go with [`crate::Proxy::cleanup`]): the reservation of ports that
+/// [`source_ports`] gives or that are the default, and filters on devices.
 ///
 /// # Errors
 /// When the list of devices or of reserved ports cannot be read or written.
@@ -329,6 +347,53 @@ fn node(ebpf: &mut Ebpf) -> Result<Array<&mut MapData, Node>> {
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier> {
     ebpf.program_mut(name)
+/// A program that is a filter of a device.
+#[derive(Clone, Debug)]
+pub(crate) struct Placed {
+    device: String,
+    hook: Hook,
+    filter: filters::Filter,
+}
+
+impl Placed {
+    /// The program's name.
+    pub(crate) fn program(&self) -> &'static str {
+        self.hook.program
+    }
+
+    pub(crate) fn device(&self) -> &str {
+        &self.device
+    }
+
+    pub(crate) fn filter(&self) -> &filters::Filter {
+        &self.filter
+    }
+
+    /// Puts another program in its place, with a short gap.
+    pub(crate) fn replace(&self, program: &mut SchedClassifier) -> Result<()> {
+        attach::filter(program, self.hook, self.filter.priority, &self.device)
+    }
+}
+
+/// The programs that are filters of devices in this thread's network namespace.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub(crate) fn filters() -> Result<Vec<Placed>> {
+    let mut placed = Vec::new();
+    for device in names()? {
+        for side in [TcAttachType::Ingress, TcAttachType::Egress] {
+            let found = filters::on(&device, side).map_err(Error::io(format!("list the filters of {device}")))?;
+            placed.extend(found.into_iter().filter_map(|filter| {
+                let mut hooks = ON_NODE.iter().chain(ON_POD);
+                let hook = hooks.find(|hook| hook.side == side && hook.program == filter.program)?;
+                Some(Placed { device: device.clone(), hook: *hook, filter })
+            }));
+        }
+    }
+    Ok(placed)
+}
+
         .ok_or_else(|| Error::Object(format!("program {name}")))?
         .try_into()
         .map_err(|source| Error::Program { name, source })
@@ -348,6 +413,22 @@ fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<()> {
 
 fn is_at_least(major: u8, minor: u8) -> bool {
     KernelVersion::current().is_ok_and(|found| found >= KernelVersion::new(major, minor, 0))
+}
+
+/// Loads the object and its programs that see packets; also the numbers of the maps they are on.
+fn load_all(paths: &Paths, sizes: &MapSizes, acceleration: Acceleration) -> Result<(Ebpf, BTreeSet<u32>)> {
+    let turn = bpffs::take_maps(paths)?;
+    let mut ebpf = object::load(paths, Part::Packets, sizes)?;
+    let maps = object::pinned_maps(paths)?;
+    // The verifier takes its time; maps that are exchanged meanwhile have other numbers.
+    drop(turn);
+    for hook in ON_NODE.iter().chain(ON_POD) {
+        load(&mut ebpf, hook.program)?;
+    }
+    if acceleration != Acceleration::Disabled {
+        xdp::load(&mut ebpf)?;
+    }
+    Ok((ebpf, maps))
 }
 
 /// Names of the devices of this thread's network namespace. (`/sys/class/net` may show another one's.)

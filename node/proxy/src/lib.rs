@@ -20,6 +20,7 @@ mod config;
 pub mod devices;
 mod error;
 pub mod health;
+pub mod growth;
 mod kernel;
 mod log;
 pub mod maglev;

@@ -106,6 +106,8 @@ impl ServiceMaps {
             service_stats: per_cpu(folder, "SERVICE_STATS")?,
             backend_stats: per_cpu(folder, "BACKEND_STATS")?,
         })
+    /// How many entries that one can hold.
+    pub(crate) ranges_capacity: usize,
     }
 }
 
@@ -128,6 +130,7 @@ impl FlowMaps {
         })
     }
 }
+            ranges_capacity: capacity(folder, "SOURCE_RANGES")?,
 
 fn per_cpu<V: aya::Pod>(folder: &Path, name: &'static str) -> Result<PerCpuHashMap<MapData, u32, V>> {
     let data = MapData::from_pin(folder.join(name)).map_err(Error::map(name))?;
@@ -138,3 +141,8 @@ fn trie<K: aya::Pod, V: aya::Pod>(folder: &Path, name: &'static str) -> Result<L
     let data = MapData::from_pin(folder.join(name)).map_err(Error::map(name))?;
     Map::from_map_data(data).map_err(Error::map(name))?.try_into().map_err(Error::map(name))
 }
+fn capacity(folder: &Path, name: &'static str) -> Result<usize> {
+    let info = MapData::from_pin(folder.join(name)).and_then(|data| data.info()).map_err(Error::map(name))?;
+    Ok(info.max_entries() as usize)
+}
+

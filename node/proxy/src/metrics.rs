@@ -78,6 +78,8 @@ pub struct Metrics {
 }
 
 impl Default for Metrics {
+    pub(crate) growths: Counter,
+    ceilings: Family<MapLabel, Counter>,
     fn default() -> Self {
         Self {
             // kube-proxy's buckets, so that its dashboards fit.
@@ -106,6 +108,8 @@ impl Default for Metrics {
     }
 }
 
+            growths: Counter::default(),
+            ceilings: Family::default(),
 impl Metrics {
     /// Adds the metrics to a registry.
     pub fn register(&self, registry: &mut Registry) {
@@ -174,6 +178,8 @@ impl Metrics {
     pub(crate) fn synced(&self, family: service::Family, took: Duration) {
         let label = FamilyLabel::from(family);
         self.sync.get_or_create(&label).observe(took.as_secs_f64());
+        own.register("map_growths", "Times that service maps were made larger", self.growths.clone());
+        own.register("map_ceilings", "Times that a map as large as it gets had no room", self.ceilings.clone());
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.last_sync.get_or_create(&label).set(now.as_secs_f64());
     }
@@ -203,6 +209,11 @@ mod tests {
     #[test]
     fn upstreams_names_appear_as_upstream_writes_them() {
         let mut registry = Registry::default();
+    /// A map that cannot become larger had no room.
+    pub(crate) fn ceiling(&self, map: &'static str) {
+        self.ceilings.get_or_create(&MapLabel { map }).inc();
+    }
+
         let metrics = Metrics::default();
         metrics.register(&mut registry);
         metrics.synced(service::Family::IPv4, Duration::from_millis(1));

@@ -35,19 +35,18 @@ pub(crate) fn load(paths: &Paths, part: Part, sizes: &MapSizes) -> Result<Ebpf> 
     loader.btf(None);
     let has_set_retval = u8::from(kernel::has_set_retval());
     loader.override_global("HAS_SET_RETVAL", &has_set_retval, true);
-    for (name, capacity) in maps::pinned(part, sizes) {
-        let pin = paths.maps.join(name);
-        if let (Some(wanted), Ok(data)) = (capacity, MapData::from_pin(&pin)) {
-            let has = data.info().map_err(Error::map(name))?.max_entries();
-            if has != wanted {
-                tracing::warn!(
-                    map = name,
-                    has,
-                    wanted,
-                    "the pinned map keeps its capacity until the bpf root is removed"
-                );
-            }
-        }
+    let maps = maps::pinned(part, sizes);
+    load_onto(part, maps.into_iter().map(|(name, capacity)| (name, paths.maps.join(name), capacity)))
+}
+
+/// Loads the object onto maps: name, pin, and the capacity if it is created.
+pub(crate) fn load_onto(
+    part: Part,
+    maps: impl IntoIterator<Item = (&'static str, PathBuf, Option<u32>)>,
+) -> Result<Ebpf> {
+    let mut counts = false;
+    for (name, pin, capacity) in maps {
+        counts |= name == maps::LOADS;
         loader.map_pin_path(name, pin);
         if let Some(capacity) = capacity {
             loader.map_max_entries(name, capacity);
@@ -58,6 +57,12 @@ pub(crate) fn load(paths: &Paths, part: Part, sizes: &MapSizes) -> Result<Ebpf> 
         for name in maps::OF_PACKETS {
             loader.map_max_entries(name, 1);
         }
+    }
+    let least_connections = u8::from(counts);
+    loader.override_global("LEAST_CONNECTIONS", &least_connections, true);
+    if !counts {
+        // Nobody's, as below.
+        loader.map_max_entries(maps::LOADS, 1).map_max_entries(maps::CONNECTED, 1);
     }
     Ok(loader.load(OBJECT)?)
 }
@@ -137,16 +142,53 @@ fn attach_one(
     Ok(if runs { Attachment::Kept } else { Attachment::Attached })
 }
 
-/// Do both programs work on the same pinned maps? (Each has constants of its own besides.)
-fn same_maps(a: &ProgramInfo, b: &ProgramInfo, pinned: &BTreeSet<u32>) -> bool {
-    let maps = |program: &ProgramInfo| -> Option<BTreeSet<u32>> {
-        Some(program.map_ids().ok()??.into_iter().filter(|id| pinned.contains(id)).collect())
+/// Loads a program of a cgroup.
+fn load_one(program: &mut Program) -> Result<(), ProgramError> {
+    match program {
+        Program::CgroupSockAddr(program) => program.load(),
+        Program::CgroupSock(program) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+/// Attaches it. A link always allows others beside it; the kernel refuses to be told so.
+fn link_one(program: &mut Program, cgroup: &File) -> Result<Result<FdLink, LinkError>, ProgramError> {
+    let mode = CgroupAttachMode::Single;
+    match program {
+        Program::CgroupSockAddr(program) => {
+            program.attach(cgroup, mode).and_then(|id| program.take_link(id)).map(TryInto::try_into)
+        }
+        Program::CgroupSock(program) => {
+            program.attach(cgroup, mode).and_then(|id| program.take_link(id)).map(TryInto::try_into)
+        }
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+/// The pins of a program in a folder, whatever version.
+fn others(folder: &Path, name: &str) -> Result<Vec<PathBuf>> {
+    let prefix = format!("{name}-");
+    let ours = |path: &Path| path.file_name().and_then(|name| name.to_str()).is_some_and(|n| n.starts_with(&prefix));
+    Ok(bpffs::pins(folder)?.into_iter().filter(|path| ours(path)).collect())
+}
+
+/// Do both programs work on the same pinned maps, and others of the same size? (Each has constants of its own besides. A
+/// program that counts connections differs from one that does not only by them, and by the size of its maps.)
+pub(crate) fn same_maps(a: &ProgramInfo, b: &ProgramInfo, pinned: &BTreeSet<u32>) -> bool {
+    let maps = |program: &ProgramInfo| -> Option<BTreeMap<String, (u32, Option<u32>)>> {
+        let ids: BTreeSet<u32> = program.map_ids().ok()??.into_iter().collect();
+        let mut found = BTreeMap::new();
+        for map in loaded_maps().filter_map(|map| map.ok()).filter(|map| ids.contains(&map.id())) {
+            let pinned = pinned.contains(&map.id()).then_some(map.id());
+            found.insert(map.name_as_str()?.to_owned(), (map.max_entries(), pinned));
+        }
+        (found.len() == ids.len()).then_some(found)
     };
     matches!((maps(a), maps(b)), (Some(a), Some(b)) if a == b)
 }
 
 /// The kernel's numbers of the pinned maps.
-fn pinned_maps(paths: &Paths) -> Result<BTreeSet<u32>> {
+pub(crate) fn pinned_maps(paths: &Paths) -> Result<BTreeSet<u32>> {
     let pins = bpffs::pins(&paths.maps)?;
     Ok(pins.iter().filter_map(|pin| Some(MapData::from_pin(pin).ok()?.info().ok()?.id())).collect())
 }

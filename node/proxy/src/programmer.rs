@@ -14,6 +14,7 @@ mod ids;
 mod plan;
 mod recover;
 
+mod room;
 use std::{
     collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
@@ -23,6 +24,7 @@ use std::{
 use skep_ebpf_common::{FrontendKey, FrontendValue, ServiceValue};
 
 use self::{addresses::Addresses, entries::erase, ids::Ids, plan::Plan};
+pub(crate) use self::room::Refused;
 use crate::{
     Error, Result,
     maps::{ServiceMaps, Table},

@@ -5,6 +5,8 @@
 mod agent;
 #[path = "dataplane/ground.rs"]
 mod ground;
+#[path = "dataplane/growth.rs"]
+mod growth;
 #[path = "dataplane/kinds.rs"]
 mod kinds;
 #[path = "dataplane/maps.rs"]

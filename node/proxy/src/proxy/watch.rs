@@ -2,6 +2,7 @@
 
 mod claims;
 mod pods;
+mod room;
 mod serve;
 
 use std::{
@@ -24,7 +25,7 @@ use kube::{
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
-use self::claims::Claims;
+use self::{claims::Claims, room::Room};
 use super::Proxy;
 use crate::{
     Error, Health, Metrics, Programmer, Result, bpffs,
@@ -69,6 +70,7 @@ impl Proxy {
             health,
             log,
             bpf_root,
+            most,
             _lock: lock,
             ..
         } = self;
@@ -93,6 +95,7 @@ impl Proxy {
         let named = node_name.is_some();
         let root = bpf_root.clone();
         let mut keeper = Keeper::new(Tracker::new(node_name, maglev), programmer, metrics, health, bpf_root);
+        keeper.room = Room::new(&root, Some(most), maglev);
         keeper.cutter = Cutter::start(bpffs::Paths::new(&root).maps, keeper.metrics.clone())
             .inspect_err(|error| tracing::error!(%error, "UDP sockets will keep backends that are gone"))
             .ok();
@@ -130,6 +133,7 @@ impl Proxy {
                     keeper.check();
                     check_at = Instant::now() + CHECK;
                 }
+                growth = keeper.room.ready() => keeper.use_room(growth).await,
                 () = &mut kernel_log => {}
                 () = retry => {
                     let again: Vec<Owner> = keeper.failed.iter().cloned().collect();
@@ -186,10 +190,13 @@ struct Keeper {
     /// Set while something failed; other events do not put it off.
     retry_at: Option<Instant>,
     nearly_full: HashSet<&'static str>,
+    room: Room,
 }
 
 impl Keeper {
     fn new(tracker: Tracker, programmer: Programmer, metrics: Metrics, health: Health, bpf_root: PathBuf) -> Self {
+        // Nothing grows without somebody to wait for it.
+        let room = Room::new(&bpf_root, None, 0);
         Self {
             tracker,
             host_ports: HostPorts::default(),
@@ -211,6 +218,7 @@ impl Keeper {
             failed: BTreeSet::new(),
             retry_at: None,
             nearly_full: HashSet::new(),
+            room,
         }
     }
 
@@ -394,7 +402,7 @@ fn trigger_time(slice: &EndpointSlice) -> Option<Timestamp> {
 }
 
 /// An error with its causes.
-fn chain(error: &Error) -> String {
+pub(super) fn chain(error: &Error) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {

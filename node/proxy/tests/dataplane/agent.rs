@@ -132,9 +132,14 @@ impl Agent {
         Self { child, input, output }
     }
 
-    pub(crate) fn ask(&mut self, request: &Request) -> Answer {
+    /// Asks without waiting for the answer.
+    pub(crate) fn tell(&mut self, request: &Request) {
         writeln!(self.input, "{}", serde_json::to_string(request).unwrap()).unwrap();
         self.input.flush().unwrap();
+    }
+
+    pub(crate) fn ask(&mut self, request: &Request) -> Answer {
+        self.tell(request);
         let mut line = String::new();
         loop {
             line.clear();
