@@ -17,9 +17,9 @@
 //! that hold the same twice, and each program on either; [`resume`] goes on from there. Both serve meanwhile.
 //!
 //! # What it costs
-//! Nothing that is in the maps is lost. While `switch` goes from program to program (well under a millisecond each) a flow
-//! that one has just begun is not yet known to another, so the answer to its first packet may be lost, as on a bad line.
-//! Counters miss what is counted meanwhile.
+//! Nothing that is in the maps is lost. Programs of different devices must not know different flows, so while the maps of
+//! flows are copied and exchanged (tens of milliseconds) no flow begins: a first packet is dropped, as on a bad line, and
+//! comes again; a death meanwhile makes that [`HOLD`]. Counters miss what is counted meanwhile.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -37,7 +37,7 @@ use crate::{
     Error, MapSizes, Result,
     bpffs::{self, Paths},
     devices::{self, Placed},
-    maps::{self, FLOWS, LOADS, Part},
+    maps::{self, FLOWS, LOADS, Part, REPLIES, reader::trace::since_boot},
     object,
     sys::{
         self,
@@ -49,6 +49,12 @@ use crate::{
 pub type Larger = BTreeMap<&'static str, u32>;
 
 /// How often loading is tried when a signal interrupts the verifier.
+/// For how long at most no flow may begin, seconds.
+const HOLD: u64 = 3;
+
+/// Name of the map with the word that says so.
+const TRACKING: &str = "TRACKING";
+
 const LOAD_ATTEMPTS: u32 = 5;
 
 /// Larger maps on their way. Dropping it at any point leaves what a death would leave.
@@ -111,9 +117,16 @@ impl Growth {
     /// When the kernel refuses something. Everything is as it was then, or [`resume`] will go on with it.
     pub fn finish(mut self) -> Result<()> {
         let _turn = bpffs::take_maps(&self.paths)?;
-        self.fill()?;
-        self.switch()?;
-        self.settle()
+        let held = self.hold()?;
+        let done = self.fill().and_then(|()| self.switch());
+        drop(held);
+        done.and_then(|()| self.settle())
+    }
+
+    /// Lets no flow begin while the maps of flows are exchanged.
+    fn hold(&self) -> Result<Option<Held>> {
+        let of_flows = self.part == Part::Packets && [FLOWS, REPLIES].iter().any(|name| self.names.contains(name));
+        of_flows.then(|| Held::new(&self.paths)).transpose()
     }
 
     /// Copies what the maps hold. From now on there is no way back.
@@ -176,9 +189,10 @@ impl Growth {
     fn links(&self) -> Result<Vec<(PathBuf, String)>> {
         let programs: Vec<&str> = self.ebpf.programs().map(|(name, _)| name).collect();
         let of = |pin: &Path| {
-            let file = pin.file_name()?.to_str()?;
-            let is_named = |name: &&&str| file.strip_prefix(**name).is_some_and(|rest| rest.starts_with('-'));
-            programs.iter().filter(is_named).max_by_key(|name| name.len()).map(|name| (*name).to_owned())
+        // The name before the first hyphen begins with the program's; a mode may follow that.
+            let file = pin.file_name()?.to_str()?.split('-').next()?;
+            let is_of = |name: &&&str| file.starts_with(**name);
+            programs.iter().filter(is_of).max_by_key(|name| name.len()).map(|name| (*name).to_owned())
         };
         let pins = bpffs::pins(&self.paths.links)?;
         Ok(pins.into_iter().filter_map(|pin| of(&pin).map(|name| (pin, name))).collect())
@@ -221,6 +235,36 @@ impl Growth {
 }
 
 /// Goes on with what a former daemon left half done.
+/// While it lives no flow begins.
+struct Held {
+    word: Array<MapData, u32>,
+    before: u32,
+}
+
+impl Held {
+    fn new(paths: &Paths) -> Result<Self> {
+        let failed = Error::map(TRACKING);
+        let data = MapData::from_pin(paths.maps.join(TRACKING));
+        let open = || -> Result<(Array<MapData, u32>, u32), MapError> {
+            let word: Array<MapData, u32> = Map::from_map_data(data?)?.try_into()?;
+            // What a death left is over: it was but a moment.
+            let before = word.get(&0, 0)?.min(1);
+            Ok((word, before))
+        };
+        let (mut word, before) = open().map_err(failed)?;
+        let until = u32::try_from(since_boot()?.as_secs() + HOLD).unwrap_or(u32::MAX);
+        word.set(0, until, 0).map_err(Error::map(TRACKING))?;
+        Ok(Self { word, before })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // It ends by itself, too.
+        let _ = self.word.set(0, self.before, 0);
+    }
+}
+
 ///
 /// # Errors
 /// When the kernel refuses something.
@@ -233,6 +277,7 @@ pub(crate) fn resume(paths: &Paths) -> Result<()> {
     let mut growth = Growth::load(paths, part(paths), &paths.next, &Larger::new())?;
     let _turn = bpffs::take_maps(paths)?;
     // What programs on the old maps have noted since is newer.
+    let held = growth.hold()?;
     growth.copy(&paths.next, Copy::All)?;
     growth.switch()?;
     growth.settle()
