@@ -210,8 +210,10 @@ impl Devices {
                 }
             })
             .collect();
-        if thorough && self.settings.method == Method::Tcx {
-            self.settled.clear();
+        if thorough {
+            // A filter would be replaced with a gap.
+            let keeps = self.settings.method == Method::Clsact;
+            self.settled.retain(|(program, _)| keeps && !xdp::PINS.contains(program));
         }
         self.take_off(&present, &wanted)?;
         let mut done = Vec::new();
@@ -310,7 +312,9 @@ impl Devices {
     /// # Errors
     /// When a pin cannot be removed.
     pub fn detach(&mut self) -> Result<()> {
-        self.take_off(&names()?, &[])
+        let present = names()?;
+        self.take_off(&present, &[])?;
+        self.accelerate(&present, &[]).map(drop)
     }
 }
 
@@ -352,7 +356,7 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedCl
 pub(crate) struct Placed {
     device: String,
     hook: Hook,
-    filter: filters::Filter,
+    priority: u16,
 }
 
 impl Placed {
@@ -361,37 +365,23 @@ impl Placed {
         self.hook.program
     }
 
-    pub(crate) fn device(&self) -> &str {
-        &self.device
-    }
-
-    pub(crate) fn filter(&self) -> &filters::Filter {
-        &self.filter
-    }
-
     /// Puts another program in its place, with a short gap.
     pub(crate) fn replace(&self, program: &mut SchedClassifier) -> Result<()> {
-        attach::filter(program, self.hook, self.filter.priority, &self.device)
+        attach::filter(program, self.hook, self.priority, &self.device)
     }
 }
 
-/// The programs that are filters of devices in this thread's network namespace.
+/// Those of these programs that are filters of devices in this thread's network namespace.
 ///
 /// # Errors
 /// When the kernel cannot be asked.
 pub(crate) fn filters() -> Result<Vec<Placed>> {
-    let mut placed = Vec::new();
-    for device in names()? {
-        for side in [TcAttachType::Ingress, TcAttachType::Egress] {
-            let found = filters::on(&device, side).map_err(Error::io(format!("list the filters of {device}")))?;
-            placed.extend(found.into_iter().filter_map(|filter| {
-                let mut hooks = ON_NODE.iter().chain(ON_POD);
-                let hook = hooks.find(|hook| hook.side == side && hook.program == filter.program)?;
-                Some(Placed { device: device.clone(), hook: *hook, filter })
-            }));
-        }
-    }
-    Ok(placed)
+    let placed = filters::all()?.into_iter().filter_map(|(device, side, filter)| {
+        let mut hooks = ON_NODE.iter().chain(ON_POD);
+        let hook = hooks.find(|hook| hook.side == side && hook.program == filter.program)?;
+        Some(Placed { device, hook: *hook, priority: filter.priority })
+    });
+    Ok(placed.collect())
 }
 
         .ok_or_else(|| Error::Object(format!("program {name}")))?

@@ -286,7 +286,10 @@ pub(crate) fn resume(paths: &Paths) -> Result<()> {
 /// The pinned maps that are smaller than they shall be. One that is larger stays so.
 pub(crate) fn wanted(paths: &Paths, part: Part, sizes: &MapSizes) -> Larger {
     let mut larger = Larger::new();
-    for (name, wanted) in maps::pinned(part, sizes) {
+    // Those of flows are there where programs see packets, whichever programs are loaded first.
+    let of_flows = [FLOWS, REPLIES].map(|name| (name, Some(sizes.flows)));
+    let all: BTreeMap<_, _> = maps::pinned(part, sizes).into_iter().chain(of_flows).collect();
+    for (name, wanted) in all {
         let (Some(wanted), Ok(map)) = (wanted, RawMap::open(&paths.maps.join(name))) else { continue };
         let has = map.capacity();
         if has < wanted {

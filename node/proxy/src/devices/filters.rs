@@ -6,7 +6,8 @@ use std::{ffi::CStr, io};
 use aya::programs::TcAttachType;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
-use crate::sys;
+use super::names;
+use crate::{Error, Result, sys};
 
 const RTM_NEWTFILTER: u16 = 44;
 const RTM_GETTFILTER: u16 = 46;
@@ -63,6 +64,21 @@ pub(crate) fn on(device: &str, side: TcAttachType) -> io::Result<Vec<Filter>> {
             return end.map(|()| filters);
         }
     }
+}
+
+/// The programs that are filters of any device, and on which side, in this thread's network namespace.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub(crate) fn all() -> Result<Vec<(String, TcAttachType, Filter)>> {
+    let mut all = Vec::new();
+    for device in names()? {
+        for side in [TcAttachType::Ingress, TcAttachType::Egress] {
+            let found = on(&device, side).map_err(Error::io(format!("list the filters of {device}")))?;
+            all.extend(found.into_iter().map(|filter| (device.clone(), side, filter)));
+        }
+    }
+    Ok(all)
 }
 
 fn question(index: u32, parent: u32) -> Vec<u8> {
