@@ -3,6 +3,8 @@
 
 #[path = "dataplane/agent.rs"]
 mod agent;
+#[path = "dataplane/established.rs"]
+mod established;
 #[path = "dataplane/ground.rs"]
 mod ground;
 #[path = "dataplane/growth.rs"]

@@ -15,6 +15,10 @@ mod flows;
 mod pinned;
 #[path = "packets/rig.rs"]
 mod rig;
+#[path = "packets/limits.rs"]
+mod limits;
+#[path = "packets/malformed.rs"]
+mod malformed;
 #[path = "packets/trace.rs"]
 mod trace;
 #[path = "packets/traffic.rs"]

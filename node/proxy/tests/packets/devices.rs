@@ -8,6 +8,8 @@ use skep_proxy::{
     Attachment::{Attached, Kept},
     MapSizes, Proxy,
     devices::{Devices, Method, Settings},
+    growth::Growth,
+    maps::reader::status::DeviceRecord,
 };
 use tempfile::TempDir;
 
@@ -130,6 +132,21 @@ fn older_kernels_get_filters() {
     devices.detach().unwrap();
     for side in [aya::programs::TcAttachType::Ingress, aya::programs::TcAttachType::Egress] {
         let program = if side == aya::programs::TcAttachType::Ingress { "from_device" } else { "to_device" };
+    let seen = || {
+        let status = skep_proxy::maps::Reader::open(&ground.root()).unwrap().status().unwrap();
+        let of = |one: DeviceRecord| {
+            assert!(one.is_filter && one.attached && one.tag.is_some(), "{one:?}");
+            (one.program, one.device, one.id.unwrap())
+        };
+        status.devices.into_iter().map(of).collect::<Vec<_>>()
+    };
+    let before = seen();
+    let names: Vec<_> = before.iter().map(|(program, device, _)| (program.as_str(), device.as_str())).collect();
+    assert_eq!(names, [("from_device", "up.0"), ("to_device", "up.0"), ("from_pod", "pod0")]);
+    // Larger maps get programs of their own, in the places of these.
+    Growth::prepare(&ground.root(), &[("FLOWS", 4096), ("REPLIES", 4096)].into()).unwrap().finish().unwrap();
+    let after = seen();
+    assert!(before.iter().zip(&after).all(|(a, b)| (&a.0, &a.1) == (&b.0, &b.1) && a.2 != b.2), "{before:?} {after:?}");
         assert!(aya::programs::tc::qdisc_detach_program("up.0", side, program).is_err(), "a filter was left");
     }
 }

@@ -182,6 +182,11 @@ impl Rig {
             let key = SlotKey { service, generation, slot: slot as u32 };
             self.map("SLOTS").insert(key, SlotValue::sealed(&key, id), 0).unwrap();
             ids.push(id);
+    /// Sets the word by which programs know whether a flow may begin.
+    pub(crate) fn set_tracking(&mut self, word: u32) {
+        Array::try_from(self.ebpf.map_mut("TRACKING").unwrap()).unwrap().set(0, word, 0).unwrap();
+    }
+
         }
         let all = Segment { start: 0, count: backends.len() as u32 };
         let external = if flags & service_flags::EXTERNAL_LOCAL != 0 {
