@@ -18,9 +18,13 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod conntrack;
+pub mod dsr;
+pub mod load;
 pub mod packet;
+pub mod pod;
 pub mod policy;
 pub mod service;
+pub mod tcp;
 
 pub use service::{
     AddressValue, AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, NAME_LEN, PeerKey, PeerValue,

@@ -148,6 +148,7 @@ mod tests {
 
     fn flow(port: u16, state: &'static str) -> FlowRecord {
         FlowRecord {
+            answers: "here",
             protocol: Protocol::Tcp,
             client: SocketAddr::new([192, 0, 2, 9].into(), port),
             frontend: "192.0.2.1:30080".parse().unwrap(),

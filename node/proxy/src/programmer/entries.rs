@@ -30,6 +30,7 @@ impl Programmer {
             return Err(error);
         }
         self.writes.updates += keys.len() as u64;
+        self.writes.updates += locals::note(&mut self.maps.locals, service, &placed);
         Ok(placed)
     }
 

@@ -10,15 +10,16 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader, Pod, TestRun as _,
     maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, lpm_trie::Key},
-    programs::{ProgramError, SchedClassifier, TestRunOptions},
+    programs::{ProgramError, SchedClassifier, TestRunOptions, Xdp, xdp::XdpMode},
 };
 use nix::sched::{CloneFlags, unshare};
 use skep_ebpf_common::{
     AddressValue, BackendValue, FrontendKey, FrontendValue, Segment, ServiceValue, SlotKey, SlotValue, SourceRange,
     address, address_bits,
-    conntrack::{Flow, Node, Reply, Tuple},
+    conntrack::{Flow, Node, Reply, Tuple, inside},
+    dsr::LocalKey,
     kind,
-    packet::Drop,
+    packet::{self, Device, Drop},
     port, service_flags,
 };
 
@@ -51,8 +52,8 @@ pub(crate) const IP6: Net =
 
 pub(crate) struct Rig {
     ebpf: Ebpf,
-    device: u32,
-    pod: u32,
+    pub(crate) device: u32,
+    pub(crate) pod: u32,
     next: u32,
 }
 
@@ -90,10 +91,16 @@ impl Rig {
 
     /// Runs a program on a frame that came in by the device it is for; its verdict, and the frame as it leaves it.
     pub(crate) fn run(&mut self, name: &str, frame: &[u8]) -> (u32, Vec<u8>) {
+        self.run_merged(name, frame, 0)
+    }
+
+    /// The same with a frame that stands for segments of so many bytes each.
+    pub(crate) fn run_merged(&mut self, name: &str, frame: &[u8], segment: u32) -> (u32, Vec<u8>) {
         let device = if name == "from_pod" { self.pod } else { self.device };
-        // `struct __sk_buff`, of which only the ifindex is set.
+        // `struct __sk_buff`, of which only ifindex and gso_size are set.
         let mut context = [0_u8; 192];
         context[40..44].copy_from_slice(&device.to_ne_bytes());
+        context[176..180].copy_from_slice(&segment.to_ne_bytes());
         let mut out = vec![0; frame.len() + 256];
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
@@ -102,6 +109,41 @@ impl Rig {
         let result = program(&mut self.ebpf, name).test_run(options).unwrap();
         out.truncate(result.data_size_out as usize);
         (result.return_value, out)
+    }
+
+    /// Puts the fast lane on a device, which [`Self::run_on_wire`] needs: the kernel knows a place of reception then.
+    pub(crate) fn on_the_wire(&mut self, device: &str) {
+        let program: &mut Xdp = self.ebpf.program_mut("from_wire").unwrap().try_into().unwrap();
+        program.load().unwrap();
+        program.attach(device, XdpMode::Driver).unwrap();
+    }
+
+    /// Runs the fast lane on a frame that came in by the node's device; its verdict, and the frame as it leaves it.
+    pub(crate) fn run_on_wire(&mut self, frame: &[u8]) -> (u32, Vec<u8>) {
+        // `struct xdp_md`: no metadata, the length, the device, its first queue.
+        let mut context = [0_u8; 24];
+        context[4..8].copy_from_slice(&(frame.len() as u32).to_ne_bytes());
+        context[12..16].copy_from_slice(&self.device.to_ne_bytes());
+        let mut out = vec![0; frame.len() + 256];
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.data_out = Some(&mut out);
+        options.ctx_in = Some(&context);
+        let program: &mut Xdp = self.ebpf.program_mut("from_wire").unwrap().try_into().unwrap();
+        let result = program.test_run(options).unwrap();
+        out.truncate(result.data_size_out as usize);
+        (result.return_value, out)
+    }
+
+    /// Says what is known of a device that has the fast lane.
+    pub(crate) fn set_device(&mut self, name: &str, device: Device) {
+        self.map("DEVICES").insert(ifindex(name), device, 0).unwrap();
+    }
+
+    /// How many packets were forwarded that way.
+    pub(crate) fn forwarded(&mut self, path: packet::Path) -> u64 {
+        let map = PerCpuArray::<_, u64>::try_from(self.ebpf.map("PACKET_PATHS").unwrap()).unwrap();
+        map.get(&(path as u32), 0).unwrap().iter().sum()
     }
 
     pub(crate) fn map<K: Pod, V: Pod>(&mut self, name: &str) -> HashMap<&mut MapData, K, V> {
@@ -138,6 +180,11 @@ impl Rig {
 
     pub(crate) fn set_node(&mut self, node: Node) {
         Array::try_from(self.ebpf.map_mut("NODE").unwrap()).unwrap().set(0, node, 0).unwrap();
+    }
+
+    /// Sets the word by which programs know whether a flow may begin.
+    pub(crate) fn set_tracking(&mut self, word: u32) {
+        Array::try_from(self.ebpf.map_mut("TRACKING").unwrap()).unwrap().set(0, word, 0).unwrap();
     }
 
     /// How many packets were dropped for that reason.
@@ -179,14 +226,13 @@ impl Rig {
             let flags = if *local { BackendValue::LOCAL } else { 0 };
             let value = BackendValue::sealed(id, service, words(backend.ip()), port(backend.port()), flags);
             self.map("BACKENDS").insert(id, value, 0).unwrap();
+            if *local {
+                let key = LocalKey { address: value.address, service, port: value.port, pad: 0 };
+                self.map("LOCALS").insert(key, id, 0).unwrap();
+            }
             let key = SlotKey { service, generation, slot: slot as u32 };
             self.map("SLOTS").insert(key, SlotValue::sealed(&key, id), 0).unwrap();
             ids.push(id);
-    /// Sets the word by which programs know whether a flow may begin.
-    pub(crate) fn set_tracking(&mut self, word: u32) {
-        Array::try_from(self.ebpf.map_mut("TRACKING").unwrap()).unwrap().set(0, word, 0).unwrap();
-    }
-
         }
         let all = Segment { start: 0, count: backends.len() as u32 };
         let external = if flags & service_flags::EXTERNAL_LOCAL != 0 {
@@ -222,8 +268,17 @@ impl Rig {
     pub(crate) fn inside(&mut self, address: &str, length: u32) {
         let address: IpAddr = address.parse().unwrap();
         let length = if address.is_ipv4() { 96 + length } else { length };
+        self.inside_as(address, length, inside::RANGE);
+    }
+
+    /// Says that it is the address of a node.
+    pub(crate) fn is_node(&mut self, address: IpAddr) {
+        self.inside_as(address, 128, inside::NODE);
+    }
+
+    fn inside_as(&mut self, address: IpAddr, length: u32, what: u32) {
         let mut map: LpmTrie<_, [u32; 4], u32> = LpmTrie::try_from(self.ebpf.map_mut("INSIDE").unwrap()).unwrap();
-        map.insert(&Key::new(length, words(address)), 1, 0).unwrap();
+        map.insert(&Key::new(length, words(address)), what, 0).unwrap();
     }
 
     fn take(&mut self) -> u32 {

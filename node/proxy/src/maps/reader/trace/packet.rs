@@ -125,7 +125,7 @@ impl Reader {
         let now = u64::try_from(since_boot()?.as_nanos()).unwrap_or(u64::MAX);
         let fresh = |used: u64, state: u32| now.saturating_sub(used) <= conntrack::timeout(tuple.protocol, state);
         if let Some(reply) = maps.replies.get(tuple)?.filter(|reply| reply.is_sealed_for(tuple)) {
-            let flow = maps.flows.get(&reply.flow_key(tuple.protocol))?;
+            let flow = maps.flows.get(&reply.flow_key(tuple))?;
             if fresh(reply.used, reply.state) || flow.is_some_and(|flow| fresh(flow.used, reply.state)) {
                 steps.add(REPLIES, "it answers a connection that is known");
                 let from = SocketAddr::new(from_map(reply.frontend), u16::from_be(reply.frontend_port));
@@ -137,7 +137,7 @@ impl Reader {
             steps.add(FLOWS, "the flow is new");
             return Ok(None);
         };
-        let reply_key = flow.reply_key(tuple.protocol);
+        let reply_key = flow.reply_key(tuple);
         let reply = maps.replies.get(&reply_key)?.filter(|reply| reply.is_sealed_for(&reply_key));
         let backend = self.backend(flow.backend, flow.service)?;
         let alive = fresh(flow.used, flow.state) || reply.is_some_and(|reply| fresh(reply.used, flow.state));
