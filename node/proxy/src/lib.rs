@@ -18,6 +18,7 @@ mod bpffs;
 mod cgroup;
 mod config;
 pub mod devices;
+pub mod direct;
 mod error;
 pub mod health;
 pub mod growth;

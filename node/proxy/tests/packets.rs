@@ -7,6 +7,8 @@ mod conntrack;
 mod craft;
 #[path = "packets/devices.rs"]
 mod devices;
+#[path = "packets/direct.rs"]
+mod direct;
 #[path = "packets/errors.rs"]
 mod errors;
 #[path = "packets/flows.rs"]
@@ -19,6 +21,8 @@ mod rig;
 mod limits;
 #[path = "packets/malformed.rs"]
 mod malformed;
+#[path = "packets/short_way.rs"]
+mod short_way;
 #[path = "packets/trace.rs"]
 mod trace;
 #[path = "packets/traffic.rs"]
