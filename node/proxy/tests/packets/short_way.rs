@@ -315,8 +315,8 @@ fn a_device_that_takes_the_number_of_another_gets_nothing_for_it() {
 
     // The pod goes, another one gets its device's number, and nobody has noticed yet.
     let (index, old) = (b.device().index, b.addresses);
-    drop(b);
     ip("link delete podb");
+    drop(b);
     let c = Pod::with_index("podc", 3, Some(index));
     assert_eq!(c.device().index, index);
     for place in 0..2 {
