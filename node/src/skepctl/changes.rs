@@ -22,6 +22,7 @@ pub(crate) struct Look {
 
 impl Look {
     pub(crate) fn take(reader: &Reader) -> Result<Self> {
+        let reader = &reader.reopen()?;
         Ok(Self { flows: reader.flows()?, drops: reader.drops()?, services: reader.services()? })
     }
 }

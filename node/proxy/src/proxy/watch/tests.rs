@@ -1,5 +1,6 @@
 //! Events as the API's watches deliver them, against maps on the real kernel. Needs root.
 
+mod growing;
 mod leaving;
 mod sequences;
 
