@@ -30,6 +30,7 @@ use std::{
 
 use aya::{
     Ebpf,
+    maps::{Array, Map, MapData, MapError},
     programs::{Program, ProgramError},
 };
 
@@ -48,13 +49,13 @@ use crate::{
 /// Larger maps by name, with how many entries each shall hold.
 pub type Larger = BTreeMap<&'static str, u32>;
 
-/// How often loading is tried when a signal interrupts the verifier.
 /// For how long at most no flow may begin, seconds.
 const HOLD: u64 = 3;
 
 /// Name of the map with the word that says so.
 const TRACKING: &str = "TRACKING";
 
+/// How often loading is tried when a signal interrupts the verifier.
 const LOAD_ATTEMPTS: u32 = 5;
 
 /// Larger maps on their way. Dropping it at any point leaves what a death would leave.
@@ -100,12 +101,9 @@ impl Growth {
             .collect();
         let ebpf = object::load_onto(part, places)?;
         let mut this = Self { paths: paths.clone(), part, ebpf, names };
-        for name in this
-            .links()?
-            .into_iter()
-            .map(|(_, name)| name)
-            .chain(this.filters()?.iter().map(|f| f.program().to_owned()))
-        {
+        let linked = this.links()?.into_iter().map(|(_, name)| name);
+        let filters = this.filters()?;
+        for name in linked.chain(filters.iter().map(|filter| filter.program().to_owned())) {
             this.program(&name)?;
         }
         Ok(this)
@@ -120,6 +118,10 @@ impl Growth {
         let held = self.hold()?;
         let done = self.fill().and_then(|()| self.switch());
         drop(held);
+        if done.is_err() && !self.paths.next.exists() {
+            // They would only take memory.
+            bpffs::remove_folder(&self.paths.filling)?;
+        }
         done.and_then(|()| self.settle())
     }
 
@@ -188,8 +190,8 @@ impl Growth {
     /// Pinned links, each with the name of its program; those of programs this object has not got are not ours.
     fn links(&self) -> Result<Vec<(PathBuf, String)>> {
         let programs: Vec<&str> = self.ebpf.programs().map(|(name, _)| name).collect();
-        let of = |pin: &Path| {
         // The name before the first hyphen begins with the program's; a mode may follow that.
+        let of = |pin: &Path| {
             let file = pin.file_name()?.to_str()?.split('-').next()?;
             let is_of = |name: &&&str| file.starts_with(**name);
             programs.iter().filter(is_of).max_by_key(|name| name.len()).map(|name| (*name).to_owned())
@@ -234,7 +236,6 @@ impl Growth {
     }
 }
 
-/// Goes on with what a former daemon left half done.
 /// While it lives no flow begins.
 struct Held {
     word: Array<MapData, u32>,
@@ -265,6 +266,7 @@ impl Drop for Held {
     }
 }
 
+/// Goes on with what a former daemon left half done.
 ///
 /// # Errors
 /// When the kernel refuses something.
@@ -276,10 +278,11 @@ pub(crate) fn resume(paths: &Paths) -> Result<()> {
     tracing::info!("going on with maps that were being made larger");
     let mut growth = Growth::load(paths, part(paths), &paths.next, &Larger::new())?;
     let _turn = bpffs::take_maps(paths)?;
-    // What programs on the old maps have noted since is newer.
     let held = growth.hold()?;
+    // What programs on the old maps have noted since is newer.
     growth.copy(&paths.next, Copy::All)?;
     growth.switch()?;
+    drop(held);
     growth.settle()
 }
 

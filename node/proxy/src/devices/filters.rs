@@ -49,7 +49,7 @@ pub(crate) struct Filter {
 ///
 /// # Errors
 /// When the kernel cannot be asked.
-pub(crate) fn on(device: &str, side: TcAttachType) -> io::Result<Vec<Filter>> {
+fn on(device: &str, side: TcAttachType) -> io::Result<Vec<Filter>> {
     let Some(index) = sys::interface_index(device) else { return Ok(Vec::new()) };
     let parent = if side == TcAttachType::Egress { EGRESS } else { INGRESS };
     let mut socket = Socket::new(NETLINK_ROUTE)?;
