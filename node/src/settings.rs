@@ -12,8 +12,8 @@ use k8s_openapi::api::core::v1::Taint;
 use serde::Deserialize;
 use skep_kubelet::Thresholds;
 use skep_network::Routing;
-use skep_proxy::devices::NodePortMode;
 use skep_proxy::devices::Acceleration;
+use skep_proxy::devices::NodePortMode;
 use skep_proxy::{MapSizes, maglev};
 
 use crate::host;
@@ -592,7 +592,9 @@ mod tests {
         assert_eq!(read(Some("least-connections"), None), Ok(0));
         assert_eq!([read(Some("maglev"), None), read(Some("maglev"), Some(251))], [Ok(1021), Ok(251)]);
         assert!(read(Some("maglev"), Some(1000)).is_err_and(|error| error.contains("none of [251")));
-        assert!(read(Some("Maglev"), None).is_err_and(|error| error.contains("none of random, least-connections, maglev")));
+        assert!(
+            read(Some("Maglev"), None).is_err_and(|error| error.contains("none of random, least-connections, maglev"))
+        );
     }
 
     #[test]

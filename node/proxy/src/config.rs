@@ -18,7 +18,7 @@ pub struct Config {
     /// [`crate::maglev::SIZES`], the same on all nodes. Zero, the default, chooses at random.
     /// A new map of slots has room for 512 tables besides the backends.
     pub maglev: u32,
-    /// Capacities of the maps.
+    /// Capacities of the maps at first.
     pub maps: MapSizes,
     /// How large those that hold Services may become when they fill up; [`MapSizes::MOST`] is the default.
     pub most: MapSizes,
@@ -58,14 +58,14 @@ pub struct MapSizes {
     pub udp_peers: u32,
     /// TCP sockets that see the virtual address with getpeername.
     pub tcp_peers: u32,
+    /// Connected sockets that count for the choice of a backend with fewer connections; more than that are not counted. Zero:
+    /// backends are not chosen like that, and the programs count nothing. See `ebpf/src/load.rs`.
+    pub connections: u32,
     /// Flows from outside and past sockets that are remembered at once. Their maps are created by
     /// [`crate::devices::Devices`] only.
     pub flows: u32,
 }
 
-impl Default for MapSizes {
-    fn default() -> Self {
-        Self {
 impl MapSizes {
     /// What maps can be made to hold: a million service ports and four million endpoints.
     pub const MOST: Self = Self {
@@ -79,11 +79,15 @@ impl MapSizes {
     };
 }
 
+impl Default for MapSizes {
+    fn default() -> Self {
+        Self {
             services: 65_536,
             backends: 262_144,
             sticky: 32_768,
             udp_peers: 32_768,
             tcp_peers: 32_768,
+            connections: 0,
             flows: 65_536,
         }
     }

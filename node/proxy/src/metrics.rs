@@ -55,6 +55,13 @@ pub struct ReasonLabel {
     pub reason: &'static str,
 }
 
+/// Label of the counter of forwarded packets.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PathLabel {
+    /// Name of the path.
+    pub path: &'static str,
+}
+
 /// Metrics of the service data plane. Cheap to clone; clones share their values.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -71,15 +78,17 @@ pub struct Metrics {
     pub(crate) updates: Counter,
     pub(crate) deletes: Counter,
     pub(crate) sockets_cut: Counter,
+    pub(crate) growths: Counter,
+    ceilings: Family<MapLabel, Counter>,
     pub(crate) annotations_ignored: Counter,
+    pub(crate) loads_mended: Counter,
     entries: Family<MapLabel, Gauge<i64, AtomicI64>>,
     capacity: Family<MapLabel, Gauge<i64, AtomicI64>>,
     drops: Family<ReasonLabel, Counter>,
+    paths: Family<PathLabel, Counter>,
 }
 
 impl Default for Metrics {
-    pub(crate) growths: Counter,
-    ceilings: Family<MapLabel, Counter>,
     fn default() -> Self {
         Self {
             // kube-proxy's buckets, so that its dashboards fit.
@@ -100,16 +109,18 @@ impl Default for Metrics {
             updates: Counter::default(),
             deletes: Counter::default(),
             sockets_cut: Counter::default(),
+            growths: Counter::default(),
+            ceilings: Family::default(),
             annotations_ignored: Counter::default(),
+            loads_mended: Counter::default(),
             entries: Family::default(),
             capacity: Family::default(),
             drops: Family::default(),
+            paths: Family::default(),
         }
     }
 }
 
-            growths: Counter::default(),
-            ceilings: Family::default(),
 impl Metrics {
     /// Adds the metrics to a registry.
     pub fn register(&self, registry: &mut Registry) {
@@ -165,21 +176,31 @@ impl Metrics {
             self.sockets_cut.clone(),
         );
         own.register(
+            "connection_counts_mended",
+            "Counts of open connections, and sockets in them, that were put right",
+            self.loads_mended.clone(),
+        );
+        own.register(
             "annotations_ignored",
             "Annotations of Services that could not be read",
             self.annotations_ignored.clone(),
         );
+        own.register("map_growths", "Times that service maps were made larger", self.growths.clone());
+        own.register("map_ceilings", "Times that a map as large as it gets had no room", self.ceilings.clone());
         own.register("map_entries", "Entries in a map", self.entries.clone());
         own.register("map_capacity", "Entries a map can hold", self.capacity.clone());
         own.register("packet_drops", "Packets that were dropped or refused, by reason", self.drops.clone());
+        own.register(
+            "packets_forwarded",
+            "Packets that were translated and sent on, by the program that did it",
+            self.paths.clone(),
+        );
     }
 
     /// What was seen of that family is served.
     pub(crate) fn synced(&self, family: service::Family, took: Duration) {
         let label = FamilyLabel::from(family);
         self.sync.get_or_create(&label).observe(took.as_secs_f64());
-        own.register("map_growths", "Times that service maps were made larger", self.growths.clone());
-        own.register("map_ceilings", "Times that a map as large as it gets had no room", self.ceilings.clone());
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.last_sync.get_or_create(&label).set(now.as_secs_f64());
     }
@@ -193,6 +214,11 @@ impl Metrics {
     pub(crate) fn nothing_pending(&self) {
         self.endpoint_changes_pending.set(0);
         self.service_changes_pending.set(0);
+    }
+
+    /// A map that cannot become larger had no room.
+    pub(crate) fn ceiling(&self, map: &'static str) {
+        self.ceilings.get_or_create(&MapLabel { map }).inc();
     }
 
     pub(crate) fn filled(&self, fill: &Fill) {
@@ -209,11 +235,6 @@ mod tests {
     #[test]
     fn upstreams_names_appear_as_upstream_writes_them() {
         let mut registry = Registry::default();
-    /// A map that cannot become larger had no room.
-    pub(crate) fn ceiling(&self, map: &'static str) {
-        self.ceilings.get_or_create(&MapLabel { map }).inc();
-    }
-
         let metrics = Metrics::default();
         metrics.register(&mut registry);
         metrics.synced(service::Family::IPv4, Duration::from_millis(1));

@@ -8,13 +8,14 @@ use std::{
 };
 
 use crate::{
-    Attachment, Config, Health, Metrics, Programmer, Result,
+    Attachment, Config, Health, MapSizes, Metrics, Programmer, Result,
     bpffs::{self, Lock},
     cgroup,
     growth::{self, Growth, Larger},
     kernel,
+    loads::Loads,
     log::KernelLog,
-    maps::Part,
+    maps::{self, Part},
     object,
     programmer::Refused,
     service::ServiceTable,
@@ -33,6 +34,7 @@ pub struct Proxy {
     log: KernelLog,
     bpf_root: PathBuf,
     most: MapSizes,
+    loads: Loads,
     /// Keeps a second daemon away.
     _lock: Lock,
 }
@@ -59,6 +61,9 @@ impl Proxy {
         growth::resume(&paths)?;
         let part = Part::Sockets { maglev: config.maglev };
         grow(&config.bpf_root, &growth::wanted(&paths, part, &config.maps));
+        if config.maps.connections == 0 {
+            [maps::LOADS, maps::CONNECTED].iter().try_for_each(|name| bpffs::unpin(&paths.maps.join(name)))?;
+        }
         let mut ebpf = object::load(&paths, part, &config.maps)?;
         let programmer = Programmer::open(&paths.maps)?;
         let attachments = object::attach(&mut ebpf, &paths, &cgroup)?;
@@ -86,6 +91,7 @@ impl Proxy {
             log,
             bpf_root: config.bpf_root,
             most: config.most,
+            loads: Loads::new(paths.maps),
             _lock: lock,
         })
     }
@@ -134,6 +140,15 @@ impl Proxy {
     /// When the map that knows them cannot be read.
     pub fn cut_sockets(&mut self) -> Result<usize> {
         sockets::cut(&bpffs::Paths::new(&self.bpf_root).maps, &self.programmer.take_gone(|_, _| false))
+    }
+
+    /// Compares the counts of open connections with the sockets and flows that are there, and puts them right. A socket that
+    /// is not there counts until the second call. Returns how many were wrong. ([`Proxy::run`] does so every minute.)
+    ///
+    /// # Errors
+    /// When a map or the kernel's lists of sockets cannot be read.
+    pub fn check_loads(&mut self) -> Result<usize> {
+        self.loads.check()
     }
 
     /// The metrics, shared with this proxy.

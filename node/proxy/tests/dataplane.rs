@@ -11,6 +11,8 @@ mod ground;
 mod growth;
 #[path = "dataplane/kinds.rs"]
 mod kinds;
+#[path = "dataplane/loads.rs"]
+mod loads;
 #[path = "dataplane/maps.rs"]
 mod maps;
 #[path = "dataplane/restart.rs"]
@@ -21,5 +23,7 @@ mod tcp;
 mod trace;
 #[path = "dataplane/udp.rs"]
 mod udp;
+#[path = "dataplane/watched.rs"]
+mod watched;
 #[path = "dataplane/weights.rs"]
 mod weights;

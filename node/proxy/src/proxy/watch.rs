@@ -29,6 +29,7 @@ use self::{claims::Claims, room::Room};
 use super::Proxy;
 use crate::{
     Error, Health, Metrics, Programmer, Result, bpffs,
+    loads::Auditor,
     node::NodeAddresses,
     service::{Family, Frontend, ServicePort},
     sockets::Cutter,
@@ -99,6 +100,9 @@ impl Proxy {
         keeper.cutter = Cutter::start(bpffs::Paths::new(&root).maps, keeper.metrics.clone())
             .inspect_err(|error| tracing::error!(%error, "UDP sockets will keep backends that are gone"))
             .ok();
+        keeper.auditor = Auditor::start(bpffs::Paths::new(&root).maps, keeper.metrics.clone())
+            .inspect_err(|error| tracing::error!(%error, "counts of open connections will not be put right"))
+            .ok();
         keeper.note_addresses(addresses.as_ref());
         let mut check_at = Instant::now() + CHECK;
         loop {
@@ -168,6 +172,8 @@ struct Keeper {
     health: Health,
     /// Without one sockets of backends that are gone stay as they are.
     cutter: Option<Cutter>,
+    /// Without one counts of open connections stay as they are.
+    auditor: Option<Auditor>,
     /// The service ports each Service or pod has, with the frontends it wants for them, its own or held by another.
     served: HashMap<Owner, Vec<(ServicePort, Vec<Frontend>)>>,
     claims: Claims,
@@ -204,6 +210,7 @@ impl Keeper {
             metrics,
             health,
             cutter: None,
+            auditor: None,
             served: HashMap::new(),
             claims: Claims::default(),
             touched: BTreeSet::new(),
@@ -317,6 +324,7 @@ impl Keeper {
 
     /// Puts right what somebody else did to the maps.
     fn check(&mut self) {
+        self.auditor.iter().for_each(Auditor::check);
         match self.programmer.check() {
             Ok(mended) => drop(self.metrics.mended.inc_by(mended as u64)),
             Err(error) => tracing::error!(error = %chain(&error), "the service maps cannot be checked"),

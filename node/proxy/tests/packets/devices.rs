@@ -15,8 +15,15 @@ use tempfile::TempDir;
 
 use crate::rig::ip;
 
-const SIZES: MapSizes =
-    MapSizes { services: 1024, backends: 1024, sticky: 1024, udp_peers: 1024, tcp_peers: 1024, flows: 1024 };
+const SIZES: MapSizes = MapSizes {
+    services: 1024,
+    backends: 1024,
+    sticky: 1024,
+    udp_peers: 1024,
+    tcp_peers: 1024,
+    connections: 0,
+    flows: 1024,
+};
 
 fn node() -> Vec<String> {
     vec!["up.0".into()]
@@ -125,13 +132,6 @@ fn older_kernels_get_filters() {
     assert_eq!(attached.len(), 3);
     assert!(attached.iter().all(|(_, _, attachment)| *attachment == Attached));
     assert!(devices.reconcile(&node(), false).unwrap().iter().all(|(_, _, attachment)| *attachment == Kept));
-    drop(devices);
-    // They outlive the daemon, and the next one puts its own in their place, not beside them.
-    let mut devices = ground.open(Method::Clsact);
-    devices.reconcile(&node(), false).unwrap();
-    devices.detach().unwrap();
-    for side in [aya::programs::TcAttachType::Ingress, aya::programs::TcAttachType::Egress] {
-        let program = if side == aya::programs::TcAttachType::Ingress { "from_device" } else { "to_device" };
     let seen = || {
         let status = skep_proxy::maps::Reader::open(&ground.root()).unwrap().status().unwrap();
         let of = |one: DeviceRecord| {
@@ -147,6 +147,13 @@ fn older_kernels_get_filters() {
     Growth::prepare(&ground.root(), &[("FLOWS", 4096), ("REPLIES", 4096)].into()).unwrap().finish().unwrap();
     let after = seen();
     assert!(before.iter().zip(&after).all(|(a, b)| (&a.0, &a.1) == (&b.0, &b.1) && a.2 != b.2), "{before:?} {after:?}");
+    drop(devices);
+    // They outlive the daemon, and the next one puts its own in their place, not beside them.
+    let mut devices = ground.open(Method::Clsact);
+    devices.reconcile(&node(), false).unwrap();
+    devices.detach().unwrap();
+    for side in [aya::programs::TcAttachType::Ingress, aya::programs::TcAttachType::Egress] {
+        let program = if side == aya::programs::TcAttachType::Ingress { "from_device" } else { "to_device" };
         assert!(aya::programs::tc::qdisc_detach_program("up.0", side, program).is_err(), "a filter was left");
     }
 }

@@ -19,6 +19,7 @@ use skep_ebpf_common::{
     conntrack::{Flow, Node, Reply, Tuple, inside},
     dsr::LocalKey,
     kind,
+    load::LoadKey,
     packet::{self, Device, Drop},
     port, service_flags,
 };
@@ -55,6 +56,7 @@ pub(crate) struct Rig {
     pub(crate) device: u32,
     pub(crate) pod: u32,
     next: u32,
+    counts: bool,
 }
 
 impl Rig {
@@ -82,11 +84,29 @@ impl Rig {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
         std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
         std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").unwrap();
-        let mut loader = EbpfLoader::new();
-        for map in ["FRONTENDS", "ADDRESSES", "SERVICES", "SLOTS", "BACKENDS", "FLOWS", "REPLIES"] {
-            loader.map_max_entries(map, 1024);
-        }
-        Self { ebpf: loader.load(OBJECT).unwrap(), device: 0, pod: 0, next: 1 }
+        Self { ebpf: object(0), device: 0, pod: 0, next: 1, counts: false }
+    }
+
+    /// The same, with programs that count open connections and choose by them.
+    pub(crate) fn counting(self) -> Self {
+        Self { ebpf: object(1), counts: true, ..self }
+    }
+
+    /// Do the programs count open connections?
+    pub(crate) fn counts(&self) -> bool {
+        self.counts
+    }
+
+    /// Says how many connections a backend has.
+    pub(crate) fn set_load(&mut self, backend: &str, count: u64) {
+        let at: SocketAddr = backend.parse().unwrap();
+        self.map("LOADS").insert(LoadKey::new(words(at.ip()), port(at.port())), count, 0).unwrap();
+    }
+
+    /// How many connections a backend has.
+    pub(crate) fn load(&mut self, backend: &str) -> u64 {
+        let at: SocketAddr = backend.parse().unwrap();
+        self.map::<_, u64>("LOADS").get(&LoadKey::new(words(at.ip()), port(at.port())), 0).unwrap_or(0)
     }
 
     /// Runs a program on a frame that came in by the device it is for; its verdict, and the frame as it leaves it.
@@ -285,6 +305,15 @@ impl Rig {
         self.next += 1;
         self.next
     }
+}
+
+fn object(least_connections: u8) -> Ebpf {
+    let mut loader = EbpfLoader::new();
+    for map in ["FRONTENDS", "ADDRESSES", "SERVICES", "SLOTS", "BACKENDS", "FLOWS", "REPLIES", "LOADS", "CONNECTED"] {
+        loader.map_max_entries(map, 1024);
+    }
+    loader.override_global("LEAST_CONNECTIONS", &least_connections, true);
+    loader.load(OBJECT).unwrap()
 }
 
 /// A program, loaded when first asked for: the verifier takes a second for each.
