@@ -97,10 +97,14 @@ fn folders(root: &std::path::Path) -> Vec<String> {
 #[test]
 fn a_death_at_any_step_leaves_what_serves_and_the_next_daemon_goes_on_from_there() {
     type Step = fn(&mut Growth) -> Result<(), Error>;
-    let steps: [(&str, &[Step]); 3] =
-        [("filling", &[]), ("next", &[Growth::fill]), ("next", &[Growth::fill, Growth::switch])];
+    let steps: [(&str, &[Step], bool); 4] = [
+        ("filling", &[], false),
+        ("next", &[Growth::fill], false),
+        ("next", &[Growth::fill, Growth::switch], false),
+        ("next", &[Growth::fill, Growth::switch], true),
+    ];
     let table: ServiceTable = [entry(VIP, Tcp, 0..4)].into();
-    for (left, steps) in steps {
+    for (left, steps, renamed) in steps {
         let mut network = Network::new(4);
         let root = network.ground.bpf_root();
         let mut proxy = Proxy::load(config(&network.ground, 1)).unwrap();
@@ -113,6 +117,11 @@ fn a_death_at_any_step_leaves_what_serves_and_the_next_daemon_goes_on_from_there
         drop(growth);
         drop(proxy);
         assert!(folders(&root).contains(&left.to_owned()), "{:?}", folders(&root));
+        if renamed {
+            // The first of the pins had taken its place already.
+            let version = root.join(format!("v{}", skep_ebpf_common::LAYOUT_VERSION));
+            fs::rename(version.join("next/SERVICES"), version.join("maps/SERVICES")).unwrap();
+        }
         network.client.tcp(VIP, 50).expect_no_failure();
 
         let mut proxy = Proxy::load(config(&network.ground, 1)).unwrap();
