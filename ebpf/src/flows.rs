@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use skep_ebpf_common::{
     Address, TCP, UDP,
-    conntrack::{Flow, Reply, Tuple},
+    conntrack::{Flow, Node, Reply, Tuple},
     packet::tcp_flags,
 };
 
@@ -24,10 +24,11 @@ pub(crate) struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    /// Of what a client sends.
+    /// Of what a client sends; `key` is the packet's as it came.
     #[inline(always)]
-    pub(crate) fn of_flow(flow: &'a Flow) -> Self {
-        Self { source: &flow.from, destination: &flow.to, source_port: flow.from_port, destination_port: flow.to_port }
+    pub(crate) fn of_flow(flow: &'a Flow, key: &'a Tuple) -> Self {
+        let (source, source_port) = flow.source(key);
+        Self { source, destination: &flow.to, source_port, destination_port: flow.to_port }
     }
 
     /// Of what a backend sends.
@@ -71,6 +72,15 @@ pub(crate) fn opens(protocol: u8, flags: u8) -> bool {
 #[inline(always)]
 pub(crate) fn is_served(flow: &Flow, protocol: u8, opens: bool) -> bool {
     !(opens || protocol == UDP) || flow.service == 0 || lookup::backend(flow.backend, flow.service).is_some()
+}
+
+/// First and last port that translated sources get, host order.
+#[inline(always)]
+pub(crate) fn ports(node: Option<&Node>) -> (u16, u16) {
+    match node {
+        Some(node) if node.first_port != 0 && node.last_port >= node.first_port => (node.first_port, node.last_port),
+        _ => (Node::FIRST_PORT, Node::LAST_PORT),
+    }
 }
 
 /// Nanoseconds since the node started, suspended time included.

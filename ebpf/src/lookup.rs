@@ -4,10 +4,13 @@ use aya_ebpf::{EbpfContext, helpers::generated::bpf_ktime_get_boot_ns, maps::lpm
 use aya_log_ebpf::warn;
 use skep_ebpf_common::{
     Address, AffinityKey, AffinityValue, BackendValue, FrontendKey, Segment, ServiceValue, SlotKey, SourceRange,
-    address_bits, host_port, kind, service_flags, unspecified,
+    address_bits, host_port, kind,
+    load::{LoadKey, two_places},
+    service_flags, unspecified,
 };
 
 use crate::{
+    load,
     maps::{ADDRESSES, AFFINITY, BACKENDS, FRONTENDS, SERVICES, SLOTS, SOURCE_RANGES},
     stats,
 };
@@ -206,6 +209,21 @@ fn frontend(key: &FrontendKey) -> Found {
     }
 }
 
+/// The service port that has that frontend, whosever address it is: a load balancer's, an external one, or (`is_node`) one
+/// of a node, where node ports are.
+#[inline(always)]
+pub(crate) fn service_of(key: &FrontendKey, is_node: bool) -> Option<u32> {
+    let exact = frontend(key);
+    if matches!(exact.kind, kind::LOAD_BALANCER | kind::EXTERNAL_IP) {
+        return Some(exact.service);
+    }
+    if !is_node {
+        return None;
+    }
+    let any = frontend(&FrontendKey { address: unspecified(&key.address), ..*key });
+    (any.kind == kind::NODE_PORT).then_some(any.service)
+}
+
 /// The slots this traffic may use. Inside the cluster a ClusterIP follows `internalTrafficPolicy`; at its other addresses
 /// a Service looks as wide as the cluster, as upstream has it. `externalTrafficPolicy` is for those outside.
 #[inline(always)]
@@ -236,46 +254,82 @@ fn choose<C: Client>(id: u32, service: &ServiceValue, segment: Segment, client: 
     {
         return Some((before, backend));
     }
-    if service.flags & service_flags::AFFINITY == 0 {
-        let (chosen, backend) = pick(id, service, segment, client)?;
-        client.remember(id, chosen);
-        return Some((chosen, backend));
-    }
-    let key = AffinityKey { client: client.address(), service: id };
-    // SAFETY: the helper takes no argument and always succeeds.
-    let now = (unsafe { bpf_ktime_get_boot_ns() } / NANOSECONDS) as u32;
-    // SAFETY: an aliased value names another backend; it is used only if that one belongs to this very service.
-    if let Some(value) = unsafe { AFFINITY.get(&key) }.copied()
-        && now.wrapping_sub(value.used) < service.affinity
-        && let Some(backend) = backend(value.backend, id)
-    {
-        if value.used != now {
-            let _ = AFFINITY.insert(&key, &AffinityValue { used: now, ..value }, 0);
+    let chosen = match former(id, service, client) {
+        0 => pick(id, service, segment, client.hash())?,
+        former => former,
+    };
+    // The only copy: the stack is small.
+    let backend = backend(chosen, id)?;
+    if service.flags & service_flags::AFFINITY != 0 {
+        let key = AffinityKey { client: client.address(), service: id };
+        let value = AffinityValue { backend: chosen, used: seconds() };
+        // SAFETY: an aliased value merely compares unequal.
+        if unsafe { AFFINITY.get(&key) }.is_none_or(|known| *known != value) {
+            // An LRU map makes room by itself; should it fail all the same, the next connection chooses anew.
+            let _ = AFFINITY.insert(&key, &value, 0);
         }
-        stats::chosen(id, value.backend);
-        client.remember(id, value.backend);
-        return Some((value.backend, backend));
     }
-    let (chosen, backend) = pick(id, service, segment, client)?;
-    // An LRU map makes room by itself; should it fail all the same, the next connection chooses anew.
-    let _ = AFFINITY.insert(&key, &AffinityValue { backend: chosen, used: now }, 0);
+    stats::chosen(id, chosen);
     client.remember(id, chosen);
     Some((chosen, backend))
 }
 
-/// A backend of that segment, as the client's hash falls.
+/// The backend that affinity gives the client, if it (still) belongs to the service; zero for none.
 #[inline(always)]
-fn pick<C: Client>(id: u32, service: &ServiceValue, segment: Segment, client: &C) -> Option<(u32, BackendValue)> {
-    let place = ((u64::from(client.hash()) * u64::from(segment.count)) >> 32) as u32;
+fn former<C: Client>(id: u32, service: &ServiceValue, client: &C) -> u32 {
+    if service.flags & service_flags::AFFINITY == 0 {
+        return 0;
+    }
+    let key = AffinityKey { client: client.address(), service: id };
+    // SAFETY: an aliased value names another backend; it is used only if that one belongs to this very service.
+    let Some(value) = (unsafe { AFFINITY.get(&key) }).copied() else { return 0 };
+    let lasts = seconds().wrapping_sub(value.used) < service.affinity;
+    if lasts && backend(value.backend, id).is_some() { value.backend } else { 0 }
+}
+
+/// Seconds since the node started.
+#[inline(always)]
+fn seconds() -> u32 {
+    // SAFETY: the helper takes no argument and always succeeds.
+    (unsafe { bpf_ktime_get_boot_ns() } / NANOSECONDS) as u32
+}
+
+/// The id of a backend of that segment, as the client's hash falls.
+#[inline(always)]
+fn pick(id: u32, service: &ServiceValue, segment: Segment, hash: u32) -> Option<u32> {
+    if load::is_on() && segment.count > 1 {
+        return less_loaded(id, service, segment, hash);
+    }
+    slot(id, service, segment, ((u64::from(hash) * u64::from(segment.count)) >> 32) as u32)
+}
+
+/// Of the backends in two places of the segment the one with fewer open connections.
+#[inline(always)]
+fn less_loaded(id: u32, service: &ServiceValue, segment: Segment, hash: u32) -> Option<u32> {
+    let [first, second] = two_places(hash, segment.count);
+    let first = slot(id, service, segment, first)?;
+    let before = load(first);
+    if before == 0 {
+        return Some(first);
+    }
+    let second = slot(id, service, segment, second)?;
+    Some(if load(second) < before { second } else { first })
+}
+
+/// How many connections are open to the backend with that id. A function of its own, with a stack of its own.
+#[inline(never)]
+fn load(id: u32) -> u64 {
+    // SAFETY: an aliased value is another backend's: its load decides once.
+    unsafe { BACKENDS.get(id) }.map_or(0, |backend| load::of(&LoadKey::new(backend.address, backend.port)))
+}
+
+/// The id of the backend in a place of the segment.
+#[inline(always)]
+fn slot(id: u32, service: &ServiceValue, segment: Segment, place: u32) -> Option<u32> {
     let key = SlotKey { service: id, generation: service.generation, slot: segment.start.wrapping_add(place) };
     // SAFETY: the map does not preallocate, and the copy is only believed when its seal fits.
     let value = *unsafe { SLOTS.get(&key) }?;
-    if !value.is_sealed_for(&key) {
-        return None;
-    }
-    let backend = backend(value.backend, id)?;
-    stats::chosen(id, value.backend);
-    Some((value.backend, backend))
+    value.is_sealed_for(&key).then_some(value.backend)
 }
 
 /// The backend with that id, if it (still) belongs to that service.

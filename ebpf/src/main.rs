@@ -4,8 +4,10 @@
 //! connect fails with ECONNREFUSED, before that with EPERM.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod flows;
+mod load;
 mod lookup;
 mod maps;
 mod peer;
@@ -14,6 +16,7 @@ mod sock4;
 mod sock6;
 mod stats;
 mod tc;
+mod xdp;
 
 /// Nothing here can panic: the verifier would refuse the loop.
 #[cfg(not(test))]

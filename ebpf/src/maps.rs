@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use skep_ebpf_common::{
     Address, AddressValue, AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, PeerKey, PeerValue,
-    ServiceCounters, ServiceInfo, ServiceValue, SlotKey, SlotValue, SourceRange, StickyKey, StickyValue,
+    ServiceCounters, ServiceInfo, ServiceValue, SlotKey, SlotValue, SourceRange, StickyKey, StickyValue, dsr::LocalKey,
 };
 
 /// Address and port -> service id.
@@ -34,6 +34,10 @@ pub(crate) static SLOTS: HashMap<SlotKey, SlotValue> = HashMap::with_max_entries
 /// Backend id -> where it is.
 #[map]
 pub(crate) static BACKENDS: HashMap<u32, BackendValue> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+
+/// Endpoint of this node as a service port names it -> backend id.
+#[map]
+pub(crate) static LOCALS: HashMap<LocalKey, u32> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
 
 /// Service id and source range -> 1.
 #[map]

@@ -6,9 +6,10 @@ use aya_ebpf::{
     helpers::generated::{bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_set_retval},
     programs::SockAddrContext,
 };
-use skep_ebpf_common::{Address, AffinityKey, FrontendKey, StickyKey, StickyValue, TCP, UDP};
+use skep_ebpf_common::{Address, AffinityKey, FrontendKey, StickyKey, StickyValue, TCP, UDP, load::LoadKey};
 
 use crate::{
+    load,
     lookup::{self, Client, Origin, Verdict},
     maps::{HAS_SET_RETVAL, STICKY},
     peer,
@@ -86,6 +87,9 @@ pub(crate) fn forward(
     let Some(protocol) = protocol(ctx.sock_addr) else {
         return ALLOW;
     };
+    if load::is_on() && !sticky {
+        load::disconnect(peer::cookie(ctx));
+    }
     let key = FrontendKey::new(peer.0, peer.1, protocol);
     let socket = Socket { ctx, sticky: sticky.then_some(peer) };
     match lookup::lookup(ctx, &key, Origin::Internal, &socket) {
@@ -94,6 +98,9 @@ pub(crate) fn forward(
         Verdict::Backend(chosen) => {
             let backend = (chosen.backend.address, chosen.backend.port);
             peer::remember(protocol, peer::cookie(ctx), backend, peer);
+            if load::is_on() && !sticky {
+                load::connect(peer::cookie(ctx), &LoadKey::new(backend.0, backend.1));
+            }
             write(ctx.sock_addr, &backend.0, backend.1);
             ALLOW
         }

@@ -12,20 +12,27 @@
 //! Packets are read and changed through helpers that check every offset; one that is cut short or malformed, and one that
 //! is nobody's, goes on to the stack untouched.
 
+mod direct;
+mod dsr;
 mod icmp;
 pub(crate) mod maps;
+mod note;
 mod parse;
 mod refuse;
 mod rewrite;
-mod send;
-mod track;
+pub(crate) mod send;
+mod sockets;
+pub(crate) mod track;
 
 use aya_ebpf::{
     bindings::{__sk_buff, TC_ACT_SHOT},
     macros::classifier,
     programs::TcContext,
 };
-use skep_ebpf_common::{packet::Drop, policy::FOR_THIS_NODE};
+use skep_ebpf_common::{
+    packet::{Drop, Path},
+    policy::FOR_THIS_NODE,
+};
 
 use self::{maps::Scratch, parse::Kind};
 use crate::lookup::Origin;
@@ -63,9 +70,22 @@ fn ingress(ctx: &TcContext, origin: Origin) -> i32 {
     if unsafe { (&raw const (*skb(ctx)).pkt_type).read_volatile() } != TO_US {
         return NEXT;
     }
+    match translate(ctx, origin) {
+        NEXT => direct::send(ctx, origin),
+        action => action,
+    }
+}
+
+/// Translates a packet to or from a Service; `NEXT` if it is none.
+#[inline(always)]
+fn translate(ctx: &TcContext, origin: Origin) -> i32 {
     // Most packets go from pod to pod. Before the first flow they cost this and no more.
     let tracked = track::is_needed();
-    if !tracked && !parse::destination(ctx).is_some_and(|address| track::may_begin(&address, origin)) {
+    let external = origin == Origin::External;
+    if !tracked
+        && !parse::destination(ctx).is_some_and(|address| track::may_begin(&address, origin))
+        && !(external && parse::may_be_noted(ctx))
+    {
         return NEXT;
     }
     let Some(scratch) = scratch() else { return NEXT };
@@ -73,13 +93,19 @@ fn ingress(ctx: &TcContext, origin: Origin) -> i32 {
         Kind::Other => NEXT,
         Kind::Error => icmp::translate(ctx, scratch, origin == Origin::Internal),
         Kind::Flow => {
-            if tracked && let Some(action) = track::reply(ctx, scratch, Some(origin)) {
+            let noted = external && scratch.packet.noted;
+            if noted {
+                let action = dsr::accept(ctx, scratch);
+                if action != dsr::TAKEN {
+                    return action;
+                }
+            } else if tracked && let Some(action) = track::reply(ctx, scratch, Some(origin)) {
                 return action;
             }
             if origin == Origin::Internal && is_for_this_node(ctx) {
                 return NEXT;
             }
-            track::forward(ctx, scratch, origin, tracked)
+            track::forward(ctx, scratch, origin, tracked || noted)
         }
     }
 }
@@ -113,6 +139,15 @@ fn dropped(reason: Drop) -> i32 {
 fn count(reason: Drop) {
     if let Some(counter) = maps::PACKET_DROPS.get_ptr_mut(reason as u32) {
         // SAFETY: a per-CPU value is this CPU's alone; at worst a count is lost to a program that interrupts this one.
+        unsafe { *counter += 1 };
+    }
+}
+
+/// Counts a packet that is forwarded.
+#[inline(always)]
+pub(crate) fn count_path(path: Path) {
+    if let Some(counter) = maps::PACKET_PATHS.get_ptr_mut(path as u32) {
+        // SAFETY: see `count`.
         unsafe { *counter += 1 };
     }
 }

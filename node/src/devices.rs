@@ -1,16 +1,17 @@
 //! The per-packet programs on the node's and the pods' devices, kept there as devices come and go.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use ipnet::IpNet;
 use skep_proxy::devices::{self, Devices, Tunnel};
+use skep_proxy::direct::HostRouting;
 use skep_proxy::{Attachment, Error, MapSizes};
 use tokio::sync::watch;
 
+use crate::direct;
 use crate::drift;
-use crate::masquerade::{self, Masquerade};
+use crate::masquerade::Cluster;
 use crate::run::{FIRST_RETRY, LAST_RETRY, RECONCILE_NETWORK};
 use crate::settings::Settings;
 
@@ -22,6 +23,8 @@ pub(crate) struct Ground<'a> {
     pub(crate) settings: &'a Settings,
     pub(crate) node_ips: &'a [IpAddr],
     pub(crate) pod_cidrs: &'a [IpNet],
+    /// Who keeps the short way to pods.
+    pub(crate) direct: &'a HostRouting,
 }
 
 /// Loads the programs and keeps them on every device that should have them. A node whose kernel cannot do that still runs
@@ -29,27 +32,37 @@ pub(crate) struct Ground<'a> {
 pub(crate) async fn follow(
     ground: Ground<'_>,
     mut drift: watch::Receiver<()>,
-    mut nodes: watch::Receiver<Option<BTreeSet<IpNet>>>,
+    mut nodes: watch::Receiver<Option<Cluster>>,
 ) -> anyhow::Result<()> {
     let Some(mut devices) = open(&ground).await else { return std::future::pending().await };
     let (mut thorough, mut known) = (true, Vec::new());
     loop {
         drift.mark_unchanged();
-        let own = ground.pod_cidrs.iter().copied().chain(ground.node_ips.iter().copied().map(IpNet::from));
-        let wanted = masquerade::decide(ground.settings, nodes.borrow_and_update().as_ref(), own);
+        // Until the Nodes are known it is as a former life left it.
+        let cluster = nodes.borrow_and_update().clone().map(|mut cluster| {
+            cluster.nodes.extend(ground.node_ips);
+            cluster.pods.extend(ground.pod_cidrs);
+            (cluster.inside(ground.settings), cluster.nodes)
+        });
+        let masquerade = ground.settings.masquerade;
         let (chosen, addresses) = (ground.settings.devices.clone(), ground.node_ips.to_vec());
+        let direct = ground.direct.clone();
         let work = tokio::task::spawn_blocking(move || {
             let done = match chosen {
                 Some(chosen) => Ok(chosen),
                 None => skep_network::node_devices(&addresses).map_err(anyhow::Error::from),
             };
             let done = done.and_then(|node| {
-                match wanted {
-                    Masquerade::AsItWas => {}
-                    Masquerade::Off => devices.masquerade(None)?,
-                    Masquerade::Except(ranges) => devices.masquerade(Some(&ranges))?,
+                if let Some((ranges, nodes)) = &cluster {
+                    devices.set_inside(ranges, nodes)?;
                 }
-                Ok((devices.reconcile(&node, thorough)?, node))
+                if cluster.is_some() || !masquerade {
+                    devices.masquerade(masquerade)?;
+                }
+                // Also where a program cannot be attached: a pod's device that has gone is to be known.
+                let told = direct::tell(&direct, &node);
+                let attached = devices.reconcile(&node, thorough)?;
+                told.map(|()| (attached, node))
             });
             (devices, done)
         });
@@ -101,9 +114,13 @@ async fn open(ground: &Ground<'_>) -> Option<Devices> {
     }
 }
 
+/// Connected sockets that are counted for `--backend-choice least-connections`.
+const CONNECTIONS: u32 = 262_144;
+
 /// Capacities of the maps.
 pub(crate) fn map_sizes(settings: &Settings) -> MapSizes {
-    MapSizes { flows: settings.max_flows, ..MapSizes::default() }
+    let connections = if settings.least_connections { CONNECTIONS } else { 0 };
+    MapSizes { connections, ..settings.maps }
 }
 
 fn settings(ground: &Ground<'_>) -> devices::Settings {
@@ -117,6 +134,9 @@ fn settings(ground: &Ground<'_>) -> devices::Settings {
             address4: first4(&ends),
             address6: first6(&ends),
         }),
+        mode: ground.settings.node_port_mode,
+        ports: devices::source_ports(),
+        acceleration: ground.settings.acceleration,
         ..devices::Settings::default()
     }
 }

@@ -6,6 +6,7 @@
 mod cleanup;
 mod cluster;
 mod devices;
+mod direct;
 mod dns;
 mod drift;
 mod health;

@@ -1,4 +1,5 @@
-//! Whose addresses pods' own are shown to, when what they send elsewhere gets the node's.
+//! Whose addresses are the cluster's own: pods show them theirs, even when what they send elsewhere gets the node's; and
+//! backends answer through the node that was asked, even when they answer others directly.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -10,42 +11,34 @@ use skep_proxy::devices::Range;
 use crate::peers;
 use crate::settings::Settings;
 
-/// What is to become of packets that leave the cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Masquerade {
-    /// Not known yet: as a former life left it.
-    AsItWas,
-    /// They keep the pod's address.
-    Off,
-    /// They get the node's, unless they go to one of these ranges.
-    Except(BTreeSet<Range>),
+/// The addresses of all nodes and their pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Cluster {
+    /// By which nodes know each other.
+    pub(crate) nodes: BTreeSet<IpAddr>,
+    /// Ranges of pods.
+    pub(crate) pods: BTreeSet<IpNet>,
 }
 
-/// The addresses of nodes and pods that `nodes` tell of.
-pub(crate) fn addresses<'a>(nodes: impl Iterator<Item = &'a Node>) -> BTreeSet<IpNet> {
-    let mut all = BTreeSet::new();
-    for node in nodes {
-        if let Some(spec) = &node.spec {
-            all.extend(peers::pod_cidrs(spec.pod_cidrs.as_deref(), spec.pod_cidr.as_deref()));
+impl Cluster {
+    /// What `nodes` tell.
+    pub(crate) fn of<'a>(nodes: impl Iterator<Item = &'a Node>) -> Self {
+        let mut all = Self::default();
+        for node in nodes {
+            if let Some(spec) = &node.spec {
+                all.pods.extend(peers::pod_cidrs(spec.pod_cidrs.as_deref(), spec.pod_cidr.as_deref()));
+            }
+            all.nodes.extend(peers::internal_addresses(node));
         }
-        all.extend(peers::internal_addresses(node).map(IpNet::from));
+        all
     }
-    all
-}
 
-/// What the settings ask for, given the addresses of the Nodes (`None`: not known yet). `own`: this node's and its pods'.
-pub(crate) fn decide(
-    settings: &Settings,
-    nodes: Option<&BTreeSet<IpNet>>,
-    own: impl Iterator<Item = IpNet>,
-) -> Masquerade {
-    if !settings.masquerade {
-        return Masquerade::Off;
+    /// All ranges of the cluster's own, as the settings name more.
+    pub(crate) fn inside(&self, settings: &Settings) -> BTreeSet<Range> {
+        let given = settings.cluster_cidrs.iter().chain(&self.pods).copied();
+        let ranges = given.chain([settings.service_cidr]).chain(nowhere());
+        ranges.map(|range| (range.network(), range.prefix_len())).collect()
     }
-    let Some(nodes) = nodes else { return Masquerade::AsItWas };
-    let given = settings.cluster_cidrs.iter().chain(nodes).copied();
-    let ranges = given.chain([settings.service_cidr]).chain(own).chain(nowhere());
-    Masquerade::Except(ranges.map(|range| (range.network(), range.prefix_len())).collect())
 }
 
 /// Addresses that mean something on one link, or many receivers.
@@ -67,8 +60,9 @@ mod tests {
             serde_json::from_value(json!({ "spec": { "podCIDRs": ["10.0.1.0/24"] }, "status": { "addresses": [
             { "type": "InternalIP", "address": "192.0.2.2" }, { "type": "ExternalIP", "address": "203.0.113.1" } ] } }))
             .unwrap();
-        let all: Vec<String> = addresses([node].iter()).iter().map(IpNet::to_string).collect();
-        assert_eq!(all, ["10.0.1.0/24", "192.0.2.2/32"]);
+        let all = Cluster::of([node].iter());
+        assert_eq!(all.pods, BTreeSet::from(["10.0.1.0/24".parse().unwrap()]));
+        assert_eq!(all.nodes, BTreeSet::from(["192.0.2.2".parse().unwrap()]));
     }
 
     #[test]

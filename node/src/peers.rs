@@ -1,6 +1,5 @@
 //! Follows the Nodes and keeps the ways to their pods.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::time::Duration;
@@ -15,7 +14,7 @@ use skep_network::{Applied, Peer, Peers};
 use tokio::sync::watch;
 
 use crate::drift;
-use crate::masquerade;
+use crate::masquerade::Cluster;
 use crate::metrics::NetworkMetrics;
 use crate::run::RECONCILE_NETWORK;
 
@@ -31,7 +30,7 @@ pub(crate) async fn follow(
     peers: Peers,
     mut drift: watch::Receiver<()>,
     metrics: &NetworkMetrics,
-    addresses: watch::Sender<Option<BTreeSet<IpNet>>>,
+    addresses: watch::Sender<Option<Cluster>>,
 ) -> anyhow::Result<()> {
     let (store, writer) = reflector::store();
     let nodes = watcher(Api::<Node>::all(client), watcher::Config::default());
@@ -57,7 +56,7 @@ pub(crate) async fn follow(
             () = tokio::time::sleep(RECONCILE_NETWORK) => true,
         };
         if listed {
-            let now = Some(masquerade::addresses(store.state().iter().map(AsRef::as_ref)));
+            let now = Some(Cluster::of(store.state().iter().map(AsRef::as_ref)));
             addresses.send_if_modified(|known| {
                 let news = *known != now;
                 *known = now;

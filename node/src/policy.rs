@@ -1,11 +1,14 @@
 //! NetworkPolicy of this node's pods: the enforcer, and what it must know of their devices.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use skep_policy::{Config, Enforcer, PodDevice};
+use skep_proxy::direct::{HostRouting, Open};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::direct::UnderPolicy;
 use crate::drift;
 use crate::run::RECONCILE_NETWORK;
 use crate::settings::Settings;
@@ -15,11 +18,12 @@ use crate::settings::Settings;
 const SETTLE: Duration = Duration::from_millis(5);
 
 /// The enforcer with this node's settings.
-pub(crate) fn enforcer(settings: &Settings) -> Enforcer {
+pub(crate) fn enforcer(settings: &Settings, direct: &HostRouting) -> Enforcer {
     Enforcer::new(Config {
         bpf_root: settings.bpf_root.clone(),
         node_name: settings.node_name.clone(),
         tunnel: Some(settings.vxlan_port),
+        bypass: Some(Arc::new(UnderPolicy(direct.clone()))),
         sizes: settings.network_policy.unwrap_or_default(),
     })
 }
@@ -29,11 +33,13 @@ pub(crate) async fn follow(
     client: kube::Client,
     settings: &Settings,
     enforcer: &Enforcer,
+    direct: &HostRouting,
     mut drift: watch::Receiver<()>,
 ) -> anyhow::Result<()> {
     if settings.network_policy.is_none() {
-        let root = settings.bpf_root.clone();
-        tokio::task::spawn_blocking(move || Enforcer::cleanup(&root)).await??;
+        let (root, direct) = (settings.bpf_root.clone(), direct.clone());
+        let take_down = move || anyhow::Ok((Enforcer::cleanup(&root)?, direct.open(Open::All)?));
+        tokio::task::spawn_blocking(take_down).await??;
         return std::future::pending().await;
     }
     drift.mark_unchanged();

@@ -14,6 +14,7 @@ use skep_cri::Cri;
 use skep_network::{Network, Peers, PeersConfig};
 use skep_policy::Enforcer;
 use skep_proxy::Proxy;
+use skep_proxy::direct::HostRouting;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -65,7 +66,8 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     .context("the service data plane")?;
 
     let (dns_metrics, network_metrics) = (skep_dns::Metrics::default(), NetworkMetrics::default());
-    let policies = policy::enforcer(&settings);
+    let direct = HostRouting::new(&settings.bpf_root, settings.direct);
+    let policies = policy::enforcer(&settings, &direct);
     let servers = servers(&settings, &proxy, &dns_metrics, &network_metrics, policies.metrics());
 
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
@@ -85,7 +87,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     tasks.spawn(async move { dns::run(client, &names, dns_metrics, stop).await.context("cluster DNS") });
     let (client, stop) = (cluster.client, shutdown.clone());
     tasks.spawn(async move {
-        stop.run_until_cancelled(pod_network(client, &settings, &network_ips, &network_metrics, &policies))
+        stop.run_until_cancelled(pod_network(client, &settings, &network_ips, &network_metrics, &policies, &direct))
             .await
             .unwrap_or(Ok(()))
             .context("the pod network")
@@ -229,6 +231,7 @@ async fn pod_network(
     node_ips: &[IpAddr],
     metrics: &NetworkMetrics,
     policies: &Enforcer,
+    direct: &HostRouting,
 ) -> anyhow::Result<()> {
     let node_ip = node_ips.first().copied();
     let policy_client = client.clone();
@@ -248,12 +251,12 @@ async fn pod_network(
     })?;
     let drift = drift::watch()?;
     let (tell_addresses, addresses) = watch::channel(None);
-    let ground = Ground { settings, node_ips, pod_cidrs: &[pod_cidr] };
+    let ground = Ground { settings, node_ips, pod_cidrs: &[pod_cidr], direct };
     tokio::try_join!(
         repair(network, metrics),
         peers::follow(client, &settings.node_name, peers, drift.clone(), metrics, tell_addresses),
         devices::follow(ground, drift.clone(), addresses),
-        policy::follow(policy_client, settings, policies, drift),
+        policy::follow(policy_client, settings, policies, direct, drift),
     )
     .map(drop)
 }

@@ -12,7 +12,9 @@ use k8s_openapi::api::core::v1::Taint;
 use serde::Deserialize;
 use skep_kubelet::Thresholds;
 use skep_network::Routing;
-use skep_proxy::maglev;
+use skep_proxy::devices::Acceleration;
+use skep_proxy::devices::NodePortMode;
+use skep_proxy::{MapSizes, maglev};
 
 use crate::host;
 
@@ -98,9 +100,18 @@ pub(crate) struct Options {
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     #[serde(deserialize_with = "list")]
     devices: Option<Vec<String>>,
+    /// Forward the packets of connections from outside to pods of other nodes on --devices before the kernel makes anything of
+    /// them (XDP): disabled, native (in the driver, which must be able to), or best-effort (behind it where it is not)
+    /// [default: disabled]
+    #[arg(long, value_name = "HOW")]
+    acceleration: Option<String>,
     /// Give what pods send out of the cluster the node's address, so that it is answered [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     masquerade: Option<bool>,
+    /// How packets get to the pods of this node: bpf (handed to the pod by the kernel programs, past the node's stack and its
+    /// packet filters), or legacy (through the node's stack) [default: bpf, legacy with --enforce-network-policy=false]
+    #[arg(long, value_name = "HOW")]
+    host_routing: Option<String>,
     /// Addresses besides those of nodes, pods and Services to which --masquerade shows pods' own: CIDR,..
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     #[serde(deserialize_with = "list")]
@@ -108,7 +119,24 @@ pub(crate) struct Options {
     /// Connections from outside that are remembered at once; each takes 328 bytes of the kernel's memory [default: 65536]
     #[arg(long, value_name = "N")]
     max_flows: Option<u32>,
-    /// How clients outside get a backend: random, or maglev, by which a connection that comes to another node gets the same
+    /// Clients of Services with affinity whose backend is remembered; also UDP sockets that are not connected [default: 32768]
+    #[arg(long, value_name = "N")]
+    max_affinities: Option<u32>,
+    /// Sockets that are shown a Service's address as their peer's, of TCP and UDP each [default: 32768]
+    #[arg(long, value_name = "N")]
+    max_peers: Option<u32>,
+    /// Ports of Services there is room for at first; when they become more, so does the room, up to 1048576 [default: 65536]
+    #[arg(long, value_name = "N")]
+    service_capacity: Option<u32>,
+    /// Endpoints of Services there is room for at first, likewise up to 4194304 [default: 262144]
+    #[arg(long, value_name = "N")]
+    endpoint_capacity: Option<u32>,
+    /// How answers get from a backend on another node to a client outside: snat (through this node), dsr (from the backend's
+    /// node, which sees the client's address), or hybrid (dsr for TCP, snat for UDP) [default: snat]
+    #[arg(long, value_name = "HOW")]
+    node_port_mode: Option<NodePortMode>,
+    /// How clients get a backend: random, least-connections (of two random ones the one with fewer open connections from
+    /// this node), or, clients outside, maglev, by which a connection that comes to another node gets the same
     /// one there even when others came or went meanwhile [default: random]
     #[arg(long, value_name = "HOW")]
     backend_choice: Option<String>,
@@ -230,11 +258,17 @@ pub(crate) struct Settings {
     pub(crate) vxlan_port: u16,
     /// `None`: found by addresses and routes.
     pub(crate) devices: Option<Vec<String>>,
+    pub(crate) acceleration: Acceleration,
     pub(crate) masquerade: bool,
+    /// Are packets handed to pods directly?
+    pub(crate) direct: bool,
     pub(crate) cluster_cidrs: Vec<IpNet>,
-    pub(crate) max_flows: u32,
+    /// Capacities of the maps of Services.
+    pub(crate) maps: MapSizes,
+    pub(crate) node_port_mode: NodePortMode,
     /// Size of the Maglev tables; zero: backends are chosen at random.
     pub(crate) maglev: u32,
+    pub(crate) least_connections: bool,
     /// Capacities of NetworkPolicy's maps; `None`: it is not enforced.
     pub(crate) network_policy: Option<skep_policy::Sizes>,
     pub(crate) pod_mtu: Option<u32>,
@@ -300,11 +334,18 @@ impl Options {
             vxlan_id,
             vxlan_port,
             devices,
+            acceleration,
             masquerade,
+            host_routing,
             cluster_cidr,
             max_flows,
+            max_affinities,
+            max_peers,
+            service_capacity,
+            endpoint_capacity,
             backend_choice,
             maglev_table_size,
+            node_port_mode,
             enforce_network_policy,
             max_policy_identities,
             max_policy_rules,
@@ -356,8 +397,23 @@ impl Options {
         if let Some(mtu) = self.pod_mtu {
             ensure!((1280..=65535).contains(&mtu), "--pod-mtu: {mtu} is not 1280 to 65535");
         }
-        let max_flows = self.max_flows.unwrap_or(65_536);
-        ensure!((1024..=1 << 24).contains(&max_flows), "--max-flows: {max_flows} is not 1024 to 16777216");
+        let maps = MapSizes::default();
+        let size = |flag: &str, given: Option<u32>, default: u32, most: u32| {
+            let size = given.unwrap_or(default);
+            ensure!((1024..=most).contains(&size), "--{flag}: {size} is not 1024 to {most}");
+            Ok(size)
+        };
+        let most = MapSizes::MOST;
+        let peers = size("max-peers", self.max_peers, maps.tcp_peers, most.tcp_peers)?;
+        let maps = MapSizes {
+            services: size("service-capacity", self.service_capacity, maps.services, most.services)?,
+            backends: size("endpoint-capacity", self.endpoint_capacity, maps.backends, most.backends)?,
+            sticky: size("max-affinities", self.max_affinities, maps.sticky, most.sticky)?,
+            udp_peers: peers,
+            tcp_peers: peers,
+            flows: size("max-flows", self.max_flows, maps.flows, most.flows)?,
+            ..maps
+        };
         let sizes = skep_policy::Sizes::default();
         let sizes = skep_policy::Sizes {
             identities: self.max_policy_identities.unwrap_or(sizes.identities),
@@ -367,6 +423,7 @@ impl Options {
         for (flag, size) in [("identities", sizes.identities), ("rules", sizes.rules), ("flows", sizes.flows)] {
             ensure!((1024..=1 << 24).contains(&size), "--max-policy-{flag}: {size} is not 1024 to 16777216");
         }
+        let enforces = self.enforce_network_policy.unwrap_or(true);
         Ok(Settings {
             access,
             hostname: self.hostname_override.unwrap_or_else(|| node_name.clone()),
@@ -390,11 +447,15 @@ impl Options {
             vxlan_id,
             vxlan_port,
             devices: self.devices,
+            acceleration: acceleration(self.acceleration.as_deref())?,
             masquerade: self.masquerade.unwrap_or(false),
+            direct: direct(self.host_routing.as_deref(), enforces)?,
             cluster_cidrs: self.cluster_cidr.iter().flatten().map(|text| range(text)).collect::<Result<_, _>>()?,
-            max_flows,
+            maps,
+            node_port_mode: self.node_port_mode.unwrap_or_default(),
             maglev: maglev(self.backend_choice.as_deref(), self.maglev_table_size)?,
-            network_policy: self.enforce_network_policy.unwrap_or(true).then_some(sizes),
+            least_connections: self.backend_choice.as_deref() == Some("least-connections"),
+            network_policy: enforces.then_some(sizes),
             pod_mtu: self.pod_mtu,
             cluster_dns,
             serve_dns: self.serve_dns.unwrap_or(true),
@@ -442,14 +503,33 @@ fn range(text: &str) -> anyhow::Result<IpNet> {
     text.parse::<IpNet>().map(|range| range.trunc()).with_context(|| format!("--cluster-cidr: {text:?} is not a CIDR"))
 }
 
+/// Are packets handed to pods directly? Whoever else enforces policies may do so where such packets do not pass.
+fn direct(how: Option<&str>, enforces: bool) -> anyhow::Result<bool> {
+    match how {
+        None => Ok(enforces),
+        Some("bpf") => Ok(true),
+        Some("legacy") => Ok(false),
+        Some(other) => bail!("--host-routing: {other:?} is neither bpf nor legacy"),
+    }
+}
+
+fn acceleration(how: Option<&str>) -> anyhow::Result<Acceleration> {
+    match how {
+        None | Some("disabled") => Ok(Acceleration::Disabled),
+        Some("native") => Ok(Acceleration::Native),
+        Some("best-effort") => Ok(Acceleration::BestEffort),
+        Some(other) => bail!("--acceleration: {other:?} is none of disabled, native and best-effort"),
+    }
+}
+
 /// The size of the tables; zero for none.
 fn maglev(choice: Option<&str>, size: Option<u32>) -> anyhow::Result<u32> {
     let size = size.unwrap_or(1021);
     ensure!(maglev::SIZES.contains(&size), "--maglev-table-size: {size} is none of {:?}", maglev::SIZES);
     match choice {
-        None | Some("random") => Ok(0),
+        None | Some("random" | "least-connections") => Ok(0),
         Some("maglev") => Ok(size),
-        Some(other) => bail!("--backend-choice: {other:?} is neither random nor maglev"),
+        Some(other) => bail!("--backend-choice: {other:?} is none of random, least-connections, maglev"),
     }
 }
 
@@ -509,9 +589,20 @@ mod tests {
         let read = |choice, size| maglev(choice, size).map_err(|error| error.to_string());
         assert_eq!(read(None, None), Ok(0));
         assert_eq!(read(Some("random"), Some(251)), Ok(0));
+        assert_eq!(read(Some("least-connections"), None), Ok(0));
         assert_eq!([read(Some("maglev"), None), read(Some("maglev"), Some(251))], [Ok(1021), Ok(251)]);
         assert!(read(Some("maglev"), Some(1000)).is_err_and(|error| error.contains("none of [251")));
-        assert!(read(Some("Maglev"), None).is_err_and(|error| error.contains("neither random nor maglev")));
+        assert!(
+            read(Some("Maglev"), None).is_err_and(|error| error.contains("none of random, least-connections, maglev"))
+        );
+    }
+
+    #[test]
+    fn packets_go_past_the_host_unless_somebody_else_may_judge_them_there() {
+        let read = |how, enforces| direct(how, enforces).map_err(|error| error.to_string());
+        assert_eq!([read(None, true), read(None, false)], [Ok(true), Ok(false)]);
+        assert_eq!([read(Some("bpf"), false), read(Some("legacy"), true)], [Ok(true), Ok(false)]);
+        assert!(read(Some("BPF"), true).is_err_and(|error| error.contains("neither bpf nor legacy")));
     }
 
     #[test]

@@ -2,8 +2,19 @@
 //!
 //! A flow has two entries, one for each direction: `FLOWS` is keyed by the packet as the client sends it, `REPLIES` by the
 //! packet as the backend answers it. Each says how to translate; the second is also the claim on a source port.
+//!
+//! With direct server return (see [`crate::dsr`]) two nodes know the flow, each with both entries: the node that the client
+//! asked ([`dsr::SENT`]) translates the destination only, and that of the backend ([`dsr::RECEIVED`]) the answers only.
 
 use crate::{Address, TCP, packet::tcp_flags, seal};
+
+/// Bits of [`Flow::flags`] and [`Reply::flags`].
+pub mod dsr {
+    /// This node was asked by the client, and the backend's node answers it: no answer comes by here.
+    pub const SENT: u32 = 1;
+    /// Another node was asked: the client's packets come with the backend's address already.
+    pub const RECEIVED: u32 = 2;
+}
 
 /// Key of `FLOWS` and `REPLIES`: a packet's addresses and ports, as it arrives.
 #[repr(C)]
@@ -59,33 +70,59 @@ pub mod state {
     pub const BACKEND_FIN: u32 = 4;
     /// Either has sent RST.
     pub const RESET: u32 = 8;
+    /// The backend sent FIN before the client did, so it is the backend that keeps the ports for a while (TIME-WAIT).
+    pub const BACKEND_FIRST: u32 = 16;
+    /// The client went on after an answer: more than a question. Datagrams only.
+    pub const STEADY: u32 = 32;
 }
 
-/// What a TCP segment adds to the state of its flow.
+/// What a packet adds to the state of its flow: bits that are not among `bits` yet. `flags` are a TCP segment's, else zero.
 #[inline(always)]
-pub const fn learned(flags: u8, from_backend: bool) -> u32 {
-    let mut learned = if from_backend { state::REPLIED } else { 0 };
+pub const fn learned(protocol: u8, flags: u8, from_backend: bool, bits: u32) -> u32 {
+    let mut learned = if from_backend {
+        state::REPLIED
+    } else if protocol != TCP && bits & state::REPLIED != 0 {
+        state::STEADY
+    } else {
+        0
+    };
     if flags & tcp_flags::FIN != 0 {
-        learned |= if from_backend { state::BACKEND_FIN } else { state::CLIENT_FIN };
+        learned |= match (from_backend, bits & CLOSED == 0) {
+            (false, _) => state::CLIENT_FIN,
+            (true, false) => state::BACKEND_FIN,
+            (true, true) => state::BACKEND_FIN | state::BACKEND_FIRST,
+        };
     }
     if flags & tcp_flags::RST != 0 {
         learned |= state::RESET;
     }
-    learned
+    learned & !bits
+}
+
+/// What a client's packet tells of answers that do not come by this node ([`dsr::SENT`]): who acknowledges got one. Of
+/// datagrams it is taken for granted that a second one follows an answer.
+#[inline(always)]
+pub const fn implied(protocol: u8, flags: u8) -> u32 {
+    let acknowledges = flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::ACK;
+    if protocol != TCP || acknowledges { state::REPLIED } else { 0 }
 }
 
 const SECOND: u64 = 1_000_000_000;
+const CLOSED: u32 = state::CLIENT_FIN | state::BACKEND_FIN;
 
 /// How long a silent flow in that state is remembered, nanoseconds. (A full map forgets the longest unused one earlier.)
 ///
-/// TCP: a handshake 60 s, established 6 h, half closed 120 s, closed or reset 10 s. UDP: unanswered 30 s, else 180 s.
+/// TCP: a handshake 60 s, established 6 h, half closed 120 s; closed 10 s if the backend was first, whose TIME-WAIT would
+/// meet a new connection from the same port, else 2 s, as after a reset. UDP: 180 s once the client went on after an answer,
+/// else 30 s (as `nf_conntrack` tells a stream from a question).
 #[inline(always)]
 pub const fn timeout(protocol: u8, bits: u32) -> u64 {
-    const CLOSED: u32 = state::CLIENT_FIN | state::BACKEND_FIN;
     let seconds = if protocol != TCP {
-        if bits & state::REPLIED != 0 { 180 } else { 30 }
-    } else if bits & state::RESET != 0 || bits & CLOSED == CLOSED {
-        10
+        if bits & state::STEADY != 0 { 180 } else { 30 }
+    } else if bits & state::RESET != 0 {
+        2
+    } else if bits & CLOSED == CLOSED {
+        if bits & state::BACKEND_FIRST != 0 { 10 } else { 2 }
     } else if bits & CLOSED != 0 {
         120
     } else if bits & state::REPLIED != 0 {
@@ -96,6 +133,36 @@ pub const fn timeout(protocol: u8, bits: u32) -> u64 {
     seconds * SECOND
 }
 
+/// May a flow that has been silent for so many nanoseconds give its port to a new one, as there is no other? One that is
+/// over may, though its backend may still be in TIME-WAIT: Linux takes a new connection there at once, or after the client's
+/// second attempt (RFC 6191, RFC 1337). So may a handshake that got no answer to its first attempts, and a question.
+#[inline(always)]
+pub const fn yields(protocol: u8, bits: u32, silent: u64) -> bool {
+    let least = if protocol != TCP {
+        if bits & state::STEADY != 0 { return false } else { 1 }
+    } else if bits & state::RESET != 0 || bits & CLOSED == CLOSED {
+        1
+    } else if bits & (state::REPLIED | CLOSED) == 0 {
+        4
+    } else {
+        return false;
+    };
+    silent > least * SECOND
+}
+
+/// Have both sides closed the connection, or has one broken it off?
+#[inline(always)]
+pub const fn is_over(bits: u32) -> bool {
+    bits & state::RESET != 0 || bits & CLOSED == CLOSED
+}
+
+/// May no flow begin for now? `tracking` is the word in `TRACKING`: zero until the first flow begins, then one, or while the
+/// maps of flows are exchanged the second (of `now`'s clock) in which that must have ended.
+#[inline(always)]
+pub const fn is_held(tracking: u32, now: u64) -> bool {
+    tracking > 1 && now / SECOND < tracking as u64
+}
+
 /// Is the connection over, so that the client may open a new one from the same port?
 #[inline(always)]
 pub const fn is_closing(bits: u32) -> bool {
@@ -104,7 +171,7 @@ pub const fn is_closing(bits: u32) -> bool {
 
 /// Value of `FLOWS`: where the client's packets go, and what they claim to come from.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
     /// When a packet of the client was last seen, nanoseconds since the node started, suspended time included.
     pub used: u64,
@@ -118,14 +185,15 @@ pub struct Flow {
     pub seal: u32,
     /// The backend's address.
     pub to: Address,
-    /// The source the backend sees: the client's own address, or this node's.
+    /// The source the backend sees: the client's own address, or this node's. Of [`dsr::RECEIVED`], where that is the key's:
+    /// the address the client asked.
     pub from: Address,
     /// The backend's port, network order.
     pub to_port: u16,
-    /// The source port the backend sees, network order.
+    /// The port that belongs to `from`, network order.
     pub from_port: u16,
-    /// Zero.
-    pub pad: u32,
+    /// One of [`dsr`], or zero.
+    pub flags: u32,
 }
 
 impl Flow {
@@ -148,17 +216,39 @@ impl Flow {
         self.seal == self.checksum(key)
     }
 
-    /// Key of the entry for the other direction.
+    /// Key of the entry for the other direction. `key` is this one's.
     #[inline(always)]
-    pub const fn reply_key(&self, protocol: u8) -> Tuple {
+    pub const fn reply_key(&self, key: &Tuple) -> Tuple {
+        if self.flags & dsr::RECEIVED != 0 {
+            return key.reversed();
+        }
         Tuple {
             source: self.to,
             destination: self.from,
             source_port: self.to_port,
             destination_port: self.from_port,
-            protocol,
+            protocol: key.protocol,
             pad: [0; 3],
         }
+    }
+
+    /// The entry for the other direction, not sealed yet. `key` is this one's.
+    #[inline(always)]
+    pub const fn reply(&self, key: &Tuple, used: u64) -> Reply {
+        let mut reply = Reply::new(key, used);
+        reply.state = self.state;
+        reply.flags = self.flags;
+        if self.flags & dsr::RECEIVED != 0 {
+            reply.frontend = self.from;
+            reply.frontend_port = self.from_port;
+        }
+        reply
+    }
+
+    /// Source address and port that a packet with that key leaves with.
+    #[inline(always)]
+    pub const fn source<'a>(&'a self, key: &'a Tuple) -> (&'a Address, u16) {
+        if self.flags & dsr::RECEIVED != 0 { (&key.source, key.source_port) } else { (&self.from, self.from_port) }
     }
 
     #[inline(always)]
@@ -166,6 +256,7 @@ impl Flow {
         let (t, f) = (self.to, self.from);
         let ports = ((self.to_port as u32) << 16) | self.from_port as u32;
         seal([key.hash(), t[0], t[1], t[2], t[3], f[0], f[1], f[2], f[3], ports, self.backend, self.service])
+            ^ self.flags
     }
 }
 
@@ -187,8 +278,8 @@ pub struct Reply {
     pub frontend_port: u16,
     /// The client's port, network order.
     pub client_port: u16,
-    /// Zero.
-    pub pad: u32,
+    /// One of [`dsr`], or zero.
+    pub flags: u32,
 }
 
 impl Reply {
@@ -203,7 +294,7 @@ impl Reply {
             client: flow.source,
             frontend_port: flow.destination_port,
             client_port: flow.source_port,
-            pad: 0,
+            flags: 0,
         }
     }
 
@@ -226,15 +317,18 @@ impl Reply {
         self.seal == self.checksum(key)
     }
 
-    /// Key of the entry for the other direction.
+    /// Key of the entry for the other direction. `key` is this one's.
     #[inline(always)]
-    pub const fn flow_key(&self, protocol: u8) -> Tuple {
+    pub const fn flow_key(&self, key: &Tuple) -> Tuple {
+        if self.flags & dsr::RECEIVED != 0 {
+            return key.reversed();
+        }
         Tuple {
             source: self.client,
             destination: self.frontend,
             source_port: self.client_port,
             destination_port: self.frontend_port,
-            protocol,
+            protocol: key.protocol,
             pad: [0; 3],
         }
     }
@@ -243,7 +337,7 @@ impl Reply {
     const fn checksum(&self, key: &Tuple) -> u32 {
         let (f, c) = (self.frontend, self.client);
         let ports = ((self.frontend_port as u32) << 16) | self.client_port as u32;
-        seal([key.hash(), f[0], f[1], f[2], f[3], c[0], c[1], c[2], c[3], ports])
+        seal([key.hash(), f[0], f[1], f[2], f[3], c[0], c[1], c[2], c[3], ports]) ^ self.flags
     }
 }
 
@@ -292,10 +386,24 @@ pub struct Node {
     /// Last port for translated sources, host order. Zero for [`Node::LAST_PORT`].
     pub last_port: u16,
     /// Not zero: what pods send to addresses that are not in `INSIDE` gets the node's address.
-    pub masquerade: u32,
+    pub masquerade: u16,
+    /// Whose answers go to clients past this node: some of [`Node::DSR_TCP`] and [`Node::DSR_UDP`].
+    pub dsr: u16,
+}
+
+/// Values of `INSIDE`.
+pub mod inside {
+    /// A range of the cluster's own.
+    pub const RANGE: u32 = 1;
+    /// The address of a node.
+    pub const NODE: u32 = 2;
 }
 
 impl Node {
+    /// Bit of [`Node::dsr`].
+    pub const DSR_TCP: u16 = 1;
+    /// Bit of [`Node::dsr`].
+    pub const DSR_UDP: u16 = 2;
     /// Above Linux' default range of ephemeral ports, which ends at 60999.
     pub const FIRST_PORT: u16 = 61_000;
     /// The highest port.
@@ -342,7 +450,7 @@ mod tests {
         assert_eq!(size_of::<Reply>(), 8 + 2 * 4 + 2 * 16 + 2 * 2 + 4);
         assert_eq!(size_of::<FragmentKey>(), 2 * 16 + 4 + 1 + 3);
         assert_eq!(size_of::<FragmentPorts>(), 4);
-        assert_eq!(size_of::<Node>(), 4 * 16 + 4 + 2 * 2 + 4);
+        assert_eq!(size_of::<Node>(), 4 * 16 + 4 + 2 * 2 + 2 * 2);
     }
 
     #[test]
@@ -357,13 +465,21 @@ mod tests {
             from: [2; 4],
             to_port: 3,
             from_port: 4,
-            pad: 0,
+            flags: 0,
         }
         .sealed(&TUPLE);
-        let key = flow.reply_key(TCP);
-        let reply = Reply::new(&TUPLE, 0).sealed(&key);
-        assert_eq!(reply.flow_key(TCP), TUPLE);
+        let key = flow.reply_key(&TUPLE);
+        let reply = flow.reply(&TUPLE, 0).sealed(&key);
+        assert_eq!(reply.flow_key(&key), TUPLE);
         assert_eq!((key.source, key.destination, key.source_port, key.destination_port), ([1; 4], [2; 4], 3, 4));
+        assert_eq!((reply.frontend, flow.source(&TUPLE)), (TUPLE.destination, (&[2; 4], 4)));
+        let received = Flow { flags: dsr::RECEIVED, ..flow }.sealed(&TUPLE);
+        let key = received.reply_key(&TUPLE);
+        assert_eq!(key, TUPLE.reversed());
+        let reply = received.reply(&TUPLE, 0).sealed(&key);
+        assert_eq!(reply.flow_key(&key), TUPLE);
+        assert_eq!((reply.frontend, reply.frontend_port, reply.client), ([2; 4], 4, TUPLE.source));
+        assert_eq!(received.source(&TUPLE), (&TUPLE.source, TUPLE.source_port));
         assert_eq!(TUPLE.reversed().reversed(), TUPLE);
     }
 
@@ -379,7 +495,7 @@ mod tests {
             from: [2; 4],
             to_port: 3,
             from_port: 4,
-            pad: 0,
+            flags: 0,
         }
         .sealed(&TUPLE);
         assert!(flow.is_sealed_for(&TUPLE));
@@ -392,12 +508,14 @@ mod tests {
             Flow { from: [9; 4], ..flow },
             Flow { to_port: 9, ..flow },
             Flow { from_port: 9, ..flow },
+            Flow { flags: dsr::SENT, ..flow },
         ] {
             assert!(!torn.is_sealed_for(&TUPLE));
         }
         let reply = Reply::new(&TUPLE, 7).sealed(&TUPLE);
         assert!(reply.is_sealed_for(&TUPLE));
         assert!(!reply.is_sealed_for(&TUPLE.reversed()));
+        assert!(!Reply { flags: dsr::RECEIVED, ..reply }.is_sealed_for(&TUPLE));
         assert!(!Reply { client_port: 77, ..reply }.is_sealed_for(&TUPLE));
         assert!(!Reply { frontend: [9; 4], ..reply }.is_sealed_for(&TUPLE));
     }
@@ -406,14 +524,46 @@ mod tests {
     fn timeouts_follow_the_state_of_the_flow() {
         let seconds = |protocol, bits| timeout(protocol, bits) / SECOND;
         assert_eq!(seconds(UDP, 0), 30);
-        assert_eq!(seconds(UDP, state::REPLIED), 180);
+        assert_eq!(seconds(UDP, state::REPLIED), 30);
+        assert_eq!(seconds(UDP, state::REPLIED | state::STEADY), 180);
         assert_eq!(seconds(TCP, 0), 60);
         assert_eq!(seconds(TCP, state::REPLIED), 21_600);
         assert_eq!(seconds(TCP, state::REPLIED | state::CLIENT_FIN), 120);
-        assert_eq!(seconds(TCP, state::REPLIED | state::CLIENT_FIN | state::BACKEND_FIN), 10);
-        assert_eq!(seconds(TCP, state::RESET), 10);
-        assert_eq!(learned(tcp_flags::FIN | tcp_flags::ACK, true), state::REPLIED | state::BACKEND_FIN);
-        assert_eq!(learned(tcp_flags::SYN, false), 0);
-        assert_eq!(learned(tcp_flags::RST, false), state::RESET);
+        assert_eq!(seconds(TCP, state::REPLIED | CLOSED), 2);
+        assert_eq!(seconds(TCP, state::REPLIED | CLOSED | state::BACKEND_FIRST), 10);
+        assert_eq!(seconds(TCP, state::RESET), 2);
+    }
+
+    #[test]
+    fn packets_tell_what_was_not_known_yet() {
+        const ACK: u8 = tcp_flags::ACK;
+        const FIN_ACK: u8 = tcp_flags::FIN | ACK;
+        assert_eq!(learned(TCP, tcp_flags::SYN, false, 0), 0);
+        assert_eq!(learned(TCP, tcp_flags::RST, false, 0), state::RESET);
+        let first = state::REPLIED | state::BACKEND_FIN | state::BACKEND_FIRST;
+        assert_eq!(learned(TCP, FIN_ACK, true, 0), first);
+        assert_eq!(learned(TCP, FIN_ACK, true, first), 0, "sent again");
+        assert_eq!(learned(TCP, FIN_ACK, true, state::REPLIED | state::CLIENT_FIN), state::BACKEND_FIN);
+        assert_eq!(learned(TCP, FIN_ACK, true, state::REPLIED | CLOSED), 0, "sent again, after the client's");
+        assert_eq!(learned(TCP, ACK, false, state::REPLIED), 0);
+        assert_eq!(learned(UDP, 0, false, 0), 0);
+        assert_eq!(learned(UDP, 0, true, 0), state::REPLIED);
+        assert_eq!(learned(UDP, 0, false, state::REPLIED), state::STEADY);
+        assert_eq!(implied(TCP, tcp_flags::SYN), 0);
+        assert_eq!(implied(TCP, ACK), state::REPLIED);
+        assert_eq!(implied(UDP, 0), state::REPLIED);
+    }
+
+    #[test]
+    fn flows_that_are_over_give_their_ports_away() {
+        const SILENT: u64 = SECOND + 1;
+        for bits in [state::RESET, state::REPLIED | CLOSED, state::REPLIED | CLOSED | state::BACKEND_FIRST] {
+            assert!(yields(TCP, bits, SILENT) && !yields(TCP, bits, SECOND / 2), "{bits}");
+        }
+        for bits in [state::REPLIED, state::REPLIED | state::CLIENT_FIN, state::REPLIED | state::BACKEND_FIN] {
+            assert!(!yields(TCP, bits, 3600 * SECOND), "{bits}");
+        }
+        assert!(yields(TCP, 0, 5 * SECOND) && !yields(TCP, 0, 3 * SECOND), "a handshake");
+        assert!(yields(UDP, state::REPLIED, SILENT) && !yields(UDP, state::REPLIED | state::STEADY, SILENT));
     }
 }

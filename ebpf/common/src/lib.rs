@@ -18,7 +18,10 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod conntrack;
+pub mod dsr;
+pub mod load;
 pub mod packet;
+pub mod pod;
 pub mod policy;
 pub mod service;
 pub mod tcp;

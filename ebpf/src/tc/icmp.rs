@@ -33,12 +33,9 @@ pub(super) fn translate(ctx: &TcContext, scratch: &mut Scratch, from_pod: bool) 
     }
     if flows::flow(key, flow).is_some() {
         // About an answer to the client: goes to the backend.
-        let target = Target {
-            source: &flow.to,
-            destination: &flow.from,
-            source_port: flow.to_port,
-            destination_port: flow.from_port,
-        };
+        let (from, from_port) = flow.source(key);
+        let target =
+            Target { source: &flow.to, destination: from, source_port: flow.to_port, destination_port: from_port };
         return pass_on(ctx, packet, route, outer, &target, from_pod);
     }
     NEXT

@@ -1,13 +1,14 @@
 //! Maps of the per-packet path; pinned as the others are.
 
 use aya_ebpf::{
-    bindings::{BPF_F_NO_PREALLOC, bpf_fib_lookup, bpf_redir_neigh},
+    bindings::{BPF_F_NO_PREALLOC, bpf_fib_lookup, bpf_redir_neigh, bpf_sock_tuple},
     macros::map,
-    maps::{Array, LpmTrie, LruHashMap, PerCpuArray},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
 };
 use skep_ebpf_common::{
     Address,
     conntrack::{Flow, FragmentKey, FragmentPorts, Node, Reply, Tuple},
+    pod::PodValue,
 };
 
 use super::parse::Packet;
@@ -20,7 +21,8 @@ pub(crate) static FLOWS: LruHashMap<Tuple, Flow> = LruHashMap::with_max_entries(
 #[map]
 pub(crate) static REPLIES: LruHashMap<Tuple, Reply> = LruHashMap::with_max_entries(65_536, 0);
 
-/// One once a flow has been noted: until then no packet need be looked for in the two above.
+/// One once a flow has been noted: until then no packet need be looked for in the two above. More than that while they are
+/// exchanged for larger ones: see [`skep_ebpf_common::conntrack::is_held`].
 #[map]
 pub(super) static TRACKING: Array<u32> = Array::with_max_entries(1, 0);
 
@@ -34,11 +36,19 @@ pub(super) static INSIDE: LpmTrie<Address, u32> = LpmTrie::with_max_entries(16_3
 
 /// What the programs know of this node.
 #[map]
-pub(super) static NODE: Array<Node> = Array::with_max_entries(1, 0);
+pub(crate) static NODE: Array<Node> = Array::with_max_entries(1, 0);
+
+/// A pod's address -> its device, for packets that are handed to it directly.
+#[map]
+pub(super) static PODS: HashMap<Address, PodValue> = HashMap::with_max_entries(8192, BPF_F_NO_PREALLOC);
 
 /// Reason ([`skep_ebpf_common::packet::Drop`]) -> packets.
 #[map]
 pub(super) static PACKET_DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(16, 0);
+
+/// Program ([`skep_ebpf_common::packet::Path`]) -> packets it forwarded.
+#[map]
+pub(super) static PACKET_PATHS: PerCpuArray<u64> = PerCpuArray::with_max_entries(2, 0);
 
 /// Where a program keeps what its stack (512 bytes, shared with what it calls) has no room for. No program that uses it
 /// interrupts another one that does: all run with bottom halves off.
@@ -64,6 +74,8 @@ pub(super) struct Scratch {
     pub(super) head: [u32; 5],
     pub(super) quote: [u32; 12],
     pub(super) chosen: Choice,
+    /// A question about sockets.
+    pub(super) sockets: bpf_sock_tuple,
 }
 
 /// A question to the kernel's routing, and the answer.

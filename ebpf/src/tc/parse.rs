@@ -4,8 +4,8 @@ use aya_ebpf::programs::TcContext;
 use skep_ebpf_common::{
     Address, TCP, UDP,
     conntrack::{FragmentKey, Tuple},
-    mapped,
-    packet::{ETHERNET, ETHERTYPE_IP4, ETHERTYPE_IP6, ICMP, ICMP6},
+    dsr, mapped,
+    packet::{ETHERNET, ETHERTYPE_IP4, ETHERTYPE_IP6, ICMP, ICMP6, is_nobodys},
 };
 
 use super::maps::FRAGMENTS;
@@ -44,6 +44,10 @@ pub(super) struct Packet {
     pub(super) l4: u32,
     /// Where the ICMP header begins, in an error.
     pub(super) icmp: u32,
+    /// The frontend that an option of another node names (see [`skep_ebpf_common::dsr`]), if `noted`.
+    pub(super) front: Address,
+    pub(super) front_port: u16,
+    pub(super) noted: bool,
     /// Key of a fragment's ports; filled for fragments.
     pub(super) fragment: FragmentKey,
     /// One past the last byte of the packet, by its own account.
@@ -91,6 +95,42 @@ struct Ip6 {
     destination: [u32; 4],
 }
 
+/// May the packet carry an option of another node?
+#[inline(always)]
+pub(super) fn may_be_noted(ctx: &TcContext) -> bool {
+    let Ok(ethertype) = ctx.load::<u16>(12) else { return false };
+    match u16::from_be(ethertype) {
+        // A header of seven words or more.
+        ETHERTYPE_IP4 => ctx.load::<u8>(ETHERNET as usize).is_ok_and(|version| version & 15 >= 7),
+        ETHERTYPE_IP6 => ctx.load::<u8>((ETHERNET + 6) as usize).is_ok_and(|next| next == dsr::DESTINATION_OPTIONS),
+        _ => false,
+    }
+}
+
+/// Reads the option of another node, which is the first of its kind.
+#[inline(always)]
+fn note(ctx: &TcContext, packet: &mut Packet) {
+    if packet.ip6 {
+        let at = (ETHERNET + 40) as usize;
+        let Ok([_, a, b, c]) = ctx.load::<[u8; 4]>(at) else { return };
+        if packet.l4 < ETHERNET + 40 + dsr::LENGTH6 || [a, b, c] != dsr::HEAD6 {
+            return;
+        }
+        let Ok(address) = ctx.load::<Address>(at + 4) else { return };
+        let Ok(port) = ctx.load::<u16>(at + 20) else { return };
+        (packet.front, packet.front_port) = (address, port);
+    } else {
+        let at = (ETHERNET + 20) as usize;
+        let Ok([head, port]) = ctx.load::<[u16; 2]>(at) else { return };
+        if head.to_ne_bytes() != dsr::HEAD4 {
+            return;
+        }
+        let Ok(address) = ctx.load::<u32>(at + 4) else { return };
+        (packet.front, packet.front_port) = (mapped(address), port);
+    }
+    packet.noted = true;
+}
+
 /// Where an IP packet is sent to, and nothing else of it.
 #[inline(always)]
 pub(super) fn destination(ctx: &TcContext) -> Option<Address> {
@@ -106,6 +146,7 @@ pub(super) fn destination(ctx: &TcContext) -> Option<Address> {
 #[inline(always)]
 pub(super) fn parse(ctx: &TcContext, packet: &mut Packet) -> Kind {
     packet.flags = 0;
+    packet.noted = false;
     let Ok(ethertype) = ctx.load::<u16>(12) else { return Kind::Other };
     match u16::from_be(ethertype) {
         ETHERTYPE_IP4 => packet.ip6 = false,
@@ -115,10 +156,10 @@ pub(super) fn parse(ctx: &TcContext, packet: &mut Packet) -> Kind {
     if !ip(ctx, ETHERNET, packet) || packet.end > ctx.len() {
         return Kind::Other;
     }
-    // Nobody sends from there; the stack has its own word on such packets.
-    let source = &packet.tuple.source;
-    let first = if packet.ip6 { source[0] } else { source[3] }.to_ne_bytes()[0];
-    if first == 0xff || (!packet.ip6 && matches!(first, 0 | 127 | 224..)) {
+    if packet.piece == Piece::Whole && may_be_noted(ctx) {
+        note(ctx, packet);
+    }
+    if is_nobodys(&packet.tuple.source, packet.ip6) {
         return Kind::Other;
     }
     match packet.tuple.protocol {

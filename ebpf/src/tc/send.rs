@@ -7,13 +7,22 @@ use aya_ebpf::{
     helpers::generated::{bpf_fib_lookup, bpf_redirect_neigh},
     programs::TcContext,
 };
-use skep_ebpf_common::{Address, packet::Drop};
+use skep_ebpf_common::{
+    Address, dsr,
+    packet::{Drop, Path},
+};
 
-use super::{NEXT, dropped, maps::Route, parse::Packet, rewrite, skb};
+use super::{
+    NEXT, count_path, dropped,
+    maps::{Route, Scratch},
+    note,
+    parse::Packet,
+    rewrite, skb,
+};
 use crate::flows::Target;
 
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
+pub(crate) const AF_INET: u8 = 2;
+pub(crate) const AF_INET6: u8 = 10;
 
 const SUCCESS: i64 = 0;
 /// Not a destination to forward to: this node's own, or none at all. The stack knows what to do.
@@ -40,13 +49,28 @@ pub(super) fn way(
     source: &Address,
     destination: &Address,
 ) -> Result<Way, Drop> {
+    way_of(ctx, route, packet, protocol, source, destination, 0)
+}
+
+/// The same for a packet of another length (from the IP header on); zero for the one it has.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "inlined; a struct would lie on the small stack")]
+fn way_of(
+    ctx: &TcContext,
+    route: &mut Route,
+    packet: &Packet,
+    protocol: u8,
+    source: &Address,
+    destination: &Address,
+    length: u16,
+) -> Result<Way, Drop> {
     let fib = &mut route.fib;
     fib.l4_protocol = protocol;
     // Ports are left out: routing rules that ask for ports would see different ones of a fragment.
     fib.sport = 0;
     fib.dport = 0;
     // With a total length of zero the kernel looks at the packet itself.
-    fib.__bindgen_anon_1.tot_len = 0;
+    fib.__bindgen_anon_1.tot_len = length;
     fib.__bindgen_anon_2.flowinfo = 0;
     // SAFETY: the kernel hands a valid context to the program.
     fib.ifindex = unsafe { (&raw const (*skb(ctx)).ifindex).read_volatile() };
@@ -95,6 +119,42 @@ pub(super) fn go(ctx: &TcContext, route: &mut Route, packet: &Packet, way: Way) 
     unsafe { bpf_redirect_neigh(route.fib.ifindex, &raw mut route.neighbour, size_of::<Neighbour>() as i32, 0) as i32 }
 }
 
+/// What [`noted`] says of a packet that does not fit the device with the option, or is at the end of its life; it is as it came.
+pub(super) const TOO_BIG_NOTED: i32 = -2;
+pub(super) const TOO_OLD_NOTED: i32 = -3;
+
+/// Translates a client's packet, tells the backend's node of the address it asked, and sends it there; otherwise as [`flow`].
+/// A function of its own: it has a stack of its own.
+#[inline(never)]
+pub(super) fn noted(ctx: &TcContext, scratch: &mut Scratch) -> i32 {
+    let Scratch { packet, flow, route, .. } = scratch;
+    let key = &packet.tuple;
+    let extra = dsr::length(packet.ip6);
+    let length = note::longest(ctx, packet) + extra;
+    let way = if length > u32::from(u16::MAX) {
+        Err(Drop::TooBig)
+    } else {
+        way_of(ctx, route, packet, key.protocol, &key.source, &flow.to, length as u16)
+    };
+    let way = match way {
+        Ok(_) if packet.ttl <= 1 => return TOO_OLD_NOTED,
+        Ok(way) => way,
+        Err(Drop::TooBig) => {
+            let fib = &mut route.fib;
+            // SAFETY: plain numbers, in any variant. So much of the client's own fits.
+            let mtu = u32::from(unsafe { fib.__bindgen_anon_1.mtu_result });
+            fib.__bindgen_anon_1.mtu_result = mtu.saturating_sub(extra) as u16;
+            return TOO_BIG_NOTED;
+        }
+        Err(reason) => return dropped(reason),
+    };
+    let target = Target::of_flow(flow, key);
+    if rewrite::flow(ctx, packet, &target).is_err() || note::put(ctx, packet).is_err() {
+        return dropped(Drop::Rewrite);
+    }
+    go(ctx, route, packet, way)
+}
+
 /// Translates a TCP or UDP packet and sends it on its way. An error is why it cannot go on; it is as it came then.
 #[inline(always)]
 pub(super) fn flow(ctx: &TcContext, route: &mut Route, packet: &Packet, target: &Target<'_>) -> Result<i32, Drop> {
@@ -104,6 +164,9 @@ pub(super) fn flow(ctx: &TcContext, route: &mut Route, packet: &Packet, target: 
     }
     if rewrite::flow(ctx, packet, target).is_err() {
         return Ok(dropped(Drop::Rewrite));
+    }
+    if way == Way::Out {
+        count_path(Path::Tc);
     }
     Ok(go(ctx, route, packet, way))
 }

@@ -2,8 +2,8 @@
 
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_get_prandom_u32, maps::lpm_trie, programs::TcContext};
 use skep_ebpf_common::{
-    Address, BackendValue, FrontendKey, TCP,
-    conntrack::{self, Flow, Node, Reply, Tuple},
+    Address, BackendValue, FrontendKey, TCP, address_bits,
+    conntrack::{self, Flow, Reply, Tuple, dsr},
     kind,
     packet::Drop,
 };
@@ -12,16 +12,21 @@ use super::{
     NEXT, dropped,
     maps::{Choice, FLOWS, INSIDE, NODE, REPLIES, Scratch, TRACKING},
     parse::Piece,
-    refuse, send,
+    refuse, send, sockets,
 };
 use crate::{
     flows::{self, Target},
+    load,
     lookup::{self, Chosen, Client, Origin, Reason, Verdict},
     maps::ADDRESSES,
 };
 
-/// How many source ports are tried before a flow is given up.
+/// How often a source port is claimed before a flow is given up.
 const ATTEMPTS: u32 = 8;
+/// For each of them, so many ports are looked at for one that is free. With nine of ten in use, one of thirty flows finds none.
+const LOOKS: u32 = 4;
+/// After so many attempts, a port is taken from a flow that gives it (see [`conntrack::yields`]).
+const POLITE: u32 = 2;
 
 /// Translates the answer of a backend. `None`: it is none. An answer with an `origin` may leave by another device; else it is
 /// on its way out already.
@@ -31,18 +36,21 @@ pub(super) fn reply(ctx: &TcContext, scratch: &mut Scratch, origin: Option<Origi
     let protocol = packet.tuple.protocol;
     let entry = flows::reply(&packet.tuple, reply)?;
     let now = flows::now();
-    *flow_key = reply.flow_key(protocol);
+    *flow_key = reply.flow_key(&packet.tuple);
     if !is_alive(reply, flow_key, now) {
         return None;
     }
     if origin == Some(Origin::Internal) && !send::is_senders(ctx, route, packet, &packet.tuple.source) {
         return Some(NEXT);
     }
-    let learned = conntrack::learned(packet.flags, true) & !reply.state;
+    let learned = conntrack::learned(protocol, packet.flags, true, reply.state);
     // SAFETY: an element that changes hands meanwhile gets a time and bits of another flow: it lives a little longer, or
     // ends up as closing, which only matters for a new connection from the very same port.
     unsafe { (*entry).used = now };
     if learned != 0 {
+        if reply.flags & dsr::RECEIVED == 0 {
+            load::learned(&packet.tuple.source, packet.tuple.source_port, reply.state, learned);
+        }
         // SAFETY: as above.
         unsafe { (*entry).state = reply.state | learned };
         if let Some(flow) = FLOWS.get_ptr_mut(&*flow_key) {
@@ -69,20 +77,22 @@ pub(super) fn reply(ctx: &TcContext, scratch: &mut Scratch, origin: Option<Origi
 
 /// Has any flow been noted yet?
 #[inline(always)]
-pub(super) fn is_needed() -> bool {
+pub(crate) fn is_needed() -> bool {
     // SAFETY: the entries of an array are always there, and this one is an aligned word.
     TRACKING.get_ptr(0).is_some_and(|noted| unsafe { noted.read_volatile() } != 0)
 }
 
-/// From now on packets are looked for among the flows.
+/// From now on packets are looked for among the flows. False: none may begin just now, for their maps are being exchanged.
 #[inline(always)]
-fn need() {
-    if !is_needed()
-        && let Some(noted) = TRACKING.get_ptr_mut(0)
-    {
+pub(super) fn need(now: u64) -> bool {
+    let Some(noted) = TRACKING.get_ptr_mut(0) else { return true };
+    // SAFETY: as above.
+    let word = unsafe { noted.read_volatile() };
+    if word == 0 {
         // SAFETY: as above.
         unsafe { noted.write_volatile(1) };
     }
+    !conntrack::is_held(word, now)
 }
 
 /// Sends a client's packet to its backend, which is chosen if the flow is new.
@@ -96,8 +106,15 @@ pub(super) fn forward(ctx: &TcContext, scratch: &mut Scratch, origin: Origin, tr
             return action;
         }
     }
+    if scratch.flow.flags & dsr::SENT != 0 && super::dsr::is_noted(&scratch.packet) {
+        return match send::noted(ctx, scratch) {
+            send::TOO_BIG_NOTED => refuse::tell(ctx, scratch, Drop::TooBig),
+            send::TOO_OLD_NOTED => refuse::tell(ctx, scratch, Drop::TimeToLive),
+            action => action,
+        };
+    }
     let Scratch { packet, flow, route, .. } = scratch;
-    match send::flow(ctx, route, packet, &Target::of_flow(flow)) {
+    match send::flow(ctx, route, packet, &Target::of_flow(flow, &packet.tuple)) {
         Ok(action) => action,
         Err(reason) => refuse::tell(ctx, scratch, reason),
     }
@@ -113,7 +130,7 @@ fn known(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> bool {
     if origin == Origin::Internal && !send::is_senders(ctx, route, packet, &key.source) {
         return false;
     }
-    *reply_key = flow.reply_key(key.protocol);
+    *reply_key = flow.reply_key(key);
     let now = flows::now();
     let opens = flows::opens(key.protocol, packet.flags);
     let silent = now.wrapping_sub(flow.used);
@@ -122,14 +139,23 @@ fn known(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> bool {
         goes_on = look_after(key, flow, reply_key, reply, other, now);
     }
     if !goes_on {
-        let _ = REPLIES.remove(&*reply_key);
-        let _ = FLOWS.remove(key);
+        // The port may be another flow's by now.
+        if flows::reply(reply_key, other).is_some() && other.flow_key(reply_key) == *key {
+            let _ = REPLIES.remove(&*reply_key);
+        }
+        if FLOWS.remove(key).is_ok() {
+            load::forgotten(flow);
+        }
         return false;
     }
-    let learned = conntrack::learned(packet.flags, false) & !flow.state;
+    let mut learned = conntrack::learned(key.protocol, packet.flags, false, flow.state);
+    if flow.flags & dsr::SENT != 0 {
+        learned |= conntrack::implied(key.protocol, packet.flags) & !flow.state;
+    }
     // SAFETY: see `reply`.
     unsafe { (*entry).used = now };
     if learned != 0 {
+        load::learned(&flow.to, flow.to_port, flow.state, learned);
         // SAFETY: see `reply`.
         unsafe { (*entry).state |= learned };
         if let Some(reply) = REPLIES.get_ptr_mut(&*reply_key) {
@@ -150,27 +176,17 @@ fn look_after(key: &Tuple, flow: &Flow, reply_key: &Tuple, reply: &mut Reply, ot
         // SAFETY: the copy is only believed when its seal fits.
         *other = unsafe { entry.read() };
         if other.is_sealed_for(reply_key) {
-            return is_of(other, key) && (silent <= timeout || now.wrapping_sub(other.used) <= timeout);
+            return other.flow_key(reply_key) == *key && (silent <= timeout || now.wrapping_sub(other.used) <= timeout);
         }
     }
-    *reply = Reply::new(key, now);
-    reply.state = flow.state;
+    *reply = flow.reply(key, now);
     reply.seal_for(reply_key);
     silent <= timeout && REPLIES.insert(reply_key, &*reply, u64::from(BPF_NOEXIST)).is_ok()
 }
 
-/// Are these the answers of the flow with that key?
-#[inline(always)]
-fn is_of(reply: &Reply, key: &Tuple) -> bool {
-    reply.client == key.source
-        && reply.frontend == key.destination
-        && reply.client_port == key.source_port
-        && reply.frontend_port == key.destination_port
-}
-
 /// Has either side of the flow been heard of lately? `key` is the flow's.
 #[inline(always)]
-fn is_alive(reply: &Reply, key: &Tuple, now: u64) -> bool {
+pub(super) fn is_alive(reply: &Reply, key: &Tuple, now: u64) -> bool {
     let timeout = conntrack::timeout(key.protocol, reply.state);
     if now.wrapping_sub(reply.used) <= timeout {
         return true;
@@ -240,27 +256,66 @@ fn begin(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> Result<(), i
         reason if reason == DROP + Drop::SourceDenied as i32 => return Err(dropped(Drop::SourceDenied)),
         _ => return Err(dropped(Drop::Torn)),
     }
-    let Scratch { packet, flow, chosen, reply_key, route, .. } = scratch;
+    let Scratch { packet, flow, chosen, route, .. } = scratch;
     let key = &packet.tuple;
     if origin == Origin::Internal && !send::is_senders(ctx, route, packet, &key.source) {
         // The stack has its word on it.
+        return Err(NEXT);
+    }
+    // SAFETY: one word of an entry, in whosever hands it is meanwhile.
+    let is_nodes = || unsafe { ADDRESSES.get(&key.source) }.is_some_and(|value| value.bits & address_bits::NODE != 0);
+    if origin == Origin::External && is_nodes() {
+        // Nobody outside has an address of this node, to which pods are open; the stack drops who says so.
         return Err(NEXT);
     }
     let local = chosen.flags & BackendValue::LOCAL != 0;
     // A backend elsewhere would answer the client past this node, and one that is the client itself would not answer at all.
     // A pod keeps its address: what is for it comes back through this node.
     let leaves = chosen.service == 0;
-    let translate = leaves || chosen.address == key.source || (origin == Origin::External && !local);
+    let elsewhere = origin == Origin::External && !local && chosen.address != key.source;
+    let translate = leaves || chosen.address == key.source || elsewhere;
     flow.used = flows::now();
-    flow.state = conntrack::learned(packet.flags, false);
+    flow.state = conntrack::learned(key.protocol, packet.flags, false, 0);
     flow.backend = chosen.id;
     flow.service = chosen.service;
     flow.to = chosen.address;
     flow.from = key.source;
     flow.to_port = chosen.port;
     flow.from_port = key.source_port;
-    flow.pad = 0;
+    flow.flags = 0;
+    if elsewhere && super::dsr::is_wanted(packet, chosen) {
+        flow.flags = dsr::SENT;
+    }
+    if !need(flow.used) {
+        return Err(dropped(Drop::Conntrack));
+    }
+    // The client's own port is the first choice where it can be.
+    if (translate && flow.flags == 0) || !claim(scratch, false) {
+        show_node(ctx, scratch, translate)?;
+        if !search(ctx, scratch) {
+            return Err(dropped(Drop::NoPort));
+        }
+    }
+    let Scratch { packet, flow, reply_key, .. } = scratch;
+    let key = &packet.tuple;
+    flow.seal_for(key);
+    if FLOWS.insert(key, &*flow, u64::from(BPF_NOEXIST)).is_ok() {
+        load::noted(flow);
+        return Ok(());
+    }
+    // Another CPU was faster with another packet of the flow.
+    let _ = REPLIES.remove(&*reply_key);
+    if flows::flow(key, flow).is_some() { Ok(()) } else { Err(dropped(Drop::Conntrack)) }
+}
+
+/// Gives a flow this node's address for its source if it is to be translated. An error is the packet's end.
+#[inline(always)]
+fn show_node(ctx: &TcContext, scratch: &mut Scratch, translate: bool) -> Result<(), i32> {
+    let Scratch { packet, flow, chosen, route, .. } = scratch;
+    let key = &packet.tuple;
+    let leaves = chosen.service == 0;
     let node = NODE.get(0);
+    flow.flags = 0;
     if translate {
         flow.from = match node {
             Some(node) if packet.ip6 && node.ip6 != [0; 4] => node.ip6,
@@ -286,69 +341,70 @@ fn begin(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> Result<(), i
             }
         }
     }
-    need();
-    if !claim(key, flow, reply_key, &mut scratch.reply, &mut scratch.other, &mut scratch.flow_key, translate, node) {
-        return Err(dropped(Drop::NoPort));
-    }
-    flow.seal_for(key);
-    if FLOWS.insert(key, &*flow, u64::from(BPF_NOEXIST)).is_ok() {
-        return Ok(());
-    }
-    // Another CPU was faster with another packet of the flow.
-    let _ = REPLIES.remove(&*reply_key);
-    if flows::flow(key, flow).is_some() { Ok(()) } else { Err(dropped(Drop::Conntrack)) }
+    Ok(())
 }
 
-/// Finds a source port whose answers nobody else waits for, and claims it. The client's own is the first choice unless the
-/// address is translated.
+/// Finds a source port whose answers nobody else waits for, and claims it.
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "inlined; all of them lie outside the stack")]
-fn claim(
-    key: &Tuple,
-    flow: &mut Flow,
-    reply_key: &mut Tuple,
-    reply: &mut Reply,
-    other: &mut Reply,
-    other_key: &mut Tuple,
-    translate: bool,
-    node: Option<&Node>,
-) -> bool {
-    let (first, last) = match node {
-        Some(node) if node.first_port != 0 && node.last_port >= node.first_port => (node.first_port, node.last_port),
-        _ => (Node::FIRST_PORT, Node::LAST_PORT),
-    };
+fn search(ctx: &TcContext, scratch: &mut Scratch) -> bool {
+    let (first, last) = flows::ports(NODE.get(0));
     let count = u32::from(last - first) + 1;
     // SAFETY: the helper takes no argument and always succeeds.
-    let start = unsafe { bpf_get_prandom_u32() };
-    *reply_key = flow.reply_key(key.protocol);
-    *reply = Reply::new(key, flow.used);
-    reply.state = flow.state;
+    let mut place = unsafe { bpf_get_prandom_u32() };
     for attempt in 0..ATTEMPTS {
-        if translate || attempt > 0 {
+        let Scratch { packet, flow, reply_key, .. } = &mut *scratch;
+        *reply_key = flow.reply_key(&packet.tuple);
+        for _ in 0..LOOKS {
             // A stride that is prime to most counts, so that attempts differ.
-            let place = start.wrapping_add(attempt.wrapping_mul(7919)) % count;
-            flow.from_port = (first + place as u16).to_be();
+            place = place.wrapping_add(7919);
+            flow.from_port = (first + (place % count) as u16).to_be();
             reply_key.destination_port = flow.from_port;
-        }
-        reply.seal_for(reply_key);
-        if REPLIES.insert(&*reply_key, &*reply, u64::from(BPF_NOEXIST)).is_ok() {
-            return true;
-        }
-        let Some(entry) = REPLIES.get_ptr(&*reply_key) else { continue };
-        // SAFETY: the copy is only believed when its seal fits.
-        *other = unsafe { entry.read() };
-        if !other.is_sealed_for(reply_key) {
-            continue;
-        }
-        *other_key = other.flow_key(key.protocol);
-        if is_of(other, key) || !is_alive(other, other_key, flow.used) {
-            let _ = REPLIES.remove(&*reply_key);
-            if REPLIES.insert(&*reply_key, &*reply, u64::from(BPF_NOEXIST)).is_ok() {
-                return true;
+            if REPLIES.get_ptr(&*reply_key).is_none() {
+                break;
             }
+        }
+        if !sockets::has(ctx, scratch) && claim(scratch, attempt >= POLITE) {
+            return true;
         }
     }
     false
+}
+
+/// Claims the answers to the source that the flow has, unless another flow waits for them. A function of its own: it is
+/// called in a loop.
+#[inline(never)]
+fn claim(scratch: &mut Scratch, insists: bool) -> bool {
+    let Scratch { packet, flow, reply, other, reply_key, flow_key, .. } = scratch;
+    let key = &packet.tuple;
+    *reply_key = flow.reply_key(key);
+    *reply = flow.reply(key, flow.used);
+    reply.seal_for(reply_key);
+    if REPLIES.insert(&*reply_key, &*reply, u64::from(BPF_NOEXIST)).is_ok() {
+        return true;
+    }
+    if flows::reply(reply_key, other).is_none() {
+        return false;
+    }
+    *flow_key = other.flow_key(reply_key);
+    let has_way = *flow_key == *key
+        || !is_alive(other, flow_key, flow.used)
+        || (insists && conntrack::yields(key.protocol, other.state, silence(other, flow_key, flow.used)));
+    if !has_way {
+        return false;
+    }
+    let _ = REPLIES.remove(&*reply_key);
+    REPLIES.insert(&*reply_key, &*reply, u64::from(BPF_NOEXIST)).is_ok()
+}
+
+/// For how long neither side of a flow has been heard of.
+#[inline(always)]
+fn silence(reply: &Reply, key: &Tuple, now: u64) -> u64 {
+    let answers = now.wrapping_sub(reply.used);
+    // SAFETY: see `is_alive`.
+    match FLOWS.get_ptr(key).map(|flow| now.wrapping_sub(unsafe { (*flow).used })) {
+        Some(questions) if questions < answers => questions,
+        _ => answers,
+    }
 }
 
 /// The sender of a packet, as the choice of a backend sees it.

@@ -1,6 +1,8 @@
 //! What can be chosen.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
+
+use crate::Bypass;
 
 /// Configuration of the enforcement.
 #[derive(Clone, Debug)]
@@ -11,6 +13,8 @@ pub struct Config {
     pub node_name: String,
     /// UDP port of the tunnel between nodes, which no pod may send to at a node. `None`: there is none.
     pub tunnel: Option<u16>,
+    /// A way to pods that the programs do not see, to be kept closed where they must. `None`: there is none.
+    pub bypass: Option<Arc<dyn Bypass>>,
     /// Capacities of the maps.
     pub sizes: Sizes,
 }
@@ -21,6 +25,7 @@ impl Default for Config {
             bpf_root: PathBuf::from("/sys/fs/bpf/skep"),
             node_name: String::new(),
             tunnel: None,
+            bypass: None,
             sizes: Sizes::default(),
         }
     }

@@ -9,6 +9,8 @@ use aya::{
     programs::{ProgramError, links::LinkError},
 };
 
+use crate::BypassError;
+
 /// Errors of the enforcement of policies.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -57,6 +59,9 @@ pub enum Error {
     /// A link could not be read.
     #[error("link of a kernel program")]
     Link(#[from] LinkError),
+    /// The way around could not be opened.
+    #[error("cannot let packets go to pods directly")]
+    Bypass(#[source] BypassError),
     /// Something could not be pinned.
     #[error("cannot pin {what}")]
     Pin {

@@ -24,7 +24,7 @@ use tokio::{sync::watch, time::sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Changes, Config, Metrics, PodDevice, Result,
+    Changes, Config, Error, Metrics, PodDevice, Result,
     error::chain,
     kernel::{self, Kernel, Method, Paths},
     programmer::Programmer,
@@ -278,8 +278,12 @@ impl Keeper {
         }
         self.write(|written| written.programmer.open_up()).await;
         self.written = None;
-        let root = self.config.bpf_root.clone();
-        let error = match tokio::task::spawn_blocking(move || kernel::cleanup(&root)).await {
+        let (root, bypass) = (self.config.bpf_root.clone(), self.config.bypass.clone());
+        let take_down = move || {
+            kernel::cleanup(&root)?;
+            bypass.map_or(Ok(()), |bypass| bypass.open(None)).map_err(Error::Bypass)
+        };
+        let error = match tokio::task::spawn_blocking(take_down).await {
             Ok(Ok(())) => return tracing::info!("there is no NetworkPolicy: nothing is enforced"),
             Ok(Err(error)) => chain(&error),
             Err(error) => error.to_string(),
@@ -292,11 +296,9 @@ impl Keeper {
         let (config, metrics) = (self.config.clone(), self.metrics.clone());
         let opened = tokio::task::spawn_blocking(move || {
             let (kernel, maps) = Kernel::open(&config.bpf_root, &config.sizes, Method::of_this_kernel())?;
-            Ok::<_, crate::Error>(Written {
-                kernel,
-                programmer: Programmer::new(maps, config.tunnel, metrics)?,
-                alone: false,
-            })
+            let mut programmer = Programmer::new(maps, config.tunnel, metrics)?;
+            programmer.set_bypass(config.bypass);
+            Ok::<_, Error>(Written { kernel, programmer, alone: false })
         });
         match opened.await {
             Ok(Ok(written)) => self.written = Some(written),

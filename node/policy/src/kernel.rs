@@ -22,7 +22,7 @@ use skep_ebpf_common::policy::POLICY_LAYOUT_VERSION;
 
 use crate::{Error, PodDevice, Result, Sizes};
 
-pub(crate) use attach::Method;
+pub(crate) use attach::{Method, PROGRAMS};
 pub(crate) use maps::Maps;
 pub(crate) use sys::wait_for_programs;
 

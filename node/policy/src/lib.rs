@@ -32,6 +32,7 @@
 extern crate self as skep_policy;
 
 pub mod bench;
+mod bypass;
 mod config;
 mod error;
 mod follow;
@@ -49,6 +50,7 @@ mod table;
 mod tests;
 mod world;
 
+pub use bypass::{Bypass, BypassError, Place};
 pub use config::{Config, Sizes};
 pub use error::{Error, Result};
 pub use follow::Enforcer;

@@ -6,6 +6,7 @@ mod uses;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, Ipv4Addr},
+    sync::Arc,
     time::Instant,
 };
 
@@ -13,7 +14,8 @@ use ipnet::{IpNet, Ipv4Net};
 use skep_ebpf_common::policy::{DeviceValue, IdentityName, PodName, PolicyState, device_flags, state_flags};
 
 use crate::{
-    Changes, Endpoint, Entry, Error, Identity, Metrics, Mirror, PodId, Result, TableId,
+    Bypass, Changes, Endpoint, Entry, Error, Identity, Metrics, Mirror, PodId, Result, TableId,
+    bypass::{Around, Place},
     kernel::{
         Maps,
         maps::{self, Rule, words},
@@ -60,6 +62,7 @@ pub(crate) struct Programmer {
     unknown_closed: bool,
     /// As in [`PolicyState::tunnel`].
     tunnel: u32,
+    around: Around,
     metrics: Metrics,
 }
 
@@ -83,10 +86,16 @@ impl Programmer {
             failed_removals: BTreeSet::new(),
             unknown_closed: false,
             tunnel: tunnel.map_or(0, |port| port.to_be().into()),
+            around: Around::default(),
             metrics,
         };
         programmer.write_identity(ALL_IP4);
         Ok(programmer)
+    }
+
+    /// There is a way around: it is kept closed to isolated pods.
+    pub(crate) fn set_bypass(&mut self, bypass: Option<Arc<dyn Bypass>>) {
+        self.around = Around::new(bypass);
     }
 
     /// Is a former daemon's word still enforced?
@@ -96,7 +105,7 @@ impl Programmer {
 
     /// Is everything written?
     pub(crate) fn is_settled(&self) -> bool {
-        self.failed() == 0
+        self.failed() == 0 && !self.around.is_behind()
     }
 
     fn failed(&self) -> usize {
@@ -114,11 +123,14 @@ impl Programmer {
         if self.is_in_force() && self.enforces() {
             return Ok(());
         }
+        let open = self.open_places(&self.devices);
+        self.around.narrow(&open);
         // One word says which generation counts; it comes before the revision, under which flows are judged anew.
         let flags = self.flags() | state_flags::ON;
         self.write_state(PolicyState { generation: self.generation, flags, tunnel: self.tunnel, ..self.state })?;
         wait_for_programs();
         self.settle(true)?;
+        self.around.widen(&open);
         self.forget_names();
         self.maps.remove_other_generations(self.generation)
     }
@@ -178,11 +190,12 @@ impl Programmer {
 
     /// Which pods' devices there are.
     pub(crate) fn set_devices(&mut self, present: Vec<PodDevice>) -> Result<()> {
-        if present == self.present {
-            return Ok(());
-        }
+        let same = present == self.present;
         self.present = present;
         let devices = self.wanted_devices();
+        if same && devices == self.devices {
+            return Ok(());
+        }
         let revokes = self.write_devices(devices)?;
         self.settle(revokes)
     }
@@ -208,6 +221,10 @@ impl Programmer {
             self.remove_rule(rule);
         }
         self.settle(true)?;
+        if self.is_in_force() && self.enforces() {
+            let open = self.open_places(&self.devices);
+            self.around.widen(&open);
+        }
         self.measure();
         Ok(())
     }
@@ -276,8 +293,30 @@ impl Programmer {
         Some(value)
     }
 
+    /// Which of the pods behind these devices are not isolated in any direction: what comes to the others must be seen, for
+    /// isolation, or to know an answer.
+    fn open_places(&self, devices: &BTreeMap<u32, DeviceValue>) -> BTreeSet<Place> {
+        let is_open = |device: &&PodDevice| devices.get(&device.index).is_some_and(|value| value.flags == 0);
+        let places = |device: &PodDevice| -> Vec<Place> {
+            device.addresses.iter().map(|address| (device.index, *address)).collect()
+        };
+        self.present.iter().filter(is_open).flat_map(places).collect()
+    }
+
     /// True if a device that was known is another pod's now, or isolated otherwise: then flows must be judged anew.
     fn write_devices(&mut self, wanted: BTreeMap<u32, DeviceValue>) -> Result<bool> {
+        // What is not in force opens and closes nothing.
+        if !(self.is_in_force() && self.enforces()) {
+            return self.write_each_device(wanted);
+        }
+        let open = self.open_places(&wanted);
+        self.around.narrow(&open);
+        let differs = self.write_each_device(wanted)?;
+        self.around.widen(&open);
+        Ok(differs)
+    }
+
+    fn write_each_device(&mut self, wanted: BTreeMap<u32, DeviceValue>) -> Result<bool> {
         let mut differs = false;
         for (index, value) in &wanted {
             let old = self.devices.get(index);

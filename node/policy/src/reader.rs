@@ -17,7 +17,7 @@ use skep_ebpf_common::{
 
 use crate::{
     Error, Result,
-    kernel::{Maps, Paths, maps::words},
+    kernel::{Maps, PROGRAMS, Paths, maps::words},
 };
 
 pub use listen::{EventRecord, Listener};
@@ -82,6 +82,7 @@ pub struct Reader {
     maps: Maps,
     state: PolicyState,
     folder: PathBuf,
+    links: PathBuf,
 }
 
 impl Reader {
@@ -96,7 +97,12 @@ impl Reader {
         }
         let maps = Maps::open(&paths.maps)?;
         let state = maps.state()?;
-        Ok(Self { maps, state, folder: paths.maps })
+        Ok(Self { maps, state, folder: paths.maps, links: paths.links })
+    }
+
+    /// Names of the programs on pods' devices, and the folder where their links are pinned, `<program>-<device>`.
+    pub fn programs(&self) -> ([&'static str; 2], &Path) {
+        (PROGRAMS.map(|(name, _)| name), &self.links)
     }
 
     /// What is not as it should be, in words; nothing mostly.

@@ -3,6 +3,7 @@
 
 mod agree;
 mod attach;
+mod bypass;
 #[path = "../tests/common/cluster.rs"]
 mod cluster;
 mod craft;

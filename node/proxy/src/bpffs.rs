@@ -5,6 +5,7 @@
 //! <bpf root>/v3/maps/SERVICES ...
 //! <bpf root>/v3/links/connect4-<program tag>-<cgroup id> ...
 //! <bpf root>/v3/programs/connect4-<program tag>-<cgroup id> ...
+//! <bpf root>/v3/filling/, next/   only while maps grow, or after a death meanwhile: see `growth`
 //! ```
 
 use std::{
@@ -27,6 +28,9 @@ const SYSTEM: &str = "/sys/fs/bpf";
 
 const MARKER: &str = "mounted-by-skep";
 
+/// Their names.
+const FOLDERS: [&str; 5] = ["maps", "links", "programs", "filling", "next"];
+
 /// Folders of the pins.
 #[derive(Clone, Debug)]
 pub(crate) struct Paths {
@@ -34,12 +38,17 @@ pub(crate) struct Paths {
     pub(crate) maps: PathBuf,
     pub(crate) links: PathBuf,
     pub(crate) programs: PathBuf,
+    /// Larger maps that nobody uses yet.
+    pub(crate) filling: PathBuf,
+    /// Larger maps that are whole, and take the places of others.
+    pub(crate) next: PathBuf,
 }
 
 impl Paths {
     pub(crate) fn new(bpf_root: &Path) -> Self {
         let version = bpf_root.join(format!("v{LAYOUT_VERSION}"));
-        Self { maps: version.join("maps"), links: version.join("links"), programs: version.join("programs"), version }
+        let [maps, links, programs, filling, next] = FOLDERS.map(|folder| version.join(folder));
+        Self { version, maps, links, programs, filling, next }
     }
 
     fn all(&self) -> [&Path; 3] {
@@ -86,6 +95,13 @@ pub(crate) fn lock(bpf_root: &Path) -> Result<Lock> {
         }
     }
     Ok(Lock(folders))
+}
+
+/// Lets one at a time put programs onto devices or exchange maps, also within a process. To be held for moments only.
+pub(crate) fn take_maps(paths: &Paths) -> Result<File> {
+    let folder = File::open(&paths.maps).map_err(Error::io(format!("open {}", paths.maps.display())))?;
+    folder.lock().map_err(Error::io(format!("lock {}", paths.maps.display())))?;
+    Ok(folder)
 }
 
 /// Removes every pin below `bpf_root`, and the mount if [`prepare`] made it and nobody else uses it. Programs detach and
@@ -173,16 +189,23 @@ fn is_layout(path: &Path) -> bool {
 
 /// Links first: nothing must run on maps that are half gone.
 fn remove_layout(version: &Path) -> Result<()> {
-    for folder in ["links", "programs", "maps"] {
-        let folder = version.join(folder);
-        for pin in pins(&folder)? {
-            unpin(&pin)?;
-        }
-        if folder.exists() {
-            fs::remove_dir(&folder).map_err(Error::io(format!("remove {}", folder.display())))?;
-        }
+    for folder in ["links", "programs", "maps", "filling", "next"] {
+        remove_folder(&version.join(folder))?;
     }
     fs::remove_dir(version).map_err(Error::io(format!("remove {}", version.display())))
+}
+
+/// Removes a folder with the pins in it; nothing there is no error.
+pub(crate) fn remove_folder(folder: &Path) -> Result<()> {
+    for pin in pins(folder)? {
+        unpin(&pin)?;
+    }
+    match fs::remove_dir(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io(format!("remove {}", folder.display()))(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Where a BPF file system is mounted, if need be, such that `bpf_root` lies in it.

@@ -18,8 +18,10 @@ pub struct Config {
     /// [`crate::maglev::SIZES`], the same on all nodes. Zero, the default, chooses at random.
     /// A new map of slots has room for 512 tables besides the backends.
     pub maglev: u32,
-    /// Capacities of the maps.
+    /// Capacities of the maps at first.
     pub maps: MapSizes,
+    /// How large those that hold Services may become when they fill up; [`MapSizes::MOST`] is the default.
+    pub most: MapSizes,
 }
 
 impl Default for Config {
@@ -31,17 +33,19 @@ impl Default for Config {
             node_port_addresses: Vec::new(),
             maglev: 0,
             maps: MapSizes::default(),
+            most: MapSizes::MOST,
         }
     }
 }
 
-/// Capacities, in entries. They count when a map is first created; pinned maps keep theirs.
+/// Capacities, in entries. A pinned map that is smaller is made larger when the daemon starts (see [`crate::growth`]), one
+/// that is larger stays so. Those of `services` and `backends` are made larger whenever they fill up, too.
 ///
 /// Kernel memory of the defaults, empty, as the kernel accounts for it: 37 MiB, of which 23 are hash buckets (16 bytes per
 /// entry, rounded up to a power of two) and 14 preallocated LRU entries. All other entries are allocated as they come: about
 /// 0.5 KiB per service port (most of it names) and 0.2 KiB per backend. The per-packet path, once it is loaded, adds 21 MiB:
-/// 328 bytes, all of them preallocated, for each of `flows`. A full LRU map forgets its oldest entry; the others refuse new
-/// ones.
+/// 328 bytes, all of them preallocated, for each of `flows`. A full LRU map forgets its oldest entry; the others, at their
+/// ceiling, refuse new ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapSizes {
     /// Ports of Services.
@@ -54,9 +58,25 @@ pub struct MapSizes {
     pub udp_peers: u32,
     /// TCP sockets that see the virtual address with getpeername.
     pub tcp_peers: u32,
+    /// Connected sockets that count for the choice of a backend with fewer connections; more than that are not counted. Zero:
+    /// backends are not chosen like that, and the programs count nothing. See `ebpf/src/load.rs`.
+    pub connections: u32,
     /// Flows from outside and past sockets that are remembered at once. Their maps are created by
     /// [`crate::devices::Devices`] only.
     pub flows: u32,
+}
+
+impl MapSizes {
+    /// What maps can be made to hold: a million service ports and four million endpoints.
+    pub const MOST: Self = Self {
+        services: 1 << 20,
+        backends: 1 << 22,
+        sticky: 1 << 24,
+        udp_peers: 1 << 24,
+        tcp_peers: 1 << 24,
+        connections: 1 << 24,
+        flows: 1 << 24,
+    };
 }
 
 impl Default for MapSizes {
@@ -67,6 +87,7 @@ impl Default for MapSizes {
             sticky: 32_768,
             udp_peers: 32_768,
             tcp_peers: 32_768,
+            connections: 0,
             flows: 65_536,
         }
     }

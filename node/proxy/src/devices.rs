@@ -5,19 +5,23 @@
 //! | `from_device` | ingress of the node's own devices and of its tunnel | 5.10; TCX from 6.6, before that a filter of a clsact qdisc |
 //! | `to_device` | egress of the same | as above |
 //! | `from_pod` | ingress of the host's ends of pods' devices | as above |
+//! | `from_wire` | the node's own devices, before all of these, if [`Acceleration`] is chosen | 5.10 |
 //!
 //! TCX links are pinned, so they outlive the daemon; a changed program is put into the link in place of the old one, with
 //! no packet in between that meets none. A clsact filter outlives the daemon too, but is replaced with a short gap.
 
 mod attach;
+pub(crate) mod filters;
 mod inside;
+mod mode;
 pub(crate) mod pins;
 mod ports;
+pub(crate) mod xdp;
 
 use std::{
     collections::BTreeSet,
     fs, io,
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::RangeInclusive,
     path::Path,
 };
@@ -67,7 +71,7 @@ pub(crate) fn programs() -> impl Iterator<Item = &'static str> {
 }
 
 use self::inside::Inside;
-pub use self::inside::Range;
+pub use self::{inside::Range, mode::NodePortMode, ports::source_ports, xdp::Acceleration};
 
 /// How programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,10 +111,14 @@ pub struct Settings {
     pub address6: Option<Ipv6Addr>,
     /// The way to other nodes besides the node's own devices.
     pub tunnel: Option<Tunnel>,
+    /// The way back of answers from backends on other nodes.
+    pub mode: NodePortMode,
     /// Ports that translated sources get. The kernel is told not to give them to anybody else.
     pub ports: RangeInclusive<u16>,
     /// How programs are attached.
     pub method: Method,
+    /// Whether packets that only pass through are forwarded before the kernel makes anything of them.
+    pub acceleration: Acceleration,
 }
 
 impl Default for Settings {
@@ -120,20 +128,22 @@ impl Default for Settings {
             address4: None,
             address6: None,
             tunnel: None,
-            ports: PORTS,
+            mode: NodePortMode::default(),
+            ports: ports::HIGH,
             method: Method::of_this_kernel(),
+            acceleration: Acceleration::default(),
         }
     }
 }
-
-/// Ports of translated sources unless others are chosen.
-const PORTS: RangeInclusive<u16> = Node::FIRST_PORT..=Node::LAST_PORT;
 
 /// The programs, on the pinned maps, ready for devices that come. Dropping it leaves what is attached attached.
 #[derive(Debug)]
 pub struct Devices {
     ebpf: Ebpf,
+    /// The kernel's numbers of the pinned maps the programs are on.
+    maps: BTreeSet<u32>,
     paths: Paths,
+    sizes: MapSizes,
     settings: Settings,
     /// What the programs were told of the node last.
     told: Option<Node>,
@@ -159,28 +169,31 @@ impl Devices {
             });
         }
         let paths = bpffs::prepare(bpf_root)?;
-        let mut ebpf = object::load(&paths, Part::Packets, sizes)?;
+        let (mut ebpf, maps) = load_all(&paths, sizes, settings.acceleration)?;
         ports::reserve(&settings.ports)?;
-        for hook in ON_NODE.iter().chain(ON_POD) {
-            load(&mut ebpf, hook.program)?;
-        }
         let inside = Inside::open(&paths.maps)?;
         // Goes on as it was until somebody says what is to be.
         let masquerade = node(&mut ebpf)?.get(&0, 0).map_err(Error::map(NODE))?.masquerade != 0;
-        Ok(Self { ebpf, paths, settings, told: None, inside, masquerade, settled: BTreeSet::new() })
+        let settled = BTreeSet::new();
+        Ok(Self { ebpf, maps, paths, sizes: *sizes, settings, told: None, inside, masquerade, settled })
     }
 
-    /// Gives what pods send out of the cluster the node's address, and a port of [`Settings::ports`]; `inside` are the ranges
-    /// whose addresses keep pods' own. `None` ends that; flows that began so go on. A former daemon's word holds until this
-    /// is called.
+    /// Says which addresses are the cluster's own, and which of them are nodes': those that other nodes may have been asked at
+    /// by clients that a backend of this one answers. A former daemon's word holds until this is called.
+    ///
+    /// # Errors
+    /// When the map refuses a write.
+    pub fn set_inside(&mut self, ranges: &BTreeSet<Range>, nodes: &BTreeSet<IpAddr>) -> Result<()> {
+        self.inside.set(ranges, nodes)
+    }
+
+    /// Gives what pods send out of the cluster ([`Devices::set_inside`]) the node's address, and a port of
+    /// [`Settings::ports`]; or ends that: flows that began so go on. A former daemon's word holds until this is called.
     ///
     /// # Errors
     /// When a map refuses a write.
-    pub fn masquerade(&mut self, inside: Option<&BTreeSet<Range>>) -> Result<()> {
-        if let Some(inside) = inside {
-            self.inside.set(inside)?;
-        }
-        self.masquerade = inside.is_some();
+    pub fn masquerade(&mut self, masquerade: bool) -> Result<()> {
+        self.masquerade = masquerade;
         self.tell()
     }
 
@@ -192,6 +205,7 @@ impl Devices {
     /// # Errors
     /// When the list of devices cannot be read, or the kernel refuses an attachment to a device that is still there.
     pub fn reconcile(&mut self, node: &[String], thorough: bool) -> Result<Vec<(String, &'static str, Attachment)>> {
+        let _turn = self.renew()?;
         self.tell()?;
         let present = names()?;
         let tunnel = self.settings.tunnel.as_ref().map(|tunnel| &tunnel.device);
@@ -205,8 +219,10 @@ impl Devices {
                 }
             })
             .collect();
-        if thorough && self.settings.method == Method::Tcx {
-            self.settled.clear();
+        if thorough {
+            // A filter would be replaced with a gap.
+            let keeps = self.settings.method == Method::Clsact;
+            self.settled.retain(|(program, _)| keeps && !xdp::PINS.contains(program));
         }
         self.take_off(&present, &wanted)?;
         let mut done = Vec::new();
@@ -220,12 +236,26 @@ impl Devices {
                 }
             }
         }
+        done.extend(self.accelerate(&present, node)?);
         Ok(done)
+    }
+
+    /// Has the programs on the maps that are in force, which may have been made larger, and keeps those from changing.
+    fn renew(&mut self) -> Result<fs::File> {
+        loop {
+            let turn = bpffs::take_maps(&self.paths)?;
+            if object::pinned_maps(&self.paths)? == self.maps {
+                return Ok(turn);
+            }
+            // Not while others wait: the verifier takes its time.
+            drop(turn);
+            (self.ebpf, self.maps) = load_all(&self.paths, &self.sizes, self.settings.acceleration)?;
+        }
     }
 
     /// Writes down what the programs need to know of the node, if that is news.
     fn tell(&mut self) -> Result<()> {
-        let Settings { address4, address6, tunnel, ports, .. } = &self.settings;
+        let Settings { address4, address6, tunnel, ports, mode, .. } = &self.settings;
         let tunnel = tunnel.as_ref().and_then(|tunnel| Some((sys::interface_index(&tunnel.device)?, tunnel)));
         let node = Node {
             ip4: word4(*address4),
@@ -236,6 +266,7 @@ impl Devices {
             first_port: *ports.start(),
             last_port: *ports.end(),
             masquerade: self.masquerade.into(),
+            dsr: mode.bits(),
         };
         if self.told == Some(node) {
             return Ok(());
@@ -292,17 +323,20 @@ impl Devices {
     /// # Errors
     /// When a pin cannot be removed.
     pub fn detach(&mut self) -> Result<()> {
-        self.take_off(&names()?, &[])
+        let present = names()?;
+        self.take_off(&present, &[])?;
+        self.accelerate(&present, &[]).map(drop)
     }
 }
 
-/// Undoes what [`Devices::open`] did besides pins (those go with [`crate::Proxy::cleanup`]): the reservation of the default
-/// ports, and filters on devices.
+/// Undoes what [`Devices::open`] did besides pins (those go with [`crate::Proxy::cleanup`]): the reservation of ports that
+/// [`source_ports`] gives or that are the default, and filters on devices.
 ///
 /// # Errors
 /// When the list of devices or of reserved ports cannot be read or written.
 pub fn cleanup() -> Result<()> {
-    ports::release(&PORTS)?;
+    ports::release(&ports::HIGH)?;
+    ports::release(&ports::LOW)?;
     if Method::of_this_kernel() == Method::Clsact {
         for device in names()? {
             for hook in ON_NODE.iter().chain(ON_POD) {
@@ -311,6 +345,39 @@ pub fn cleanup() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A program that is a filter of a device.
+#[derive(Clone, Debug)]
+pub(crate) struct Placed {
+    device: String,
+    hook: Hook,
+    priority: u16,
+}
+
+impl Placed {
+    /// The program's name.
+    pub(crate) fn program(&self) -> &'static str {
+        self.hook.program
+    }
+
+    /// Puts another program in its place, with a short gap.
+    pub(crate) fn replace(&self, program: &mut SchedClassifier) -> Result<()> {
+        attach::filter(program, self.hook, self.priority, &self.device)
+    }
+}
+
+/// Those of these programs that are filters of devices in this thread's network namespace.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub(crate) fn filters() -> Result<Vec<Placed>> {
+    let placed = filters::all()?.into_iter().filter_map(|(device, side, filter)| {
+        let mut hooks = ON_NODE.iter().chain(ON_POD);
+        let hook = hooks.find(|hook| hook.side == side && hook.program == filter.program)?;
+        Some(Placed { device, hook: *hook, priority: filter.priority })
+    });
+    Ok(placed.collect())
 }
 
 fn word4(ip: Option<Ipv4Addr>) -> Address {
@@ -334,16 +401,37 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedCl
         .map_err(|source| Error::Program { name, source })
 }
 
+/// Loads the object and its programs that see packets; also the numbers of the maps they are on.
+fn load_all(paths: &Paths, sizes: &MapSizes, acceleration: Acceleration) -> Result<(Ebpf, BTreeSet<u32>)> {
+    let turn = bpffs::take_maps(paths)?;
+    let mut ebpf = object::load(paths, Part::Packets, sizes)?;
+    let maps = object::pinned_maps(paths)?;
+    // The verifier takes its time; maps that are exchanged meanwhile have other numbers.
+    drop(turn);
+    for hook in ON_NODE.iter().chain(ON_POD) {
+        load(&mut ebpf, hook.program)?;
+    }
+    if acceleration != Acceleration::Disabled {
+        xdp::load(&mut ebpf)?;
+    }
+    Ok((ebpf, maps))
+}
+
 fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<()> {
     let program = program(ebpf, name)?;
+    verify(name, || program.load())
+}
+
+/// Has the kernel's verifier look at a program.
+fn verify(name: &'static str, mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<()> {
     for _ in 1..LOAD_ATTEMPTS {
-        match program.load() {
-            // A signal came while the verifier was at work.
+        match load() {
+            // A signal came while it was at work.
             Err(ProgramError::LoadError { io_error, .. }) if io_error.kind() == io::ErrorKind::WouldBlock => {}
             other => return other.map_err(|source| Error::Program { name, source }),
         }
     }
-    program.load().map_err(|source| Error::Program { name, source })
+    load().map_err(|source| Error::Program { name, source })
 }
 
 fn is_at_least(major: u8, minor: u8) -> bool {

@@ -60,7 +60,7 @@ pub enum Error {
         detail: String,
     },
     /// A map has no room for a change. Nothing of that change was written.
-    #[error("the service map {map} is full: {used} of {capacity} entries, {wanted} more are needed; raise its size")]
+    #[error("the service map {map} is full: {used} of {capacity} entries, {wanted} more are needed")]
     MapFull {
         /// Name of the map.
         map: &'static str,
@@ -103,6 +103,28 @@ pub enum Error {
     /// The object lacks something it is built with.
     #[error("the kernel object has no {0}")]
     Object(String),
+    /// A program was not accepted on larger maps.
+    #[error("kernel program {name} on larger maps")]
+    Exchange {
+        /// Name of the program.
+        name: String,
+        /// What aya said.
+        source: ProgramError,
+    },
+    /// Maps were not made larger because programs came meanwhile that use them, too.
+    #[error("other programs use the maps by now")]
+    Superseded,
+    /// The driver of a device does not take the fast lane.
+    #[error(
+        "the driver of {device} cannot run an XDP program natively: use `--acceleration best-effort`, which runs it behind \
+         the driver then, or `disabled`"
+    )]
+    NotNative {
+        /// Name of the device.
+        device: String,
+        /// What the kernel said.
+        source: Box<Error>,
+    },
     /// A map could not be opened.
     #[error("map {name}")]
     Map {

@@ -1,6 +1,7 @@
 //! The pinned maps, from user space.
 
 pub(crate) mod drops;
+pub(crate) mod paths;
 pub mod reader;
 mod table;
 
@@ -9,7 +10,7 @@ use std::{fmt, path::Path};
 use aya::maps::{LpmTrie, Map, MapData, PerCpuHashMap};
 use skep_ebpf_common::{
     Address, AddressValue, AffinityKey, AffinityValue, BackendValue, FrontendKey, FrontendValue, PeerKey, PeerValue,
-    ServiceCounters, ServiceInfo, ServiceValue, SlotKey, SlotValue, SourceRange, StickyKey, StickyValue,
+    ServiceCounters, ServiceInfo, ServiceValue, SlotKey, SlotValue, SourceRange, StickyKey, StickyValue, dsr::LocalKey,
 };
 
 pub use reader::Reader;
@@ -27,6 +28,13 @@ pub(crate) const REPLIES: &str = "REPLIES";
 pub(crate) const INSIDE: &str = "INSIDE";
 /// Name of the counters of packets that end here.
 pub(crate) const PACKET_DROPS: &str = "PACKET_DROPS";
+/// Name of the counters of packets that are forwarded here.
+pub(crate) const PACKET_PATHS: &str = "PACKET_PATHS";
+
+/// Name of the map of open connections; there only while they are counted.
+pub(crate) const LOADS: &str = "LOADS";
+/// Name of the map of connected sockets; there only while connections are counted.
+pub(crate) const CONNECTED: &str = "CONNECTED";
 
 /// For how many Maglev tables there is room.
 const MAGLEV_TABLES: u32 = 512;
@@ -54,6 +62,7 @@ pub(crate) fn pinned(part: Part, sizes: &MapSizes) -> Vec<(&'static str, Option<
         ("SERVICES", Some(sizes.services)),
         ("SLOTS", slots),
         ("BACKENDS", Some(sizes.backends)),
+        ("LOCALS", None),
         ("SOURCE_RANGES", Some(sizes.services)),
         ("SERVICE_INFO", Some(sizes.services)),
         ("SERVICE_STATS", Some(sizes.services)),
@@ -64,6 +73,9 @@ pub(crate) fn pinned(part: Part, sizes: &MapSizes) -> Vec<(&'static str, Option<
         ("TCP_PEERS", Some(sizes.tcp_peers)),
         (LOGS, None),
     ];
+    if sizes.connections > 0 {
+        maps.extend([(LOADS, Some(sizes.backends)), (CONNECTED, Some(sizes.connections))]);
+    }
     if part == Part::Packets {
         maps.extend(OF_PACKETS.map(|name| (name, matches!(name, FLOWS | REPLIES).then_some(sizes.flows))));
     }
@@ -71,7 +83,18 @@ pub(crate) fn pinned(part: Part, sizes: &MapSizes) -> Vec<(&'static str, Option<
 }
 
 /// The maps that only programs use that see packets.
-pub(crate) const OF_PACKETS: [&str; 7] = [FLOWS, REPLIES, "TRACKING", "FRAGMENTS", "NODE", INSIDE, PACKET_DROPS];
+pub(crate) const OF_PACKETS: [&str; 10] = [
+    FLOWS,
+    REPLIES,
+    "TRACKING",
+    "FRAGMENTS",
+    "NODE",
+    INSIDE,
+    PACKET_DROPS,
+    crate::direct::PODS,
+    PACKET_PATHS,
+    crate::devices::xdp::DEVICES,
+];
 
 /// The maps that say what is served.
 pub(crate) struct ServiceMaps {
@@ -80,7 +103,11 @@ pub(crate) struct ServiceMaps {
     pub(crate) services: Table<u32, ServiceValue>,
     pub(crate) slots: Table<SlotKey, SlotValue>,
     pub(crate) backends: Table<u32, BackendValue>,
+    /// Backends on this node, as packets of other nodes name them.
+    pub(crate) locals: Table<LocalKey, u32>,
     pub(crate) source_ranges: LpmTrie<MapData, SourceRange, u32>,
+    /// How many entries that one can hold.
+    pub(crate) ranges_capacity: usize,
     pub(crate) info: Table<u32, ServiceInfo>,
     pub(crate) service_stats: PerCpuHashMap<MapData, u32, ServiceCounters>,
     pub(crate) backend_stats: PerCpuHashMap<MapData, u32, u64>,
@@ -101,7 +128,9 @@ impl ServiceMaps {
             services: Table::open(folder, "SERVICES")?,
             slots: Table::open(folder, "SLOTS")?,
             backends: Table::open(folder, "BACKENDS")?,
+            locals: Table::open(folder, "LOCALS")?,
             source_ranges: trie(folder, "SOURCE_RANGES")?,
+            ranges_capacity: capacity(folder, "SOURCE_RANGES")?,
             info: Table::open(folder, "SERVICE_INFO")?,
             service_stats: per_cpu(folder, "SERVICE_STATS")?,
             backend_stats: per_cpu(folder, "BACKEND_STATS")?,
@@ -132,6 +161,11 @@ impl FlowMaps {
 fn per_cpu<V: aya::Pod>(folder: &Path, name: &'static str) -> Result<PerCpuHashMap<MapData, u32, V>> {
     let data = MapData::from_pin(folder.join(name)).map_err(Error::map(name))?;
     Map::from_map_data(data).map_err(Error::map(name))?.try_into().map_err(Error::map(name))
+}
+
+fn capacity(folder: &Path, name: &'static str) -> Result<usize> {
+    let info = MapData::from_pin(folder.join(name)).and_then(|data| data.info()).map_err(Error::map(name))?;
+    Ok(info.max_entries() as usize)
 }
 
 fn trie<K: aya::Pod, V: aya::Pod>(folder: &Path, name: &'static str) -> Result<LpmTrie<MapData, K, V>> {

@@ -55,6 +55,13 @@ pub struct ReasonLabel {
     pub reason: &'static str,
 }
 
+/// Label of the counter of forwarded packets.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PathLabel {
+    /// Name of the path.
+    pub path: &'static str,
+}
+
 /// Metrics of the service data plane. Cheap to clone; clones share their values.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -71,10 +78,14 @@ pub struct Metrics {
     pub(crate) updates: Counter,
     pub(crate) deletes: Counter,
     pub(crate) sockets_cut: Counter,
+    pub(crate) growths: Counter,
+    ceilings: Family<MapLabel, Counter>,
     pub(crate) annotations_ignored: Counter,
+    pub(crate) loads_mended: Counter,
     entries: Family<MapLabel, Gauge<i64, AtomicI64>>,
     capacity: Family<MapLabel, Gauge<i64, AtomicI64>>,
     drops: Family<ReasonLabel, Counter>,
+    paths: Family<PathLabel, Counter>,
 }
 
 impl Default for Metrics {
@@ -98,10 +109,14 @@ impl Default for Metrics {
             updates: Counter::default(),
             deletes: Counter::default(),
             sockets_cut: Counter::default(),
+            growths: Counter::default(),
+            ceilings: Family::default(),
             annotations_ignored: Counter::default(),
+            loads_mended: Counter::default(),
             entries: Family::default(),
             capacity: Family::default(),
             drops: Family::default(),
+            paths: Family::default(),
         }
     }
 }
@@ -161,13 +176,25 @@ impl Metrics {
             self.sockets_cut.clone(),
         );
         own.register(
+            "connection_counts_mended",
+            "Counts of open connections, and sockets in them, that were put right",
+            self.loads_mended.clone(),
+        );
+        own.register(
             "annotations_ignored",
             "Annotations of Services that could not be read",
             self.annotations_ignored.clone(),
         );
+        own.register("map_growths", "Times that service maps were made larger", self.growths.clone());
+        own.register("map_ceilings", "Times that a map as large as it gets had no room", self.ceilings.clone());
         own.register("map_entries", "Entries in a map", self.entries.clone());
         own.register("map_capacity", "Entries a map can hold", self.capacity.clone());
         own.register("packet_drops", "Packets that were dropped or refused, by reason", self.drops.clone());
+        own.register(
+            "packets_forwarded",
+            "Packets that were translated and sent on, by the program that did it",
+            self.paths.clone(),
+        );
     }
 
     /// What was seen of that family is served.
@@ -187,6 +214,11 @@ impl Metrics {
     pub(crate) fn nothing_pending(&self) {
         self.endpoint_changes_pending.set(0);
         self.service_changes_pending.set(0);
+    }
+
+    /// A map that cannot become larger had no room.
+    pub(crate) fn ceiling(&self, map: &'static str) {
+        self.ceilings.get_or_create(&MapLabel { map }).inc();
     }
 
     pub(crate) fn filled(&self, fill: &Fill) {

@@ -11,8 +11,10 @@ mod addresses;
 mod check;
 mod entries;
 mod ids;
+mod locals;
 mod plan;
 mod recover;
+mod room;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,6 +24,7 @@ use std::{
 
 use skep_ebpf_common::{FrontendKey, FrontendValue, ServiceValue};
 
+pub(crate) use self::room::Refused;
 use self::{addresses::Addresses, entries::erase, ids::Ids, plan::Plan};
 use crate::{
     Error, Result,
@@ -140,7 +143,7 @@ impl Programmer {
         let Some(live) = self.services.remove(port) else { return Ok(false) };
         // A part that cannot be removed does not keep the others.
         let result = self.drop_slots(live.id, live.generation, live.count);
-        let result = result.and(self.drop_backends(&live.backends));
+        let result = result.and(self.drop_backends(live.id, &live.backends));
         let result = result.and(self.drop_ranges(live.id, &live.service.source_ranges));
         let result = result.and(self.maps.info.remove(&live.id));
         self.writes.deletes += 1;
@@ -251,7 +254,7 @@ impl Programmer {
             match self.write_generation(id, 1, service, &placed) {
                 Ok(count) => Ok((placed, count)),
                 Err(error) => {
-                    let _ = self.drop_backends(&placed);
+                    let _ = self.drop_backends(id, &placed);
                     Err(error)
                 }
             }
@@ -289,7 +292,7 @@ impl Programmer {
         let count = match self.write_generation(id, generation, service, &next) {
             Ok(count) => count,
             Err(error) => {
-                let _ = self.drop_backends(&placed);
+                let _ = self.drop_backends(id, &placed);
                 return Err(error);
             }
         };
@@ -308,7 +311,7 @@ impl Programmer {
             old_ranges.into_iter().filter(|range| !service.source_ranges.contains(range)).collect();
         // The backends go even if the old slots do not: sockets that remember one must not keep it.
         let result = self.drop_slots(id, old_generation, old_count);
-        result.and(self.drop_backends(&gone)).and(self.drop_ranges(id, &ranges))
+        result.and(self.drop_backends(id, &gone)).and(self.drop_ranges(id, &ranges))
     }
 
     /// Writes slots and source ranges of a generation and makes it live. Returns the number of slots; on failure none of

@@ -8,12 +8,16 @@ use std::{
 };
 
 use crate::{
-    Attachment, Config, Health, Metrics, Programmer, Result,
+    Attachment, Config, Health, MapSizes, Metrics, Programmer, Result,
     bpffs::{self, Lock},
-    cgroup, kernel,
+    cgroup,
+    growth::{self, Growth, Larger},
+    kernel,
+    loads::Loads,
     log::KernelLog,
-    maps::Part,
+    maps::{self, Part},
     object,
+    programmer::Refused,
     service::ServiceTable,
     sockets,
 };
@@ -29,6 +33,8 @@ pub struct Proxy {
     health: Health,
     log: KernelLog,
     bpf_root: PathBuf,
+    most: MapSizes,
+    loads: Loads,
     /// Keeps a second daemon away.
     _lock: Lock,
 }
@@ -52,7 +58,13 @@ impl Proxy {
         let cgroup = cgroup::root(config.cgroup_root.as_deref())?;
         let paths = bpffs::prepare(&config.bpf_root)?;
         let lock = bpffs::lock(&config.bpf_root)?;
-        let mut ebpf = object::load(&paths, Part::Sockets { maglev: config.maglev }, &config.maps)?;
+        growth::resume(&paths)?;
+        let part = Part::Sockets { maglev: config.maglev };
+        grow(&config.bpf_root, &growth::wanted(&paths, part, &config.maps));
+        if config.maps.connections == 0 {
+            [maps::LOADS, maps::CONNECTED].iter().try_for_each(|name| bpffs::unpin(&paths.maps.join(name)))?;
+        }
+        let mut ebpf = object::load(&paths, part, &config.maps)?;
         let programmer = Programmer::open(&paths.maps)?;
         let attachments = object::attach(&mut ebpf, &paths, &cgroup)?;
         let log = KernelLog::open(&mut ebpf)?;
@@ -78,6 +90,8 @@ impl Proxy {
             health: Health::default(),
             log,
             bpf_root: config.bpf_root,
+            most: config.most,
+            loads: Loads::new(paths.maps),
             _lock: lock,
         })
     }
@@ -101,12 +115,21 @@ impl Proxy {
         &mut self.programmer
     }
 
-    /// Makes the maps equal to `table`; see [`Programmer::sync`].
+    /// Makes the maps equal to `table`, and larger if need be; see [`Programmer::sync`].
     ///
     /// # Errors
-    /// As [`Programmer::sync`].
+    /// As [`Programmer::sync`], and when maps cannot be made larger.
     pub fn sync(&mut self, table: &ServiceTable) -> Result<()> {
-        self.programmer.sync(table)?;
+        while let Err(error) = self.programmer.sync(table) {
+            let more = table.len().saturating_sub(self.programmer.ports().count());
+            let refused = Refused::of(&error);
+            let larger = self.programmer.larger(refused, more, &self.most, self.maglev);
+            if refused.is_none() || larger.is_empty() {
+                return Err(error);
+            }
+            Growth::prepare(&self.bpf_root, &larger)?.finish()?;
+            self.programmer.reopen(&bpffs::Paths::new(&self.bpf_root).maps)?;
+        }
         bpffs::remove_other_versions(&self.bpf_root)
     }
 
@@ -119,6 +142,15 @@ impl Proxy {
         sockets::cut(&bpffs::Paths::new(&self.bpf_root).maps, &self.programmer.take_gone(|_, _| false))
     }
 
+    /// Compares the counts of open connections with the sockets and flows that are there, and puts them right. A socket that
+    /// is not there counts until the second call. Returns how many were wrong. ([`Proxy::run`] does so every minute.)
+    ///
+    /// # Errors
+    /// When a map or the kernel's lists of sockets cannot be read.
+    pub fn check_loads(&mut self) -> Result<usize> {
+        self.loads.check()
+    }
+
     /// The metrics, shared with this proxy.
     pub fn metrics(&self) -> Metrics {
         self.metrics.clone()
@@ -127,5 +159,16 @@ impl Proxy {
     /// How it is, shared with this proxy.
     pub fn health(&self) -> Health {
         self.health.clone()
+    }
+}
+
+/// Makes maps larger before anybody writes to them. They serve as they are where that fails.
+fn grow(bpf_root: &Path, larger: &Larger) {
+    if larger.is_empty() {
+        return;
+    }
+    match Growth::prepare(bpf_root, larger).and_then(Growth::finish) {
+        Ok(()) => tracing::info!(?larger, "maps were made larger"),
+        Err(error) => tracing::error!(error = %watch::chain(&error), ?larger, "maps cannot be made larger"),
     }
 }

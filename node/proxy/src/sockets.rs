@@ -135,6 +135,31 @@ fn translated(maps: &Path, gone: &[Gone]) -> Result<HashMap<u64, Vec<SocketAddr>
     Ok(sockets)
 }
 
+/// The cookies of all connected sockets, in every network namespace that a process is in.
+pub(crate) fn cookies() -> Result<HashSet<u64>> {
+    let visit = || -> Result<HashSet<u64>> {
+        let mut found = HashSet::new();
+        for namespace in namespaces()? {
+            let failed = Error::io("read the sockets of a network namespace");
+            cookies_in(&namespace, &mut found).map_err(failed)?;
+        }
+        Ok(found)
+    };
+    // A thread of its own: it is in some other namespace afterwards.
+    thread::scope(|scope| scope.spawn(visit).join()).unwrap_or_else(|_| {
+        Err(Error::io("read the sockets of all network namespaces")(io::Error::other("the thread ended early")))
+    })
+}
+
+fn cookies_in(namespace: &File, found: &mut HashSet<u64>) -> io::Result<()> {
+    setns(namespace, CloneFlags::CLONE_NEWNET)?;
+    let mut diag = Diag::open()?;
+    for sockets in [diag.connected_tcp()?, diag.connected_udp()?] {
+        found.extend(sockets.iter().map(diag::Found::cookie));
+    }
+    Ok(())
+}
+
 /// A file for each network namespace that a process is in.
 fn namespaces() -> Result<Vec<File>> {
     let mut found = HashMap::new();

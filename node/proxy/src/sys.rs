@@ -5,6 +5,8 @@
 //! duration of the call, with lengths taken from those buffers.
 #![allow(unsafe_code)]
 
+pub(crate) mod raw;
+
 use std::{
     ffi::CString,
     io,

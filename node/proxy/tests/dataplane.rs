@@ -3,10 +3,16 @@
 
 #[path = "dataplane/agent.rs"]
 mod agent;
+#[path = "dataplane/established.rs"]
+mod established;
 #[path = "dataplane/ground.rs"]
 mod ground;
+#[path = "dataplane/growth.rs"]
+mod growth;
 #[path = "dataplane/kinds.rs"]
 mod kinds;
+#[path = "dataplane/loads.rs"]
+mod loads;
 #[path = "dataplane/maps.rs"]
 mod maps;
 #[path = "dataplane/restart.rs"]

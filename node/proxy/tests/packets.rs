@@ -7,15 +7,31 @@ mod conntrack;
 mod craft;
 #[path = "packets/devices.rs"]
 mod devices;
+#[path = "packets/direct.rs"]
+mod direct;
+#[path = "packets/dsr.rs"]
+mod dsr;
 #[path = "packets/errors.rs"]
 mod errors;
 #[path = "packets/flows.rs"]
 mod flows;
+#[path = "packets/limits.rs"]
+mod limits;
+#[path = "packets/loads.rs"]
+mod loads;
+#[path = "packets/malformed.rs"]
+mod malformed;
 #[path = "packets/pinned.rs"]
 mod pinned;
+#[path = "packets/ports.rs"]
+mod ports;
 #[path = "packets/rig.rs"]
 mod rig;
+#[path = "packets/short_way.rs"]
+mod short_way;
 #[path = "packets/trace.rs"]
 mod trace;
 #[path = "packets/traffic.rs"]
 mod traffic;
+#[path = "packets/xdp.rs"]
+mod xdp;

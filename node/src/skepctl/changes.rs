@@ -22,6 +22,7 @@ pub(crate) struct Look {
 
 impl Look {
     pub(crate) fn take(reader: &Reader) -> Result<Self> {
+        let reader = &reader.reopen()?;
         Ok(Self { flows: reader.flows()?, drops: reader.drops()?, services: reader.services()? })
     }
 }
@@ -148,6 +149,7 @@ mod tests {
 
     fn flow(port: u16, state: &'static str) -> FlowRecord {
         FlowRecord {
+            answers: "here",
             protocol: Protocol::Tcp,
             client: SocketAddr::new([192, 0, 2, 9].into(), port),
             frontend: "192.0.2.1:30080".parse().unwrap(),

@@ -80,6 +80,7 @@ mod tests {
 
     fn flow() -> FlowRecord {
         FlowRecord {
+            answers: "here",
             protocol: Protocol::Tcp,
             client: "192.0.2.9:4000".parse().unwrap(),
             frontend: "192.0.2.1:30080".parse().unwrap(),

@@ -32,16 +32,20 @@ struct Policy {
     warnings: Vec<&'static str>,
     pods: usize,
     isolated_pods: usize,
+    /// Its programs on pods' devices.
+    devices: Vec<status::DeviceRecord>,
 }
 
 /// Reads it.
 pub(crate) fn read(reader: &Reader, root: &Path) -> Result<Status> {
     let network_policy = match policy(root)? {
-        None => Policy { loaded: false, warnings: Vec::new(), pods: 0, isolated_pods: 0 },
+        None => Policy { loaded: false, warnings: Vec::new(), pods: 0, isolated_pods: 0, devices: Vec::new() },
         Some(reader) => {
             let pods = reader.pods()?;
             let isolated_pods = pods.iter().filter(|pod| pod.ingress.is_some() || pod.egress.is_some()).count();
-            Policy { loaded: true, warnings: reader.warnings(), pods: pods.len(), isolated_pods }
+            let (programs, links) = reader.programs();
+            let devices = status::on_devices(programs, links)?;
+            Policy { loaded: true, warnings: reader.warnings(), pods: pods.len(), isolated_pods, devices }
         }
     };
     let refused = reader.services()?.iter().map(|service| service.refused).sum();
@@ -70,7 +74,7 @@ pub(crate) fn show(format: Format, status: &Status, out: &mut impl Write) -> Res
         writeln!(out, "  {warning}")?;
     }
     writeln!(out)?;
-    programs(proxy, out)?;
+    programs(proxy, &network_policy.devices, out)?;
     writeln!(out)?;
     let mut maps = table(["MAP", "ENTRIES", "CAPACITY", "FULL"]);
     for map in &proxy.maps {
@@ -89,7 +93,7 @@ pub(crate) fn show(format: Format, status: &Status, out: &mut impl Write) -> Res
     print(&drops, out)
 }
 
-fn programs(status: &status::Status, out: &mut impl Write) -> Result<()> {
+fn programs(status: &status::Status, policy: &[status::DeviceRecord], out: &mut impl Write) -> Result<()> {
     let yes = |attached: bool| if attached { "yes" } else { "NO" }.to_owned();
     let mut programs = table(["PROGRAM", "ON", "ATTACHED", "ID", "TAG"]);
     for program in &status.programs {
@@ -97,8 +101,9 @@ fn programs(status: &status::Status, out: &mut impl Write) -> Result<()> {
         let row = [program.name.clone(), on, yes(program.attached), shown(program.id), shown(program.tag.as_ref())];
         programs.add_row(row);
     }
-    for device in &status.devices {
-        let (name, on) = (device.program.clone(), device.device.clone());
+    for device in status.devices.iter().chain(policy) {
+        let by = if device.is_filter { " (clsact)" } else { "" };
+        let (name, on) = (device.program.clone(), format!("{}{by}", device.device));
         programs.add_row([name, on, yes(device.attached), shown(device.id), shown(device.tag.as_ref())]);
     }
     print(&programs, out)

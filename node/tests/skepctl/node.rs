@@ -33,6 +33,7 @@ impl Node {
                 sticky: 1024,
                 udp_peers: 1024,
                 tcp_peers: 1024,
+                connections: 0,
                 flows: 1024,
             },
             ..Config::default()

@@ -28,8 +28,15 @@ fn with_pod() -> (Node, Devices, String) {
     ip(&format!("neigh add 10.128.0.5 lladdr 02:00:00:00:00:05 dev {pod}"));
     let node = Node::new(&dns());
     let settings = Settings { is_pod: skep_network::is_host_device_name, ..Settings::default() };
-    let sizes =
-        MapSizes { services: 8192, backends: 8192, sticky: 1024, udp_peers: 1024, tcp_peers: 1024, flows: 1024 };
+    let sizes = MapSizes {
+        services: 8192,
+        backends: 8192,
+        sticky: 1024,
+        udp_peers: 1024,
+        tcp_peers: 1024,
+        connections: 0,
+        flows: 1024,
+    };
     let mut devices = Devices::open(&node.root(), &sizes, settings).unwrap();
     devices.reconcile(&[], true).unwrap();
     (node, devices, pod)

@@ -52,13 +52,14 @@ fn a_daemon_that_is_restarted_or_killed_loses_no_connection_from_outside() -> Re
 }
 
 /// A request that goes on for as long as it is wanted, from the machine outside.
-struct Stream {
+#[derive(Debug)]
+pub(crate) struct Stream {
     ended: Arc<AtomicBool>,
     thread: JoinHandle<Result<String>>,
 }
 
 impl Stream {
-    fn open(cluster: &TestCluster, address: &str) -> Result<Self> {
+    pub(crate) fn open(cluster: &TestCluster, address: &str) -> Result<Self> {
         let netns = std::fs::File::open(cluster.outside()?.path())?;
         let (ended, address) = (Arc::new(AtomicBool::new(false)), address.to_owned());
         let thread = std::thread::spawn({
@@ -83,7 +84,7 @@ impl Stream {
     }
 
     /// Ends the request and returns the answer.
-    fn end(self) -> Result<String> {
+    pub(crate) fn end(self) -> Result<String> {
         self.ended.store(true, Ordering::Relaxed);
         self.thread.join().map_err(|_| anyhow!("the stream panicked"))?
     }

@@ -23,7 +23,7 @@ use aya::{
 use crate::{Error, PodDevice, Result};
 
 /// Programs and their sides of the device.
-const PROGRAMS: [(&str, TcAttachType); 2] =
+pub(crate) const PROGRAMS: [(&str, TcAttachType); 2] =
     [("policy_from_pod", TcAttachType::Ingress), ("policy_to_pod", TcAttachType::Egress)];
 
 /// Filters with this priority run before those whose priority the kernel chooses.

@@ -1,9 +1,13 @@
 //! The ranges of the cluster's own addresses. What pods send elsewhere gets the node's address.
 
-use std::{collections::BTreeSet, net::IpAddr, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::Path,
+};
 
 use aya::maps::{LpmTrie, Map, MapData, lpm_trie::Key};
-use skep_ebpf_common::Address;
+use skep_ebpf_common::{Address, conntrack::inside};
 
 use crate::{Error, Result, maps::INSIDE, service::from_map, service::to_map};
 
@@ -13,7 +17,8 @@ pub type Range = (IpAddr, u8);
 /// The map, and what is in it.
 pub(super) struct Inside {
     map: LpmTrie<MapData, Address, u32>,
-    ranges: BTreeSet<Range>,
+    /// Each with one of [`inside`].
+    ranges: BTreeMap<Range, u32>,
 }
 
 impl Inside {
@@ -23,20 +28,26 @@ impl Inside {
         let data = MapData::from_pin(maps.join(INSIDE)).map_err(failed)?;
         let map = Map::from_map_data(data).map_err(failed)?;
         let map: LpmTrie<MapData, Address, u32> = map.try_into().map_err(failed)?;
-        let ranges = map.keys().map(|key| key.map(|key| range(&key))).collect::<Result<_, _>>().map_err(failed)?;
+        let ranges = map.iter().map(|entry| entry.map(|(key, what)| (range(&key), what)));
+        let ranges = ranges.collect::<Result<_, _>>().map_err(failed)?;
         Ok(Self { map, ranges })
     }
 
-    /// Makes the map hold these ranges. What comes is there before what goes is gone.
-    pub(super) fn set(&mut self, wanted: &BTreeSet<Range>) -> Result<()> {
+    /// Makes the map hold these ranges and nodes. What comes is there before what goes is gone.
+    pub(super) fn set(&mut self, ranges: &BTreeSet<Range>, nodes: &BTreeSet<IpAddr>) -> Result<()> {
         let failed = |source| Error::Map { name: INSIDE, source };
-        for new in wanted.difference(&self.ranges.clone()) {
-            self.map.insert(&key(*new), 1, 0).map_err(failed)?;
-            self.ranges.insert(*new);
+        let mut wanted: BTreeMap<Range, u32> = ranges.iter().map(|range| (*range, inside::RANGE)).collect();
+        wanted.extend(nodes.iter().map(|node| ((*node, if node.is_ipv4() { 32 } else { 128 }), inside::NODE)));
+        for (range, what) in &wanted {
+            if self.ranges.get(range) != Some(what) {
+                self.map.insert(&key(*range), *what, 0).map_err(failed)?;
+                self.ranges.insert(*range, *what);
+            }
         }
-        for old in self.ranges.clone().difference(wanted) {
-            self.map.remove(&key(*old)).map_err(failed)?;
-            self.ranges.remove(old);
+        let old: Vec<Range> = self.ranges.keys().filter(|range| !wanted.contains_key(range)).copied().collect();
+        for old in old {
+            self.map.remove(&key(old)).map_err(failed)?;
+            self.ranges.remove(&old);
         }
         Ok(())
     }

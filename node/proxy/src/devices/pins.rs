@@ -16,7 +16,7 @@ use aya::{
 use crate::{
     Result,
     bpffs::{self, Paths},
-    sys,
+    object, sys,
 };
 
 /// Where the link of a program on a device is pinned.
@@ -78,7 +78,7 @@ impl Pinned {
     }
 
     fn parse(text: &str) -> Option<Self> {
-        if field(text, "link_type")? != "tcx" || is_dead(text) {
+        if !is_of_device(text) || is_dead(text) {
             return None;
         }
         Some(Self {
@@ -93,11 +93,8 @@ impl Pinned {
             .iter()
             .filter_map(|pin| Some(MapData::from_pin(pin).ok()?.info().ok()?.id()))
             .collect();
-        let maps = |program: &ProgramInfo| -> Option<BTreeSet<u32>> {
-            Some(program.map_ids().ok()??.into_iter().filter(|id| pinned.contains(id)).collect())
-        };
         let running = loaded_programs().filter_map(|info| info.ok()).find(|info| info.id() == self.program);
-        Ok(running.as_ref().and_then(maps).is_some_and(|running| Some(running) == maps(other)))
+        Ok(running.is_some_and(|running| object::same_maps(&running, other, &pinned)))
     }
 }
 
@@ -108,7 +105,11 @@ fn fdinfo(path: &Path) -> Option<String> {
 
 /// The kernel sets the number to zero when the device goes.
 fn is_dead(fdinfo: &str) -> bool {
-    field(fdinfo, "link_type") == Some("tcx") && field(fdinfo, "ifindex") == Some("0")
+    is_of_device(fdinfo) && field(fdinfo, "ifindex") == Some("0")
+}
+
+fn is_of_device(fdinfo: &str) -> bool {
+    matches!(field(fdinfo, "link_type"), Some("tcx" | "xdp"))
 }
 
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
@@ -136,6 +137,10 @@ mod tests {
     fn a_link_without_a_device_is_told_from_a_living_one() {
         let text = "pos:\t0\nlink_type:\ttcx\nlink_id:\t4\nprog_tag:\t00000000deadbeef\nprog_id:\t21\nifindex:\t7\n";
         assert_eq!(Pinned::parse(text), Some(Pinned { program: 21, tag: 0xdead_beef }));
+        assert!(
+            Pinned::parse(&text.replace("tcx", "xdp")).is_some()
+                && Pinned::parse(&text.replace("tcx", "netns")).is_none()
+        );
         let dead = text.replace("ifindex:\t7", "ifindex:\t0");
         assert!(is_dead(&dead) && !is_dead(text));
         assert_eq!(Pinned::parse(&dead), None);

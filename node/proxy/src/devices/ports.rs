@@ -2,10 +2,33 @@
 
 use std::{fs, io, ops::RangeInclusive};
 
+use skep_ebpf_common::conntrack::Node;
+
 use crate::{Error, Result};
+
+/// Above the kernel's own range, as that is by default.
+pub(super) const HIGH: RangeInclusive<u16> = Node::FIRST_PORT..=Node::LAST_PORT;
+/// Below it, and below node ports as they are by default.
+pub(super) const LOW: RangeInclusive<u16> = 1024..=29_999;
+/// Where Linux has the range from which it chooses by itself.
+const OWN: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
 /// Where Linux lists ports it shall not choose by itself.
 const RESERVED: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+
+/// The ports that translated sources should get on this node: those of two ranges that are more and outside of the kernel's
+/// own. (A port is not taken while a socket of the node would get what is sent to it.)
+pub fn source_ports() -> RangeInclusive<u16> {
+    match fs::read_to_string(OWN) {
+        Ok(own) => beside(&own),
+        Err(_) => HIGH,
+    }
+}
+
+fn beside(own: &str) -> RangeInclusive<u16> {
+    let first = own.split_whitespace().next().and_then(|first| first.parse::<u16>().ok());
+    if first.is_some_and(|first| first > *LOW.end()) { LOW } else { HIGH }
+}
 
 /// Keeps the kernel from giving these ports to sockets that do not ask for one.
 pub(super) fn reserve(ports: &RangeInclusive<u16>) -> Result<()> {
@@ -72,6 +95,15 @@ fn name(ports: &RangeInclusive<u16>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sources_get_more_ports_where_the_kernel_leaves_them() {
+        assert_eq!(beside("32768\t60999\n"), LOW);
+        assert_eq!(beside("30000 60999"), LOW);
+        for own in ["1024\t65535\n", "29999 60999", "", "x y"] {
+            assert_eq!(beside(own), HIGH, "{own:?}");
+        }
+    }
 
     #[test]
     fn a_range_is_reserved_beside_the_others_and_once() {

@@ -130,6 +130,14 @@ impl Reader {
     ///
     /// # Errors
     /// When a map cannot be read.
+    /// The maps that are in force by now: larger ones may have taken the places of those this one has open.
+    ///
+    /// # Errors
+    /// As [`Reader::open`].
+    pub fn reopen(&self) -> Result<Self> {
+        Self::open(&self.bpf_root)
+    }
+
     pub fn services(&self) -> Result<Vec<ServiceRecord>> {
         let slots: HashMap<SlotKey, u32> =
             self.maps.slots.entries()?.into_iter().map(|(key, value)| (key, value.backend)).collect();

@@ -5,11 +5,13 @@ use std::{collections::HashMap, hash::Hash};
 use aya::Pod;
 use skep_ebpf_common::{
     Address, AddressValue, BackendValue, FrontendKey, FrontendValue, ServiceInfo, ServiceValue, SlotKey, SlotValue,
+    dsr::LocalKey,
 };
 
 use super::{
     Plan, Programmer,
     entries::{backend_value, info, slot_keys},
+    locals,
 };
 use crate::{Result, maps::Table};
 
@@ -20,6 +22,7 @@ struct Wanted {
     services: HashMap<u32, ServiceValue>,
     slots: HashMap<SlotKey, SlotValue>,
     backends: HashMap<u32, BackendValue>,
+    locals: HashMap<LocalKey, u32>,
     infos: HashMap<u32, ServiceInfo>,
     addresses: HashMap<Address, AddressValue>,
 }
@@ -42,6 +45,7 @@ impl Programmer {
             let keys = slot_keys(id, live.generation, plan.slots.len());
             wanted.slots.extend(keys.zip(&plan.slots).map(|(key, backend)| (key, SlotValue::sealed(&key, *backend))));
             wanted.backends.extend(live.backends.iter().map(|placed| (placed.id, backend_value(id, placed))));
+            wanted.locals.extend(locals::entries(id, &live.backends));
             for (frontend, kind) in &live.service.frontends {
                 let key = frontend.key();
                 wanted.frontends.insert(key, FrontendValue::sealed(&key, id, kind.number()));
@@ -50,6 +54,7 @@ impl Programmer {
         // From what is led to, to what leads there.
         let maps = &mut self.maps;
         Ok(mend(&mut maps.backends, &wanted.backends)?
+            + mend(&mut maps.locals, &wanted.locals)?
             + mend(&mut maps.slots, &wanted.slots)?
             + mend(&mut maps.info, &wanted.infos)?
             + mend(&mut maps.services, &wanted.services)?

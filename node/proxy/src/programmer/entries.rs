@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use aya::maps::lpm_trie;
+use aya::maps::{MapError, lpm_trie};
 use skep_ebpf_common::{BackendValue, ServiceInfo, SlotKey, SlotValue, SourceRange, port};
 
-use super::{Placed, Programmer};
+use super::{Placed, Programmer, locals};
 use crate::{
     Error, Result,
     maps::Table,
@@ -30,6 +30,7 @@ impl Programmer {
             return Err(error);
         }
         self.writes.updates += keys.len() as u64;
+        self.writes.updates += locals::note(&mut self.maps.locals, service, &placed);
         Ok(placed)
     }
 
@@ -52,7 +53,8 @@ impl Programmer {
         Ok(())
     }
 
-    pub(super) fn drop_backends(&mut self, backends: &[Placed]) -> Result<()> {
+    pub(super) fn drop_backends(&mut self, service: u32, backends: &[Placed]) -> Result<()> {
+        self.writes.deletes += locals::forget(&mut self.maps.locals, service, backends)?;
         let keys: Vec<u32> = backends.iter().map(|placed| placed.id).collect();
         erase(&mut self.maps.backends, &keys, self.batching)?;
         self.writes.deletes += keys.len() as u64;
@@ -66,7 +68,13 @@ impl Programmer {
 
     pub(super) fn write_ranges(&mut self, service: u32, ranges: &[(IpAddr, u8)]) -> Result<()> {
         for range in ranges {
-            self.maps.source_ranges.insert(&range_key(service, *range), 1, 0).map_err(Error::map("SOURCE_RANGES"))?;
+            self.maps.source_ranges.insert(&range_key(service, *range), 1, 0).map_err(|error| match error {
+                MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::ENOSPC) => {
+                    let capacity = self.maps.ranges_capacity;
+                    Error::MapFull { map: "SOURCE_RANGES", used: capacity, capacity, wanted: ranges.len() }
+                }
+                source => Error::Map { name: "SOURCE_RANGES", source },
+            })?;
             self.writes.updates += 1;
         }
         Ok(())

@@ -14,6 +14,7 @@ use super::{
     Addresses, Live, Placed, Plan, Programmer, Writes,
     entries::{erase, slot_keys},
     ids::Ids,
+    locals,
 };
 use crate::{
     Error, Result,
@@ -99,6 +100,10 @@ pub(super) fn recover(mut maps: ServiceMaps) -> Result<Programmer> {
     }
     let lost = lost_frontends.len() + lost_slots.len() + lost_backends.len() + infos.len();
     writes.deletes += lost as u64;
+
+    let (written, removed) = locals::recover(&mut maps.locals, services.values())?;
+    writes.updates += written;
+    writes.deletes += removed;
 
     // Counters may outlive their owners when a program counted just as the owner went.
     let ids: HashSet<u32> = services.values().map(|live: &Live| live.id).collect();

@@ -2,6 +2,7 @@
 
 mod claims;
 mod pods;
+mod room;
 mod serve;
 
 use std::{
@@ -24,10 +25,11 @@ use kube::{
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
-use self::claims::Claims;
+use self::{claims::Claims, room::Room};
 use super::Proxy;
 use crate::{
     Error, Health, Metrics, Programmer, Result, bpffs,
+    loads::Auditor,
     node::NodeAddresses,
     service::{Family, Frontend, ServicePort},
     sockets::Cutter,
@@ -69,6 +71,7 @@ impl Proxy {
             health,
             log,
             bpf_root,
+            most,
             _lock: lock,
             ..
         } = self;
@@ -93,8 +96,12 @@ impl Proxy {
         let named = node_name.is_some();
         let root = bpf_root.clone();
         let mut keeper = Keeper::new(Tracker::new(node_name, maglev), programmer, metrics, health, bpf_root);
+        keeper.room = Room::new(&root, Some(most), maglev);
         keeper.cutter = Cutter::start(bpffs::Paths::new(&root).maps, keeper.metrics.clone())
             .inspect_err(|error| tracing::error!(%error, "UDP sockets will keep backends that are gone"))
+            .ok();
+        keeper.auditor = Auditor::start(bpffs::Paths::new(&root).maps, keeper.metrics.clone())
+            .inspect_err(|error| tracing::error!(%error, "counts of open connections will not be put right"))
             .ok();
         keeper.note_addresses(addresses.as_ref());
         let mut check_at = Instant::now() + CHECK;
@@ -130,6 +137,7 @@ impl Proxy {
                     keeper.check();
                     check_at = Instant::now() + CHECK;
                 }
+                growth = keeper.room.ready() => keeper.use_room(growth).await,
                 () = &mut kernel_log => {}
                 () = retry => {
                     let again: Vec<Owner> = keeper.failed.iter().cloned().collect();
@@ -164,6 +172,8 @@ struct Keeper {
     health: Health,
     /// Without one sockets of backends that are gone stay as they are.
     cutter: Option<Cutter>,
+    /// Without one counts of open connections stay as they are.
+    auditor: Option<Auditor>,
     /// The service ports each Service or pod has, with the frontends it wants for them, its own or held by another.
     served: HashMap<Owner, Vec<(ServicePort, Vec<Frontend>)>>,
     claims: Claims,
@@ -186,10 +196,13 @@ struct Keeper {
     /// Set while something failed; other events do not put it off.
     retry_at: Option<Instant>,
     nearly_full: HashSet<&'static str>,
+    room: Room,
 }
 
 impl Keeper {
     fn new(tracker: Tracker, programmer: Programmer, metrics: Metrics, health: Health, bpf_root: PathBuf) -> Self {
+        // Nothing grows without somebody to wait for it.
+        let room = Room::new(&bpf_root, None, 0);
         Self {
             tracker,
             host_ports: HostPorts::default(),
@@ -197,6 +210,7 @@ impl Keeper {
             metrics,
             health,
             cutter: None,
+            auditor: None,
             served: HashMap::new(),
             claims: Claims::default(),
             touched: BTreeSet::new(),
@@ -211,6 +225,7 @@ impl Keeper {
             failed: BTreeSet::new(),
             retry_at: None,
             nearly_full: HashSet::new(),
+            room,
         }
     }
 
@@ -309,6 +324,7 @@ impl Keeper {
 
     /// Puts right what somebody else did to the maps.
     fn check(&mut self) {
+        self.auditor.iter().for_each(Auditor::check);
         match self.programmer.check() {
             Ok(mended) => drop(self.metrics.mended.inc_by(mended as u64)),
             Err(error) => tracing::error!(error = %chain(&error), "the service maps cannot be checked"),
@@ -394,7 +410,7 @@ fn trigger_time(slice: &EndpointSlice) -> Option<Timestamp> {
 }
 
 /// An error with its causes.
-fn chain(error: &Error) -> String {
+pub(super) fn chain(error: &Error) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {

@@ -1,4 +1,4 @@
-//! The kernel's list of UDP sockets (`sock_diag(7)`, `linux/inet_diag.h`), and the order to destroy one.
+//! The kernel's lists of sockets (`sock_diag(7)`, `linux/inet_diag.h`), and the order to destroy one.
 
 use std::{
     io,
@@ -15,11 +15,14 @@ const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
 const NLM_F_DUMP: u16 = 0x300;
 
+const IPPROTO_TCP: u8 = 6;
 const IPPROTO_UDP: u8 = 17;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 /// `TCP_ESTABLISHED`, the state of a connected UDP socket, as a bit.
 const CONNECTED: u32 = 1 << 1;
+/// States of a TCP socket from SYN sent to the last acknowledgement awaited, as bits: not TIME_WAIT, CLOSE and LISTEN.
+const ALIVE: u32 = (1 << 12) - 2 - (1 << 6) - (1 << 7) - (1 << 10);
 
 /// Length of `nlmsghdr`.
 const HEADER: usize = 16;
@@ -83,17 +86,26 @@ impl Diag {
 
     /// Every connected UDP socket of both families.
     pub(super) fn connected_udp(&mut self) -> io::Result<Vec<Found>> {
+        self.connected(IPPROTO_UDP, CONNECTED)
+    }
+
+    /// Every TCP socket of both families that has a peer, or is about to have one.
+    pub(super) fn connected_tcp(&mut self) -> io::Result<Vec<Found>> {
+        self.connected(IPPROTO_TCP, ALIVE)
+    }
+
+    fn connected(&mut self, protocol: u8, states: u32) -> io::Result<Vec<Found>> {
         let mut found = Vec::new();
         for family in [AF_INET, AF_INET6] {
             let any = Found { family, id: [0; ID] };
-            self.ask(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, &any, &mut found)?;
+            self.ask(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, &any, (protocol, states), &mut found)?;
         }
         Ok(found)
     }
 
     /// Destroys a socket. Returns whether it was still there.
     pub(super) fn destroy(&mut self, socket: &Found) -> io::Result<bool> {
-        match self.ask(SOCK_DESTROY, NLM_F_ACK, socket, &mut Vec::new()) {
+        match self.ask(SOCK_DESTROY, NLM_F_ACK, socket, (IPPROTO_UDP, CONNECTED), &mut Vec::new()) {
             Ok(()) => Ok(true),
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESTALE)) => Ok(false),
             Err(error) => Err(error),
@@ -101,9 +113,16 @@ impl Diag {
     }
 
     /// Sends a question about `socket` and gathers the answers up to the closing message.
-    fn ask(&mut self, kind: u16, flags: u16, socket: &Found, found: &mut Vec<Found>) -> io::Result<()> {
+    fn ask(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        socket: &Found,
+        which: (u8, u32),
+        found: &mut Vec<Found>,
+    ) -> io::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
-        self.socket.send(&question(kind, flags, self.sequence, socket), 0)?;
+        self.socket.send(&question(kind, flags, self.sequence, socket, which), 0)?;
         let mut buffer = Vec::with_capacity(BUFFER);
         loop {
             buffer.clear();
@@ -115,16 +134,16 @@ impl Diag {
     }
 }
 
-/// A message with an `inet_diag_req_v2`.
-fn question(kind: u16, flags: u16, sequence: u32, socket: &Found) -> Vec<u8> {
+/// A message with an `inet_diag_req_v2`, for sockets of that protocol and those states.
+fn question(kind: u16, flags: u16, sequence: u32, socket: &Found, (protocol, states): (u8, u32)) -> Vec<u8> {
     let mut message = Vec::with_capacity(HEADER + 8 + ID);
     message.extend(((HEADER + 8 + ID) as u32).to_ne_bytes());
     message.extend(kind.to_ne_bytes());
     message.extend((NLM_F_REQUEST | flags).to_ne_bytes());
     message.extend(sequence.to_ne_bytes());
     message.extend([0; 4]);
-    message.extend([socket.family, IPPROTO_UDP, 0, 0]);
-    message.extend(CONNECTED.to_ne_bytes());
+    message.extend([socket.family, protocol, 0, 0]);
+    message.extend(states.to_ne_bytes());
     message.extend(socket.id);
     message
 }
@@ -160,6 +179,8 @@ mod tests {
 
     use super::*;
 
+    const UDP: (u8, u32) = (IPPROTO_UDP, CONNECTED);
+
     #[test]
     fn a_connected_socket_is_found_by_its_peer_and_an_unconnected_one_is_not() {
         let (server, client) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
@@ -177,14 +198,14 @@ mod tests {
     #[test]
     fn an_answer_that_is_cut_short_ends_without_harm() {
         let (mut found, any) = (Vec::new(), Found { family: AF_INET, id: [7; ID] });
-        let mut message = question(SOCK_DIAG_BY_FAMILY, 0, 1, &any);
+        let mut message = question(SOCK_DIAG_BY_FAMILY, 0, 1, &any, UDP);
         for length in 0..message.len() {
             assert!(read(&message[..length], 1, &mut found).is_none());
         }
         message[..4].copy_from_slice(&u32::MAX.to_ne_bytes());
         assert!(read(&message, 1, &mut found).is_none());
-        assert!(read(&question(NLMSG_ERROR, 0, 2, &any), 1, &mut found).is_none(), "of another question");
-        let refused = [&question(NLMSG_ERROR, 0, 1, &any)[..HEADER], &(-libc::ENOENT).to_ne_bytes()].concat();
+        assert!(read(&question(NLMSG_ERROR, 0, 2, &any, UDP), 1, &mut found).is_none(), "of another question");
+        let refused = [&question(NLMSG_ERROR, 0, 1, &any, UDP)[..HEADER], &(-libc::ENOENT).to_ne_bytes()].concat();
         let error = read(&refused, 1, &mut found).unwrap().unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
     }

@@ -30,6 +30,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) enum Request {
     /// Answer TCP connects and UDP datagrams at this address with the address.
     Serve(SocketAddr),
+    /// Connect so many times, ask who answers, and keep the connections open.
+    Hold { to: SocketAddr, times: usize },
+    /// Close those that are kept open.
+    Release,
     /// Connect so many times, each time asking who answers.
     Tcp { to: SocketAddr, times: usize, mapped: bool },
     /// Connect, and say who answers and what getpeername shows.
@@ -132,9 +136,14 @@ impl Agent {
         Self { child, input, output }
     }
 
-    pub(crate) fn ask(&mut self, request: &Request) -> Answer {
+    /// Asks without waiting for the answer.
+    pub(crate) fn tell(&mut self, request: &Request) {
         writeln!(self.input, "{}", serde_json::to_string(request).unwrap()).unwrap();
         self.input.flush().unwrap();
+    }
+
+    pub(crate) fn ask(&mut self, request: &Request) -> Answer {
+        self.tell(request);
         let mut line = String::new();
         loop {
             line.clear();
@@ -183,6 +192,7 @@ fn agent() {
 #[derive(Default)]
 struct State {
     sockets: HashMap<String, UdpSocket>,
+    held: Vec<TcpStream>,
     load: Option<Load>,
     proxy: Option<Proxy>,
 }
@@ -201,6 +211,14 @@ impl State {
             Request::Tcp { to, times, mapped } => {
                 (0..times).for_each(|_| answer.count(connect(to, mapped).and_then(|stream| who(&stream))));
             }
+            Request::Hold { to, times } => {
+                for _ in 0..times {
+                    let stream = connect(to, false);
+                    answer.count(stream.as_ref().map_err(|error| error.kind().into()).and_then(who));
+                    self.held.extend(stream);
+                }
+            }
+            Request::Release => self.held.clear(),
             Request::TcpPeer { to, mapped } => match connect(to, mapped) {
                 Ok(stream) => {
                     answer.peer = Some(stream.peer_addr().unwrap().to_string());

@@ -39,8 +39,15 @@ impl Ground {
 
     pub(crate) fn config(&self) -> Config {
         // Small maps: the preallocated ones cost kernel memory per test.
-        let maps =
-            MapSizes { services: 4096, backends: 16_384, sticky: 4096, udp_peers: 4096, tcp_peers: 4096, flows: 4096 };
+        let maps = MapSizes {
+            services: 4096,
+            backends: 16_384,
+            sticky: 4096,
+            udp_peers: 4096,
+            tcp_peers: 4096,
+            connections: 0,
+            flows: 4096,
+        };
         Config { bpf_root: self.bpf_root(), cgroup_root: Some(self.cgroup.clone()), maps, ..Config::default() }
     }
 

@@ -204,6 +204,50 @@ fn sum(parts: &[&[u8]]) -> u16 {
 pub(crate) struct Seen {
     pub(crate) from: SocketAddr,
     pub(crate) to: SocketAddr,
+/// How far the checksums of a frame are from right: the header's (of IPv4) and the transport's, each zero if it is right or
+/// absent, added as one's complement numbers. `None` for what has none or says of itself what it is not. A change that
+/// keeps checksums up to date leaves this as it was.
+pub(crate) fn residue(frame: &[u8]) -> Option<u32> {
+    let packet = frame.get(14..)?;
+    let off = |sum: u16| u32::from(if sum == 0xffff { 0 } else { sum });
+    let (header, end, source, destination) = match packet.first()? >> 4 {
+        4 => {
+            let header = usize::from(packet[0] & 15) * 4;
+            let total = usize::from(u16::from_be_bytes(packet.get(2..4)?.try_into().ok()?));
+            (header, total, packet.get(12..16)?, packet.get(16..20)?)
+        }
+        6 => {
+            let length = usize::from(u16::from_be_bytes(packet.get(4..6)?.try_into().ok()?));
+            (40, 40 + length, packet.get(8..24)?, packet.get(24..40)?)
+        }
+        _ => return None,
+    };
+    let of_header = if source.len() == 4 { off(sum(&[packet.get(..header)?])) } else { 0 };
+    let mut l4 = header;
+    let mut protocol = if source.len() == 4 { packet[9] } else { packet[6] };
+    let pieces = u16::from_be_bytes([packet[6], packet[7]]) & 0x3fff;
+    if source.len() == 4 && pieces != 0 {
+        return Some(of_header);
+    }
+    while source.len() == 16 && matches!(protocol, 0 | 43 | 60) {
+        let [next, length] = packet.get(l4..l4 + 2)?.try_into().ok()?;
+        protocol = next;
+        l4 += 8 * (usize::from(length) + 1);
+    }
+    if protocol == 44 && source.len() == 16 {
+        return Some(of_header);
+    }
+    let body = packet.get(l4..end)?;
+    let pseudo = [source, destination, &(body.len() as u32).to_be_bytes(), &[0, 0, 0, protocol]].concat();
+    let of_body = match protocol {
+        1 => off(sum(&[body])),
+        UDP if body.get(6..8)? == [0, 0] => 0,
+        TCP | UDP | 58 => off(sum(&[&pseudo, body])),
+        _ => 0,
+    };
+    Some((of_header << 16) | of_body)
+}
+
     pub(crate) protocol: u8,
     pub(crate) ttl: u8,
     pub(crate) body: Vec<u8>,

@@ -8,13 +8,22 @@ use skep_proxy::{
     Attachment::{Attached, Kept},
     MapSizes, Proxy,
     devices::{Devices, Method, Settings},
+    growth::Growth,
+    maps::reader::status::DeviceRecord,
 };
 use tempfile::TempDir;
 
 use crate::rig::ip;
 
-const SIZES: MapSizes =
-    MapSizes { services: 1024, backends: 1024, sticky: 1024, udp_peers: 1024, tcp_peers: 1024, flows: 1024 };
+const SIZES: MapSizes = MapSizes {
+    services: 1024,
+    backends: 1024,
+    sticky: 1024,
+    udp_peers: 1024,
+    tcp_peers: 1024,
+    connections: 0,
+    flows: 1024,
+};
 
 fn node() -> Vec<String> {
     vec!["up.0".into()]
@@ -123,6 +132,21 @@ fn older_kernels_get_filters() {
     assert_eq!(attached.len(), 3);
     assert!(attached.iter().all(|(_, _, attachment)| *attachment == Attached));
     assert!(devices.reconcile(&node(), false).unwrap().iter().all(|(_, _, attachment)| *attachment == Kept));
+    let seen = || {
+        let status = skep_proxy::maps::Reader::open(&ground.root()).unwrap().status().unwrap();
+        let of = |one: DeviceRecord| {
+            assert!(one.is_filter && one.attached && one.tag.is_some(), "{one:?}");
+            (one.program, one.device, one.id.unwrap())
+        };
+        status.devices.into_iter().map(of).collect::<Vec<_>>()
+    };
+    let before = seen();
+    let names: Vec<_> = before.iter().map(|(program, device, _)| (program.as_str(), device.as_str())).collect();
+    assert_eq!(names, [("from_device", "up.0"), ("to_device", "up.0"), ("from_pod", "pod0")]);
+    // Larger maps get programs of their own, in the places of these.
+    Growth::prepare(&ground.root(), &[("FLOWS", 4096), ("REPLIES", 4096)].into()).unwrap().finish().unwrap();
+    let after = seen();
+    assert!(before.iter().zip(&after).all(|(a, b)| (&a.0, &a.1) == (&b.0, &b.1) && a.2 != b.2), "{before:?} {after:?}");
     drop(devices);
     // They outlive the daemon, and the next one puts its own in their place, not beside them.
     let mut devices = ground.open(Method::Clsact);

@@ -10,15 +10,17 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader, Pod, TestRun as _,
     maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, lpm_trie::Key},
-    programs::{ProgramError, SchedClassifier, TestRunOptions},
+    programs::{ProgramError, SchedClassifier, TestRunOptions, Xdp, xdp::XdpMode},
 };
 use nix::sched::{CloneFlags, unshare};
 use skep_ebpf_common::{
     AddressValue, BackendValue, FrontendKey, FrontendValue, Segment, ServiceValue, SlotKey, SlotValue, SourceRange,
     address, address_bits,
-    conntrack::{Flow, Node, Reply, Tuple},
+    conntrack::{Flow, Node, Reply, Tuple, inside},
+    dsr::LocalKey,
     kind,
-    packet::Drop,
+    load::LoadKey,
+    packet::{self, Device, Drop},
     port, service_flags,
 };
 
@@ -51,9 +53,10 @@ pub(crate) const IP6: Net =
 
 pub(crate) struct Rig {
     ebpf: Ebpf,
-    device: u32,
-    pod: u32,
+    pub(crate) device: u32,
+    pub(crate) pod: u32,
     next: u32,
+    counts: bool,
 }
 
 impl Rig {
@@ -81,19 +84,43 @@ impl Rig {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
         std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
         std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").unwrap();
-        let mut loader = EbpfLoader::new();
-        for map in ["FRONTENDS", "ADDRESSES", "SERVICES", "SLOTS", "BACKENDS", "FLOWS", "REPLIES"] {
-            loader.map_max_entries(map, 1024);
-        }
-        Self { ebpf: loader.load(OBJECT).unwrap(), device: 0, pod: 0, next: 1 }
+        Self { ebpf: object(0), device: 0, pod: 0, next: 1, counts: false }
+    }
+
+    /// The same, with programs that count open connections and choose by them.
+    pub(crate) fn counting(self) -> Self {
+        Self { ebpf: object(1), counts: true, ..self }
+    }
+
+    /// Do the programs count open connections?
+    pub(crate) fn counts(&self) -> bool {
+        self.counts
+    }
+
+    /// Says how many connections a backend has.
+    pub(crate) fn set_load(&mut self, backend: &str, count: u64) {
+        let at: SocketAddr = backend.parse().unwrap();
+        self.map("LOADS").insert(LoadKey::new(words(at.ip()), port(at.port())), count, 0).unwrap();
+    }
+
+    /// How many connections a backend has.
+    pub(crate) fn load(&mut self, backend: &str) -> u64 {
+        let at: SocketAddr = backend.parse().unwrap();
+        self.map::<_, u64>("LOADS").get(&LoadKey::new(words(at.ip()), port(at.port())), 0).unwrap_or(0)
     }
 
     /// Runs a program on a frame that came in by the device it is for; its verdict, and the frame as it leaves it.
     pub(crate) fn run(&mut self, name: &str, frame: &[u8]) -> (u32, Vec<u8>) {
+        self.run_merged(name, frame, 0)
+    }
+
+    /// The same with a frame that stands for segments of so many bytes each.
+    pub(crate) fn run_merged(&mut self, name: &str, frame: &[u8], segment: u32) -> (u32, Vec<u8>) {
         let device = if name == "from_pod" { self.pod } else { self.device };
-        // `struct __sk_buff`, of which only the ifindex is set.
+        // `struct __sk_buff`, of which only ifindex and gso_size are set.
         let mut context = [0_u8; 192];
         context[40..44].copy_from_slice(&device.to_ne_bytes());
+        context[176..180].copy_from_slice(&segment.to_ne_bytes());
         let mut out = vec![0; frame.len() + 256];
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
@@ -102,6 +129,41 @@ impl Rig {
         let result = program(&mut self.ebpf, name).test_run(options).unwrap();
         out.truncate(result.data_size_out as usize);
         (result.return_value, out)
+    }
+
+    /// Puts the fast lane on a device, which [`Self::run_on_wire`] needs: the kernel knows a place of reception then.
+    pub(crate) fn on_the_wire(&mut self, device: &str) {
+        let program: &mut Xdp = self.ebpf.program_mut("from_wire").unwrap().try_into().unwrap();
+        program.load().unwrap();
+        program.attach(device, XdpMode::Driver).unwrap();
+    }
+
+    /// Runs the fast lane on a frame that came in by the node's device; its verdict, and the frame as it leaves it.
+    pub(crate) fn run_on_wire(&mut self, frame: &[u8]) -> (u32, Vec<u8>) {
+        // `struct xdp_md`: no metadata, the length, the device, its first queue.
+        let mut context = [0_u8; 24];
+        context[4..8].copy_from_slice(&(frame.len() as u32).to_ne_bytes());
+        context[12..16].copy_from_slice(&self.device.to_ne_bytes());
+        let mut out = vec![0; frame.len() + 256];
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.data_out = Some(&mut out);
+        options.ctx_in = Some(&context);
+        let program: &mut Xdp = self.ebpf.program_mut("from_wire").unwrap().try_into().unwrap();
+        let result = program.test_run(options).unwrap();
+        out.truncate(result.data_size_out as usize);
+        (result.return_value, out)
+    }
+
+    /// Says what is known of a device that has the fast lane.
+    pub(crate) fn set_device(&mut self, name: &str, device: Device) {
+        self.map("DEVICES").insert(ifindex(name), device, 0).unwrap();
+    }
+
+    /// How many packets were forwarded that way.
+    pub(crate) fn forwarded(&mut self, path: packet::Path) -> u64 {
+        let map = PerCpuArray::<_, u64>::try_from(self.ebpf.map("PACKET_PATHS").unwrap()).unwrap();
+        map.get(&(path as u32), 0).unwrap().iter().sum()
     }
 
     pub(crate) fn map<K: Pod, V: Pod>(&mut self, name: &str) -> HashMap<&mut MapData, K, V> {
@@ -138,6 +200,11 @@ impl Rig {
 
     pub(crate) fn set_node(&mut self, node: Node) {
         Array::try_from(self.ebpf.map_mut("NODE").unwrap()).unwrap().set(0, node, 0).unwrap();
+    }
+
+    /// Sets the word by which programs know whether a flow may begin.
+    pub(crate) fn set_tracking(&mut self, word: u32) {
+        Array::try_from(self.ebpf.map_mut("TRACKING").unwrap()).unwrap().set(0, word, 0).unwrap();
     }
 
     /// How many packets were dropped for that reason.
@@ -179,6 +246,10 @@ impl Rig {
             let flags = if *local { BackendValue::LOCAL } else { 0 };
             let value = BackendValue::sealed(id, service, words(backend.ip()), port(backend.port()), flags);
             self.map("BACKENDS").insert(id, value, 0).unwrap();
+            if *local {
+                let key = LocalKey { address: value.address, service, port: value.port, pad: 0 };
+                self.map("LOCALS").insert(key, id, 0).unwrap();
+            }
             let key = SlotKey { service, generation, slot: slot as u32 };
             self.map("SLOTS").insert(key, SlotValue::sealed(&key, id), 0).unwrap();
             ids.push(id);
@@ -217,14 +288,32 @@ impl Rig {
     pub(crate) fn inside(&mut self, address: &str, length: u32) {
         let address: IpAddr = address.parse().unwrap();
         let length = if address.is_ipv4() { 96 + length } else { length };
+        self.inside_as(address, length, inside::RANGE);
+    }
+
+    /// Says that it is the address of a node.
+    pub(crate) fn is_node(&mut self, address: IpAddr) {
+        self.inside_as(address, 128, inside::NODE);
+    }
+
+    fn inside_as(&mut self, address: IpAddr, length: u32, what: u32) {
         let mut map: LpmTrie<_, [u32; 4], u32> = LpmTrie::try_from(self.ebpf.map_mut("INSIDE").unwrap()).unwrap();
-        map.insert(&Key::new(length, words(address)), 1, 0).unwrap();
+        map.insert(&Key::new(length, words(address)), what, 0).unwrap();
     }
 
     fn take(&mut self) -> u32 {
         self.next += 1;
         self.next
     }
+}
+
+fn object(least_connections: u8) -> Ebpf {
+    let mut loader = EbpfLoader::new();
+    for map in ["FRONTENDS", "ADDRESSES", "SERVICES", "SLOTS", "BACKENDS", "FLOWS", "REPLIES", "LOADS", "CONNECTED"] {
+        loader.map_max_entries(map, 1024);
+    }
+    loader.override_global("LEAST_CONNECTIONS", &least_connections, true);
+    loader.load(OBJECT).unwrap()
 }
 
 /// A program, loaded when first asked for: the verifier takes a second for each.

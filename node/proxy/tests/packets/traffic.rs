@@ -29,16 +29,22 @@ const PATIENCE: Option<Duration> = Some(Duration::from_secs(5));
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 /// A named network namespace, deleted with this value.
-struct Namespace(String);
+pub(crate) struct Namespace(String);
 
 impl Namespace {
     /// Joined to this thread's namespace by a pair of devices: `host` here with `addresses`, `eth0` there.
-    fn new(host: &str, here: [&str; 2], there: [&str; 2]) -> Self {
+    pub(crate) fn new(host: &str, here: [&str; 2], there: [&str; 2]) -> Self {
+        Self::with_index(host, None, here, there)
+    }
+
+    /// The same; the device here has that number.
+    pub(crate) fn with_index(host: &str, index: Option<u32>, here: [&str; 2], there: [&str; 2]) -> Self {
         let name = format!("skeptc{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         ip(&format!("netns add {name}"));
         let this = Self(name);
         let name = &this.0;
-        ip(&format!("link add name {host} type veth peer name eth0 netns {name}"));
+        let index = index.map(|index| format!("index {index}")).unwrap_or_default();
+        ip(&format!("link add name {host} {index} type veth peer name eth0 netns {name}"));
         ip(&format!("link set {host} up"));
         ip(&format!("-n {name} link set lo up"));
         ip(&format!("-n {name} link set eth0 up"));
@@ -50,8 +56,13 @@ impl Namespace {
         this
     }
 
+    /// What `ip` calls it.
+    pub(crate) fn name(&self) -> &str {
+        &self.0
+    }
+
     /// Runs something there.
-    fn run<T: Send + 'static>(&self, task: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    pub(crate) fn run<T: Send + 'static>(&self, task: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
         let namespace = File::open(format!("/run/netns/{}", self.0)).unwrap();
         thread::spawn(move || {
             setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
@@ -60,7 +71,7 @@ impl Namespace {
     }
 
     /// Answers there at that address, over TCP and UDP, with the client's address as seen; ready when this returns.
-    fn answer(&self, at: &str) {
+    pub(crate) fn answer(&self, at: &str) {
         let at: SocketAddr = at.parse().unwrap();
         let (tcp, udp) =
             self.run(move || (TcpListener::bind(at).unwrap(), UdpSocket::bind(at).unwrap())).join().unwrap();
@@ -84,7 +95,7 @@ impl Namespace {
     }
 
     /// What a connection from there is told.
-    fn tcp(&self, to: &str) -> Result<String, ErrorKind> {
+    pub(crate) fn tcp(&self, to: &str) -> Result<String, ErrorKind> {
         let to: SocketAddr = to.parse().unwrap();
         self.run(move || {
             let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5)).map_err(|error| error.kind())?;
@@ -98,7 +109,7 @@ impl Namespace {
     }
 
     /// What a datagram of that length from a connected socket there is told. (Such a socket hears nobody else.)
-    fn udp(&self, to: &str, length: usize) -> Result<String, ErrorKind> {
+    pub(crate) fn udp(&self, to: &str, length: usize) -> Result<String, ErrorKind> {
         let to: SocketAddr = to.parse().unwrap();
         self.run(move || {
             let socket = UdpSocket::bind(if to.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" }).unwrap();

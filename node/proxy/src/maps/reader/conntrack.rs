@@ -9,7 +9,7 @@ use std::{
 use serde::Serialize;
 use skep_ebpf_common::{
     Address, TCP, UDP,
-    conntrack::{self, Flow, Reply, Tuple, state},
+    conntrack::{self, Flow, Reply, Tuple, dsr, state},
     host_port,
 };
 
@@ -36,6 +36,9 @@ pub struct FlowRecord {
     pub source: SocketAddr,
     /// The service port, `namespace/name[:port]`; `None` for what leaves the cluster, and where only answers are known.
     pub service: Option<String>,
+    /// How its answers get to the client: `here`, the way it came; `directly`, past the node that was asked, which is not this
+    /// one; `elsewhere`, from the backend's node, so that none is seen here.
+    pub answers: &'static str,
     /// Where it stands: `opening`, `established`, `closing`, `closed` or `reset`; `unanswered` or `answered` for UDP.
     pub state: &'static str,
     /// How long neither side was heard of, seconds.
@@ -81,9 +84,9 @@ impl Reader {
         let mut names = HashMap::new();
         let mut records = Vec::new();
         for (key, flow) in flows.into_iter().filter(|(key, flow)| flow.is_sealed_for(key)) {
-            let reply_key = flow.reply_key(key.protocol);
+            let reply_key = flow.reply_key(&key);
             // Of another flow from the same port: then this one's is gone.
-            let own = |reply: &Reply| reply.flow_key(key.protocol) == key;
+            let own = |reply: &Reply| reply.flow_key(&reply_key) == key;
             let reply = replies.get(&reply_key).is_some_and(own).then(|| replies.remove(&reply_key)).flatten();
             let Some(mut record) = record(&key, &reply_key, Some(&flow), reply.as_ref(), now) else { continue };
             if flow.service != 0 {
@@ -95,7 +98,7 @@ impl Reader {
             }
             records.push(record);
         }
-        let alone = |(key, reply): (Tuple, Reply)| record(&reply.flow_key(key.protocol), &key, None, Some(&reply), now);
+        let alone = |(key, reply): (Tuple, Reply)| record(&reply.flow_key(&key), &key, None, Some(&reply), now);
         records.extend(replies.into_iter().filter_map(alone));
         records.sort_by_key(|record| (record.frontend, record.client, record.protocol, record.backend));
         Ok(records)
@@ -107,13 +110,23 @@ fn record(key: &Tuple, reply_key: &Tuple, flow: Option<&Flow>, reply: Option<&Re
     let bits = flow.map_or(0, |flow| flow.state) | reply.map_or(0, |reply| reply.state);
     let used = flow.map_or(0, |flow| flow.used).max(reply.map_or(0, |reply| reply.used));
     let (idle, limit) = (now.saturating_sub(used), conntrack::timeout(key.protocol, bits));
+    let flags = flow.map(|flow| flow.flags).or(reply.map(|reply| reply.flags)).unwrap_or(0);
+    let received = flags & dsr::RECEIVED != 0;
+    // What the client asked, of a connection that another node handed over.
+    let asked = (flow.filter(|_| received).map(|flow| end(flow.from, flow.from_port)))
+        .or(reply.map(|reply| end(reply.frontend, reply.frontend_port)));
     Some(FlowRecord {
         protocol: protocol(key.protocol)?,
         client: end(key.source, key.source_port),
-        frontend: end(key.destination, key.destination_port),
+        frontend: asked.filter(|_| received).unwrap_or_else(|| end(key.destination, key.destination_port)),
         backend: end(reply_key.source, reply_key.source_port),
         source: end(reply_key.destination, reply_key.destination_port),
         service: None,
+        answers: match flags {
+            flags if flags & dsr::SENT != 0 => "elsewhere",
+            _ if received => "directly",
+            _ => "here",
+        },
         state: state_name(key.protocol, bits),
         idle_seconds: Duration::from_nanos(idle).as_secs(),
         remembered_seconds: Duration::from_nanos(limit.saturating_sub(idle)).as_secs(),

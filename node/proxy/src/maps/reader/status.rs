@@ -39,7 +39,7 @@ pub struct Status {
     pub warnings: Vec<String>,
     /// The programs of sockets and where they are attached.
     pub programs: Vec<ProgramRecord>,
-    /// The programs of devices; none where only sockets are served, or where they are filters of a clsact qdisc.
+    /// The programs of devices; none where only sockets are served.
     pub devices: Vec<DeviceRecord>,
     /// The maps and how full they are.
     pub maps: Vec<MapRecord>,
@@ -77,6 +77,8 @@ pub struct DeviceRecord {
     pub attached: bool,
     /// The kernel's number of the program.
     pub id: Option<u32>,
+    /// Is it a filter of the device's clsact qdisc, and no link?
+    pub is_filter: bool,
     /// Checksum of its instructions.
     pub tag: Option<String>,
 }
@@ -111,7 +113,7 @@ impl Reader {
     pub fn status(&self) -> Result<Status> {
         let links = bpffs::pins(&self.paths.links)?;
         let programs: Vec<_> = PROGRAMS.iter().map(|name| self.program(name, &links)).collect();
-        let devices: Vec<_> = devices::programs().flat_map(|name| on_devices(name, &links)).collect();
+        let devices = on_devices(devices::programs().chain(devices::xdp::PINS), &self.paths.links)?;
         let mut maps = self.maps_of_sockets()?;
         maps.extend(self.maps_of_packets()?);
         Ok(Status {
@@ -185,18 +187,40 @@ impl Reader {
     }
 }
 
-/// Where a program is on devices.
-fn on_devices<'a>(program: &'static str, links: &'a [PathBuf]) -> impl Iterator<Item = DeviceRecord> + 'a {
-    links.iter().filter_map(move |path| {
-        let device = pins::device(path, program)?;
-        let pinned = pins::Pinned::read(path);
-        Some(DeviceRecord {
+/// Where programs of these names are on devices, in that order: by links pinned in the folder `links`, or as filters of a clsact
+/// qdisc in this thread's network namespace.
+///
+/// # Errors
+/// When the folder cannot be read, or the kernel not be asked.
+pub fn on_devices(programs: impl IntoIterator<Item = &'static str>, links: &Path) -> Result<Vec<DeviceRecord>> {
+    let pins = bpffs::pins(links)?;
+    let filters = devices::filters::all()?;
+    let mut records = Vec::new();
+    for program in programs {
+        records.extend(pins.iter().filter_map(|pin| linked(program, pin)));
+        let placed = filters.iter().filter(|(_, _, filter)| filter.program == program);
+        records.extend(placed.map(|(device, _, filter)| DeviceRecord {
             program: program.into(),
-            device,
-            attached: pinned.is_some(),
-            id: pinned.as_ref().map(|pinned| pinned.program),
-            tag: pinned.as_ref().map(|pinned| format!("{:016x}", pinned.tag)),
-        })
+            device: device.clone(),
+            attached: filter.id.is_some(),
+            is_filter: true,
+            id: filter.id,
+            tag: filter.tag.map(|tag| format!("{tag:016x}")),
+        }));
+    }
+    Ok(records)
+}
+
+fn linked(program: &'static str, pin: &Path) -> Option<DeviceRecord> {
+    let device = pins::device(pin, program)?;
+    let pinned = pins::Pinned::read(pin);
+    Some(DeviceRecord {
+        program: program.into(),
+        device,
+        attached: pinned.is_some(),
+        is_filter: false,
+        id: pinned.as_ref().map(|pinned| pinned.program),
+        tag: pinned.as_ref().map(|pinned| format!("{:016x}", pinned.tag)),
     })
 }
 
@@ -262,3 +286,4 @@ mod tests {
         );
     }
 }
+            is_filter: false,

@@ -228,7 +228,7 @@ fn kind_name(kind: u32) -> String {
 }
 
 /// Time since the node started, suspended time included, as the programs reckon.
-pub(super) fn since_boot() -> Result<Duration> {
+pub(crate) fn since_boot() -> Result<Duration> {
     let path = "/proc/uptime";
     let text = std::fs::read_to_string(path).map_err(Error::io(format!("read {path}")))?;
     let seconds = text.split(' ').next().and_then(|word| word.parse::<f64>().ok()).unwrap_or_default();

@@ -11,7 +11,7 @@ use super::{
     claims::{Claimed, Released},
 };
 use crate::{
-    Result, bpffs,
+    Error, Result, bpffs,
     programmer::Writes,
     service::{Frontend, Service as Desired, ServicePort},
     sockets,
@@ -42,8 +42,10 @@ impl Keeper {
                 }
                 Err(error) => {
                     self.metrics.failures.inc();
-                    // Said once: a full map would repeat it for every service every few seconds.
-                    if self.failed.insert(owner.clone()) {
+                    self.room.note(&error);
+                    let waits = matches!(error, Error::MapFull { .. });
+                    // Said once; of a full map another word is said, for all its Services.
+                    if self.failed.insert(owner.clone()) && !waits {
                         tracing::error!(?owner, error = %chain(&error), "a service cannot be written, trying again");
                     }
                 }
@@ -55,6 +57,7 @@ impl Keeper {
             self.metrics.change.observe(started.elapsed().as_secs_f64());
         }
         self.remove_stale();
+        self.see_to_room();
         if self.failed.is_empty() && self.stale.is_empty() {
             self.retry_at = None;
         } else if self.retry_at.is_none_or(|time| time <= Instant::now()) {

@@ -1,5 +1,6 @@
 //! Events as the API's watches deliver them, against maps on the real kernel. Needs root.
 
+mod growing;
 mod leaving;
 mod sequences;
 
@@ -35,7 +36,15 @@ impl Ground {
         let proxy = Proxy::load(Config {
             bpf_root: self.dir.path().join("bpf"),
             cgroup_root: Some(self.cgroup.clone()),
-            maps: MapSizes { services, backends: 64, sticky: 64, udp_peers: 64, tcp_peers: 64, flows: 64 },
+            maps: MapSizes {
+                services,
+                backends: 64,
+                sticky: 64,
+                udp_peers: 64,
+                tcp_peers: 64,
+                connections: 0,
+                flows: 64,
+            },
             ..Config::default()
         })
         .unwrap();

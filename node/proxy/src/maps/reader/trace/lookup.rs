@@ -5,13 +5,13 @@ use std::{collections::BTreeMap, time::Duration};
 use aya::maps::{MapError, lpm_trie::Key};
 use skep_ebpf_common::{
     Address, AffinityKey, BackendValue, FrontendKey, FrontendValue, Segment, ServiceValue, SlotKey, SourceRange,
-    address_bits, kind, service_flags, unspecified,
+    address_bits, kind, load::two_places, service_flags, unspecified,
 };
 
 use super::{Steps, kind_name, since_boot};
 use crate::{
-    Error, Result,
-    maps::Reader,
+    Error, Result, loads,
+    maps::{LOADS, Reader},
     service::{Frontend, from_map},
 };
 
@@ -245,25 +245,28 @@ impl Reader {
         asker: &Asker,
         steps: &mut Steps,
     ) -> Result<Vec<Choice>> {
-        let places = match asker.hash {
-            None => 0..segment.count,
+        let counts = self.paths.maps.join(LOADS).exists() && segment.count > 1;
+        let places: Vec<u32> = match asker.hash {
+            None => (0..segment.count).collect(),
+            Some(hash) if counts => {
+                let [first, second] = two_places(hash, segment.count);
+                steps.add("SLOTS", format_args!("the packet's hash falls on the places {first} and {second}"));
+                vec![self.less_loaded(id, service, segment, [first, second], steps)?]
+            }
             Some(hash) => {
                 // Less than the count, which has 32 bits.
                 let place = ((u64::from(hash) * u64::from(segment.count)) >> 32) as u32;
                 steps.add("SLOTS", format_args!("the packet's hash falls on place {place}"));
-                place..place + 1
+                vec![place]
             }
         };
+        if counts && asker.hash.is_none() {
+            steps.add("LOADS", "of two places chosen by chance the one with fewer open connections is taken");
+        }
         let mut choices: BTreeMap<u32, Choice> = BTreeMap::new();
         let mut holes = 0;
         for place in places {
-            let key = SlotKey { service: id, generation: service.generation, slot: segment.start.wrapping_add(place) };
-            let slot = self.maps.slots.get(&key)?.filter(|slot| slot.is_sealed_for(&key));
-            let found = match slot {
-                Some(slot) => self.backend(slot.backend, id)?.map(|backend| (slot.backend, backend)),
-                None => None,
-            };
-            let Some((id, backend)) = found else {
+            let Some((id, backend)) = self.at(id, service, segment, place)? else {
                 holes += 1;
                 continue;
             };
@@ -273,6 +276,33 @@ impl Reader {
             steps.add("SLOTS", format_args!("{holes} place(s) lead nowhere: a change is under way, or damage"));
         }
         Ok(choices.into_values().collect())
+    }
+
+    /// Of two places the one whose backend has fewer open connections.
+    fn less_loaded(
+        &self,
+        id: u32,
+        service: &ServiceValue,
+        segment: Segment,
+        [first, second]: [u32; 2],
+        steps: &mut Steps,
+    ) -> Result<u32> {
+        let load = |place| -> Result<Option<u64>> {
+            let Some((_, backend)) = self.at(id, service, segment, place)? else { return Ok(None) };
+            loads::of(&self.paths.maps, &backend)
+        };
+        let (Some(one), other) = (load(first)?, load(second)?) else { return Ok(first) };
+        // The second is not looked at when the first has none; a hole there is met only then.
+        let Some(other) = other.filter(|_| one > 0) else { return Ok(if one > 0 { second } else { first }) };
+        steps.add("LOADS", format_args!("their backends have {one} and {other} open connection(s)"));
+        Ok(if other < one { second } else { first })
+    }
+
+    /// The backend in a place of the segment.
+    fn at(&self, id: u32, service: &ServiceValue, segment: Segment, place: u32) -> Result<Option<(u32, BackendValue)>> {
+        let key = SlotKey { service: id, generation: service.generation, slot: segment.start.wrapping_add(place) };
+        let Some(slot) = self.maps.slots.get(&key)?.filter(|slot| slot.is_sealed_for(&key)) else { return Ok(None) };
+        Ok(self.backend(slot.backend, id)?.map(|backend| (slot.backend, backend)))
     }
 
     /// The backend with that id, if it (still) belongs to that service.

@@ -8,8 +8,8 @@ use std::{
 
 use aya::maps::{Array, LpmTrie, Map, MapData, MapError, lpm_trie::Key};
 use skep_ebpf_common::{
-    Address, BackendValue, TCP,
-    conntrack::{self, Flow, Node, Reply, Tuple},
+    Address, BackendValue, FrontendKey, TCP,
+    conntrack::{self, Flow, Node, Reply, Tuple, inside},
     kind,
     packet::Drop,
     port,
@@ -53,11 +53,27 @@ impl PacketMaps {
     }
 
     fn is_inside(&self, address: Address) -> Result<bool> {
+        Ok(self.known_as(address)?.is_some())
+    }
+
+    /// What the address is in the cluster: one of [`inside`].
+    fn known_as(&self, address: Address) -> Result<Option<u32>> {
         match self.inside.get(&Key::new(128, address), 0) {
-            Ok(_) => Ok(true),
-            Err(MapError::KeyNotFound) => Ok(false),
+            Ok(what) => Ok(Some(what)),
+            Err(MapError::KeyNotFound) => Ok(None),
             Err(error) => Err(Error::map(INSIDE)(error)),
         }
+    }
+
+    /// Does a backend elsewhere answer that client itself?
+    fn is_direct(&self, node: &Node, frontend: &FrontendKey, kind: u32, client: Address) -> Result<bool> {
+        let bit = if frontend.protocol == TCP { Node::DSR_TCP } else { Node::DSR_UDP };
+        let may_be_told = match kind {
+            kind::LOAD_BALANCER | kind::EXTERNAL_IP => true,
+            kind::NODE_PORT => self.known_as(frontend.address)? == Some(inside::NODE),
+            _ => false,
+        };
+        Ok(node.dsr & bit != 0 && may_be_told && !self.is_inside(client)?)
     }
 }
 
@@ -110,8 +126,22 @@ impl Reader {
             Verdict::Refuse(service, reason) => (service, Outcome::Dropped { reason: reason.name() }),
             Verdict::Backends { service, kind, choices } => {
                 let node = node(&maps)?;
-                let make = |choice: &Choice| candidate(choice, question, &node, client, kind, external);
-                let candidates: Vec<Candidate> = choices.iter().map(make).collect();
+                let direct = external && maps.is_direct(&node, &frontend, kind, source)?;
+                if direct {
+                    steps.add("NODE", "backends on other nodes answer the client themselves");
+                }
+                let mut candidates = Vec::new();
+                for choice in &choices {
+                    let taken = match tuple.as_ref().filter(|_| direct) {
+                        Some(tuple) => is_taken(&maps, choice, tuple)?,
+                        None => false,
+                    };
+                    if taken {
+                        steps.add(REPLIES, "it answers another connection from that port of the client: not this one");
+                    }
+                    let external = external && (!direct || taken);
+                    candidates.push(candidate(choice, question, &node, client, kind, external));
+                }
                 if candidates.iter().any(|candidate| candidate.source.is_some()) {
                     steps.add("NODE", "backends that would answer past this node see its address");
                 }
@@ -125,7 +155,7 @@ impl Reader {
         let now = u64::try_from(since_boot()?.as_nanos()).unwrap_or(u64::MAX);
         let fresh = |used: u64, state: u32| now.saturating_sub(used) <= conntrack::timeout(tuple.protocol, state);
         if let Some(reply) = maps.replies.get(tuple)?.filter(|reply| reply.is_sealed_for(tuple)) {
-            let flow = maps.flows.get(&reply.flow_key(tuple.protocol))?;
+            let flow = maps.flows.get(&reply.flow_key(tuple))?;
             if fresh(reply.used, reply.state) || flow.is_some_and(|flow| fresh(flow.used, reply.state)) {
                 steps.add(REPLIES, "it answers a connection that is known");
                 let from = SocketAddr::new(from_map(reply.frontend), u16::from_be(reply.frontend_port));
@@ -137,7 +167,7 @@ impl Reader {
             steps.add(FLOWS, "the flow is new");
             return Ok(None);
         };
-        let reply_key = flow.reply_key(tuple.protocol);
+        let reply_key = flow.reply_key(tuple);
         let reply = maps.replies.get(&reply_key)?.filter(|reply| reply.is_sealed_for(&reply_key));
         let backend = self.backend(flow.backend, flow.service)?;
         let alive = fresh(flow.used, flow.state) || reply.is_some_and(|reply| fresh(reply.used, flow.state));
@@ -149,7 +179,8 @@ impl Reader {
             return Ok(None);
         }
         steps.add(FLOWS, "the flow is known and goes on to its backend");
-        let source = (flow.from != tuple.source).then(|| from_map(flow.from));
+        let seen = *flow.source(tuple).0;
+        let source = (seen != tuple.source).then(|| from_map(seen));
         if flow.service == 0 {
             return Ok(Some((None, Outcome::Masqueraded { source: from_map(flow.from) })));
         }
@@ -186,7 +217,25 @@ fn leave(maps: &PacketMaps, question: &Question, steps: &mut Steps) -> Result<Ou
     Ok(Outcome::Masqueraded { source: from_map(own) })
 }
 
-/// A backend, and the source it sees.
+/// Does that backend answer another connection from the very same port of the client?
+fn is_taken(maps: &PacketMaps, choice: &Choice, tuple: &Tuple) -> Result<bool> {
+    let answers = Tuple {
+        source: choice.backend.address,
+        source_port: choice.backend.port,
+        destination: tuple.source,
+        destination_port: tuple.source_port,
+        ..*tuple
+    };
+    let Some(reply) = maps.replies.get(&answers)?.filter(|reply| reply.is_sealed_for(&answers)) else {
+        return Ok(false);
+    };
+    let key = reply.flow_key(&answers);
+    let used = maps.flows.get(&key)?.map_or(0, |flow| flow.used).max(reply.used);
+    let now = u64::try_from(since_boot()?.as_nanos()).unwrap_or(u64::MAX);
+    Ok(key != *tuple && now.saturating_sub(used) <= conntrack::timeout(tuple.protocol, reply.state))
+}
+
+/// A backend, and the source it sees: the client's, unless its answers must come back here.
 fn candidate(
     choice: &Choice,
     question: &Question,
