@@ -173,7 +173,8 @@ fn sweep_one(folder: &Path) -> Result<()> {
     let spec: Spec = serde_json::from_slice(&spec).with_context(|| format!("{}/spec.json", folder.display()))?;
     let name = spec.name.clone();
     Cluster::new(spec).destroy(false)?;
-    netns::list(&name).iter().try_for_each(|left| netns::delete(left))
+    netns::list(&name).iter().try_for_each(|left| netns::delete(left))?;
+    cgroup::list(&name)?.iter().try_for_each(|left| cgroup::remove(left))
 }
 
 /// A cluster, started or not.

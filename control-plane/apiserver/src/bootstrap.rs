@@ -23,6 +23,7 @@ use masters::Masters;
 
 use crate::{
     Config, Error,
+    config::address,
     dispatch::Registries,
     error::Result,
     registry::{
@@ -157,11 +158,13 @@ async fn service_cidr(bootstrap: &Bootstrap<'_>, config: &Config) -> Result<()> 
     if registry.key(None, NAME).is_some_and(|key| registry.cache.get(&key).is_some()) {
         return Ok(());
     }
+    let cidrs = std::iter::once(config.service_cidr).chain(config.secondary_service_cidr);
+    let cidrs: Vec<_> = cidrs.map(|range| range.trunc().to_string()).collect();
     let mut range = json!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "ServiceCIDR",
         "metadata": {"name": NAME},
-        "spec": {"cidrs": [config.service_cidr.trunc().to_string()]},
+        "spec": {"cidrs": cidrs},
     });
     bootstrap.ensure(RESOURCE, None, NAME, range.clone(), false).await?;
     let now = Timestamp::now();
@@ -241,11 +244,8 @@ pub(crate) fn decode(registry: &Registry, value: Value) -> Result<Box<dyn Object
 }
 
 /// The first address of the range; clients in the cluster know it.
-pub(crate) fn first_service_ip(config: &Config) -> Result<IpAddr> {
-    config
-        .service_cidr
-        .hosts()
-        .next()
+fn first_service_ip(config: &Config) -> Result<IpAddr> {
+    address(config.service_cidr, 1)
         .ok_or_else(|| Error::Config(format!("the service range {} has no addresses", config.service_cidr)))
 }
 

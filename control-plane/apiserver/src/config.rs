@@ -1,6 +1,6 @@
 //! What the API server is started with.
 
-use std::{net::IpAddr, ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{net::{IpAddr, Ipv4Addr, Ipv6Addr}, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use skep_storage::Storage;
@@ -33,8 +33,11 @@ pub struct Config {
     pub storage: Storage,
     /// Where Services get their cluster IPs.
     pub service_cidr: IpNet,
-    /// The address of the Service `kube-dns`, on which every node answers its own pods; `None`: there is no such Service.
-    pub cluster_dns: Option<IpAddr>,
+    /// The range of the other family, in a dual-stack cluster.
+    pub secondary_service_cidr: Option<IpNet>,
+    /// The addresses of the Service `kube-dns`, on which every node answers its own pods: at most one of each family, the
+    /// primary one first; none: there is no such Service.
+    pub cluster_dns: Vec<IpAddr>,
     /// Where Services get their node ports (upstream: 30000-32767).
     pub node_port_range: RangeInclusive<u16>,
     /// Where clients in the cluster reach this server.
@@ -74,6 +77,16 @@ pub struct FrontProxy {
     pub name: String,
 }
 
+/// The address `place` steps after a range's own: the first is that of the `kubernetes` Service, the tenth that of
+/// `kube-dns`. None if the range ends before.
+pub fn address(range: IpNet, place: u8) -> Option<IpAddr> {
+    let address = match range.network() {
+        IpAddr::V4(own) => Ipv4Addr::from_bits(own.to_bits().checked_add(place.into())?).into(),
+        IpAddr::V6(own) => Ipv6Addr::from_bits(own.to_bits().checked_add(place.into())?).into(),
+    };
+    range.contains(&address).then_some(address)
+}
+
 impl Config {
     /// A configuration with upstream's defaults for everything that has one.
     pub fn new(
@@ -86,7 +99,8 @@ impl Config {
         Self {
             storage,
             service_cidr,
-            cluster_dns: None,
+            secondary_service_cidr: None,
+            cluster_dns: Vec::new(),
             node_port_range: 30000..=32767,
             advertise_address,
             secure_port,
