@@ -17,7 +17,7 @@ const KUBECONFIGS: [(&str, &str, &[&str]); 3] = [
 /// Loads or makes keys, certificates and kubeconfigs.
 pub(crate) fn prepare(settings: &Settings) -> anyhow::Result<Pki> {
     // That of the `kubernetes` Service, and the same place in a second range: a Service there may lead here, too.
-    let services = settings.service_cluster_ip_range.iter().filter_map(|range| skep_apiserver::address(range, 1));
+    let services = settings.service_cluster_ip_range.iter().filter_map(|range| skep_apiserver::nth_address(range, 1));
     let own = [settings.advertise_address, settings.bind_address];
     let addresses: Vec<_> = services.chain(own).filter(|address| !address.is_unspecified()).collect();
     let sans = apiserver_sans(&settings.hostname, "cluster.local", &addresses);

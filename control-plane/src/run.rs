@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail};
 use kube::Client;
 use nix::unistd::{AccessFlags, access};
-use skep_apiserver::{ApiServer, FrontProxy, ServiceAccountKeys, UserInfo, address};
+use skep_apiserver::{ApiServer, FrontProxy, ServiceAccountKeys, UserInfo, nth_address};
 use skep_pki::jwt::Signer;
 use skep_pki::{Pki, ReloadableIdentity};
 use skep_storage::supervisor::{Supervisor, SupervisorConfig};
@@ -233,7 +233,7 @@ fn api_config(settings: &Settings, pki: &Pki, storage: Storage) -> anyhow::Resul
     });
     // The convention of kubeadm, and the nodes' default.
     config.secondary_service_cidr = settings.service_cluster_ip_range.secondary;
-    config.cluster_dns = settings.service_cluster_ip_range.iter().filter_map(|range| address(range, 10)).collect();
+    config.cluster_dns = settings.service_cluster_ip_range.iter().filter_map(|range| nth_address(range, 10)).collect();
     config.node_port_range = settings.service_node_port_range.clone();
     config.service_accounts =
         Some(ServiceAccountKeys::new(pki.service_account_key(), pki.service_account_public_key()));

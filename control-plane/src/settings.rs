@@ -8,6 +8,7 @@ use std::str::FromStr;
 use anyhow::{Context as _, bail, ensure};
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use skep_storage::EtcdConfig;
 
@@ -112,7 +113,10 @@ where
     };
     words
         .into_iter()
-        .map(|word| T::deserialize(serde::de::value::StringDeserializer::new(word)))
+        .map(|word| {
+            let text = serde::de::value::StrDeserializer::<D::Error>::new(&word);
+            T::deserialize(text).map_err(|error| D::Error::custom(format!("{word:?}: {error}")))
+        })
         .collect::<Result<_, _>>()
         .map(Some)
 }

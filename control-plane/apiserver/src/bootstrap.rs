@@ -23,7 +23,7 @@ use masters::Masters;
 
 use crate::{
     Config, Error,
-    config::address,
+    config::nth_address,
     dispatch::Registries,
     error::Result,
     registry::{
@@ -245,7 +245,7 @@ pub(crate) fn decode(registry: &Registry, value: Value) -> Result<Box<dyn Object
 
 /// The first address of the range; clients in the cluster know it.
 fn first_service_ip(config: &Config) -> Result<IpAddr> {
-    address(config.service_cidr, 1)
+    nth_address(config.service_cidr, 1)
         .ok_or_else(|| Error::Config(format!("the service range {} has no addresses", config.service_cidr)))
 }
 

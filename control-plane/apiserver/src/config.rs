@@ -1,6 +1,11 @@
 //! What the API server is started with.
 
-use std::{net::{IpAddr, Ipv4Addr, Ipv6Addr}, ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
+    sync::Arc,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 use skep_storage::Storage;
@@ -79,7 +84,7 @@ pub struct FrontProxy {
 
 /// The address `place` steps after a range's own: the first is that of the `kubernetes` Service, the tenth that of
 /// `kube-dns`. None if the range ends before.
-pub fn address(range: IpNet, place: u8) -> Option<IpAddr> {
+pub fn nth_address(range: IpNet, place: u8) -> Option<IpAddr> {
     let address = match range.network() {
         IpAddr::V4(own) => Ipv4Addr::from_bits(own.to_bits().checked_add(place.into())?).into(),
         IpAddr::V6(own) => Ipv6Addr::from_bits(own.to_bits().checked_add(place.into())?).into(),
@@ -113,6 +118,25 @@ impl Config {
             max_reads_in_flight: MAX_READS,
             max_writes_in_flight: MAX_WRITES,
             max_connections: 16 * 1024,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_in_a_range_are_counted_from_its_own_address() {
+        for (range, place, expected) in [
+            ("10.96.0.0/12", 1, Some("10.96.0.1")),
+            ("fd00::/112", 1, Some("fd00::1")),
+            ("fd00::/112", 10, Some("fd00::a")),
+            ("10.96.0.0/29", 10, None),
+            ("255.255.255.255/32", 1, None),
+        ] {
+            let address = nth_address(range.parse().unwrap(), place);
+            assert_eq!(address.map(|address| address.to_string()).as_deref(), expected, "{range}");
         }
     }
 }
