@@ -25,9 +25,7 @@ pub(crate) enum Masquerade {
 pub(crate) fn addresses<'a>(nodes: impl Iterator<Item = &'a Node>) -> BTreeSet<IpNet> {
     let mut all = BTreeSet::new();
     for node in nodes {
-        if let Some(spec) = &node.spec {
-            all.extend(peers::pod_cidrs(spec.pod_cidrs.as_deref(), spec.pod_cidr.as_deref()));
-        }
+        all.extend(peers::pod_cidrs(node));
         all.extend(peers::internal_addresses(node).map(IpNet::from));
     }
     all
@@ -44,7 +42,7 @@ pub(crate) fn decide(
     }
     let Some(nodes) = nodes else { return Masquerade::AsItWas };
     let given = settings.cluster_cidrs.iter().chain(nodes).copied();
-    let ranges = given.chain([settings.service_cidr]).chain(own).chain(nowhere());
+    let ranges = given.chain(settings.service_cidrs.iter().copied()).chain(own).chain(nowhere());
     Masquerade::Except(ranges.map(|range| (range.network(), range.prefix_len())).collect())
 }
 

@@ -1,4 +1,4 @@
-//! Wiring: the API, containerd, the kubelet, the pod network once the node has its pod CIDR, the service data plane.
+//! Wiring: the API, containerd, the kubelet, the pod network once the node has its pod CIDRs, the service data plane.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -221,7 +221,7 @@ fn service_cgroup(root: &Path) -> anyhow::Result<Option<PathBuf>> {
     Ok(Some(dir))
 }
 
-/// Waits for the node's pod CIDR, sets the pod network up, and keeps it, the ways to other nodes and the programs on devices
+/// Waits for the node's pod CIDRs, sets the pod network up, and keeps it, the ways to other nodes and the programs on devices
 /// whole.
 async fn pod_network(
     client: kube::Client,
@@ -230,28 +230,31 @@ async fn pod_network(
     metrics: &NetworkMetrics,
     policies: &Enforcer,
 ) -> anyhow::Result<()> {
-    let node_ip = node_ips.first().copied();
     let policy_client = client.clone();
-    let pod_cidr = pod_cidr(client.clone(), &settings.node_name).await;
-    // `cleanup` must know it when nobody answers any more.
+    let pod_cidrs = pod_cidrs(client.clone(), &settings.node_name).await;
+    // `cleanup` must know them when nobody answers any more.
     let note = pod_cidr_file(settings);
     std::fs::create_dir_all(&settings.data_dir).with_context(|| format!("creating {}", settings.data_dir.display()))?;
-    std::fs::write(&note, format!("{pod_cidr}\n")).with_context(|| format!("writing {}", note.display()))?;
-    let config = network_config(settings, pod_cidr, node_ip);
-    let network = Arc::new(tokio::task::spawn_blocking(move || Network::setup(config)).await??);
+    let lines: String = pod_cidrs.iter().map(|cidr| format!("{cidr}\n")).collect();
+    std::fs::write(&note, lines).with_context(|| format!("writing {}", note.display()))?;
     let peers = Peers::new(PeersConfig {
         routing: settings.node_routing,
         node_ips: node_ips.to_vec(),
-        pod_cidrs: vec![pod_cidr],
+        pod_cidrs: pod_cidrs.clone(),
         vxlan_id: settings.vxlan_id,
         vxlan_port: settings.vxlan_port,
     })?;
+    // The first pods are to have the right MTU.
+    let overhead = peers::first_overhead(&client, &settings.node_name, &peers).await;
+    let config = network_config(settings, pod_cidrs.clone(), node_ips, overhead);
+    let network = Arc::new(tokio::task::spawn_blocking(move || Network::setup(config)).await??);
     let drift = drift::watch()?;
     let (tell_addresses, addresses) = watch::channel(None);
-    let ground = Ground { settings, node_ips, pod_cidrs: &[pod_cidr] };
+    let ground = Ground { settings, node_ips, pod_cidrs: &pod_cidrs };
+    let ways = peers::Ways { own: &settings.node_name, peers, network: network.clone(), metrics };
     tokio::try_join!(
         repair(network, metrics),
-        peers::follow(client, &settings.node_name, peers, drift.clone(), metrics, tell_addresses),
+        peers::follow(client, ways, drift.clone(), tell_addresses),
         devices::follow(ground, drift.clone(), addresses),
         policy::follow(policy_client, settings, policies, drift),
     )
@@ -273,14 +276,19 @@ async fn repair(network: Arc<Network>, metrics: &NetworkMetrics) -> anyhow::Resu
     }
 }
 
-/// The settings of the pod network for a pod CIDR.
-pub(crate) fn network_config(settings: &Settings, pod_cidr: IpNet, node_ip: Option<IpAddr>) -> skep_network::Config {
+/// The settings of the pod network for the node's pod CIDRs.
+pub(crate) fn network_config(
+    settings: &Settings,
+    pod_cidrs: Vec<IpNet>,
+    node_ips: &[IpAddr],
+    overhead: u32,
+) -> skep_network::Config {
     skep_network::Config {
-        pod_cidr,
-        service_cidr: Some(settings.service_cidr),
-        node_ip,
+        pod_cidrs,
+        service_cidrs: settings.service_cidrs.clone(),
+        node_ips: node_ips.to_vec(),
         mtu: settings.pod_mtu,
-        overhead: settings.node_routing.overhead(node_ip),
+        overhead,
         cni_bin_dir: settings.cni_bin_dir.clone(),
         cni_conf_dir: settings.cni_conf_dir.clone(),
         data_dir: settings.data_dir.join("network"),
@@ -288,19 +296,20 @@ pub(crate) fn network_config(settings: &Settings, pod_cidr: IpNet, node_ip: Opti
     }
 }
 
-/// Where the node's pod CIDR is noted.
+/// Where the node's pod CIDRs are noted, one a line.
 pub(crate) fn pod_cidr_file(settings: &Settings) -> PathBuf {
     settings.data_dir.join("pod-cidr")
 }
 
-async fn pod_cidr(client: kube::Client, node: &str) -> IpNet {
+/// The node's pod CIDRs, once it has them: the controller gives all at once.
+async fn pod_cidrs(client: kube::Client, node: &str) -> Vec<IpNet> {
     let nodes: Api<Node> = Api::all(client);
-    let given = |node: Option<&Node>| -> Option<IpNet> { node?.spec.as_ref()?.pod_cidr.as_deref()?.parse().ok() };
+    let given = |node: Option<&Node>| node.map(peers::pod_cidrs).filter(|cidrs| !cidrs.is_empty());
     loop {
         match await_condition(nodes.clone(), node, |node: Option<&Node>| given(node).is_some()).await {
             Ok(found) => {
-                if let Some(cidr) = given(found.as_ref()) {
-                    return cidr;
+                if let Some(cidrs) = given(found.as_ref()) {
+                    return cidrs;
                 }
             }
             Err(error) => {

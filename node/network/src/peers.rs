@@ -145,21 +145,8 @@ impl Peers {
     pub fn apply(&self, peers: &[Peer]) -> Result<Applied> {
         let mut netlink = Netlink::open()?;
         let mut done = Applied::default();
-        let present = netlink.routes()?;
-        let (mut wanted, mut tunnels) = (BTreeMap::new(), Vec::new());
-        if self.config.routing != Routing::Routes {
-            for (peer, cidr) in peers.iter().flat_map(|peer| peer.pod_cidrs.iter().map(move |cidr| (peer, *cidr))) {
-                match self.way(peer, cidr, &present) {
-                    Ok(Way::Direct(route)) => drop(wanted.insert(cidr, route)),
-                    Ok(Way::Tunnel(machine)) => tunnels.push(Tunnel { cidr, machine }),
-                    Err(reason) => {
-                        tracing::warn!(node = peer.name, %cidr, "no way to the node's pods: {reason}");
-                        done.failed += 1;
-                    }
-                }
-            }
-        }
-        done.direct = wanted.len();
+        let Ways { direct: mut wanted, tunnels, failed } = self.ways(peers, &netlink.routes()?);
+        (done.direct, done.failed) = (wanted.len(), failed);
         if tunnels.is_empty() {
             done.removed += usize::from(netlink.delete_link(DEVICE)?);
         } else {
@@ -172,6 +159,34 @@ impl Peers {
         }
         self.routes(&mut netlink, &wanted, &mut done)?;
         Ok(done)
+    }
+
+    /// Bytes of each packet that the ways need for themselves ([`Routing::overhead`]): none where [`Peers::apply`] found plain
+    /// routes to all peers.
+    pub fn overhead(&self, applied: &Applied) -> u32 {
+        match self.config.routing {
+            Routing::Auto if applied.vxlan == 0 => 0,
+            routing => routing.overhead(self.config.node_ips.first().copied()),
+        }
+    }
+
+    /// The ways to all pod CIDRs of `peers`, given the present routes. Where there is none, it is logged.
+    fn ways(&self, peers: &[Peer], present: &[Route]) -> Ways {
+        let mut ways = Ways::default();
+        if self.config.routing == Routing::Routes {
+            return ways;
+        }
+        for (peer, cidr) in peers.iter().flat_map(|peer| peer.pod_cidrs.iter().map(move |cidr| (peer, *cidr))) {
+            match self.way(peer, cidr, present) {
+                Ok(Way::Direct(route)) => drop(ways.direct.insert(cidr, route)),
+                Ok(Way::Tunnel(machine)) => ways.tunnels.push(Tunnel { cidr, machine }),
+                Err(reason) => {
+                    tracing::warn!(node = peer.name, %cidr, "no way to the node's pods: {reason}");
+                    ways.failed += 1;
+                }
+            }
+        }
+        ways
     }
 
     /// The way to a pod CIDR of a peer, or why there is none.
@@ -219,7 +234,7 @@ impl Peers {
         let own = local.ok_or_else(|| Error::Config("a VXLAN needs the node's address".to_owned()))?;
         let vxlan = Vxlan { id: self.config.vxlan_id, port: self.config.vxlan_port, local };
         let mac = end_mac(own);
-        let mtu = device_mtu(netlink, local)?.saturating_sub(Routing::Vxlan.overhead(local)).max(MIN_MTU);
+        let mtu = device_mtu(netlink, local.as_slice())?.saturating_sub(Routing::Vxlan.overhead(local)).max(MIN_MTU);
         let fits = |link: &crate::netlink::Link| link.vxlan == Some(vxlan) && link.mac == mac && link.mtu == mtu;
         let mut link = netlink.link(DEVICE)?;
         if !link.as_ref().is_some_and(fits) {
@@ -304,6 +319,15 @@ impl Peers {
         }
         Ok(())
     }
+}
+
+/// The ways to all peers.
+#[derive(Default)]
+struct Ways {
+    direct: BTreeMap<IpNet, Route>,
+    tunnels: Vec<Tunnel>,
+    /// Pod CIDRs that none leads to.
+    failed: usize,
 }
 
 enum Way {
