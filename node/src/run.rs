@@ -1,6 +1,6 @@
 //! Wiring: the API, containerd, the kubelet, the pod network once the node has its pod CIDRs, the service data plane.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,7 +66,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
 
     let (dns_metrics, network_metrics) = (skep_dns::Metrics::default(), NetworkMetrics::default());
     let policies = policy::enforcer(&settings);
-    let servers = servers(&settings, &proxy, &dns_metrics, &network_metrics, policies.metrics());
+    let servers = servers(&settings, &node_ips, &proxy, &dns_metrics, &network_metrics, policies.metrics());
 
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
     let stop = shutdown.clone();
@@ -108,6 +108,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
 /// The servers of metrics and health, until dropped.
 fn servers(
     settings: &Settings,
+    node_ips: &[IpAddr],
     proxy: &Proxy,
     dns: &skep_dns::Metrics,
     network: &NetworkMetrics,
@@ -116,8 +117,10 @@ fn servers(
     let (health, answers) = (proxy.health(), crate::health::Metrics::default());
     let metrics = Metrics::new(proxy.metrics(), policy, dns, network, &answers, settings.bpf_root.clone());
     let metrics_server = (settings.metrics_bind_address, Arc::new(MetricsServer(Arc::new(metrics))));
+    let everywhere = host::everywhere(IpAddr::from([0; 4]), node_ips);
+    let at = |address: SocketAddr| SocketAddr::new(host::everywhere(address.ip(), node_ips), address.port());
     let health_server =
-        (settings.healthz_bind_address, Arc::new(HealthServer { health: health.clone(), metrics: answers }));
+        (settings.healthz_bind_address.map(at), Arc::new(HealthServer { health: health.clone(), metrics: answers }));
     async move {
         let metrics = async {
             if let (Some(address), server) = metrics_server {
@@ -129,7 +132,7 @@ fn servers(
                 web::serve(address, "health", server).await;
             }
         };
-        tokio::join!(metrics, healthz, serve_services(health));
+        tokio::join!(metrics, healthz, serve_services(everywhere, health));
         std::future::pending().await
     }
 }
@@ -185,6 +188,7 @@ fn kubelet_config(settings: &Settings, node_ips: Vec<IpAddr>, client_ca: Option<
     let primary = node_ips.first().copied().unwrap_or(IpAddr::from([127, 0, 0, 1]));
     skep_kubelet::Config {
         hostname: settings.hostname.clone(),
+        bind_address: host::everywhere(settings.address, &node_ips),
         node_ips,
         pod_logs_dir: settings.pod_logs_dir.clone(),
         cgroup_root: settings.cgroup_root.clone(),
@@ -195,7 +199,6 @@ fn kubelet_config(settings: &Settings, node_ips: Vec<IpAddr>, client_ca: Option<
         cluster_dns: settings.cluster_dns.clone(),
         cluster_domain: settings.cluster_domain.clone(),
         resolv_conf: settings.resolv_conf.clone(),
-        bind_address: settings.address,
         port: settings.port,
         client_ca,
         max_pods: settings.max_pods,
