@@ -4,6 +4,7 @@ pub(crate) mod adopt;
 mod cluster_dns;
 pub(crate) mod masters;
 pub(crate) mod rbac;
+mod service_cidr;
 
 use std::{
     collections::BTreeSet,
@@ -72,7 +73,7 @@ pub(crate) async fn run(registries: &Registries, config: &Config) -> Result<()> 
         bootstrap.ensure((flowcontrol::GROUP, "flowschemas"), None, name, value, false).await?;
     }
     authentication(&bootstrap, config).await?;
-    service_cidr(&bootstrap, config).await?;
+    service_cidr::ensure(&bootstrap, config).await?;
     cluster_dns::ensure(&bootstrap, config).await;
     // No pod reaches this server by a loopback address, and validation refuses one.
     if config.advertise_address.is_loopback() {
@@ -148,37 +149,6 @@ async fn authentication(bootstrap: &Bootstrap<'_>, config: &Config) -> Result<()
         return Ok(());
     }
     bootstrap.ensure(("", "configmaps"), Some(NAMESPACE), NAME, map, true).await
-}
-
-/// The range Services get their addresses from, as an object.
-async fn service_cidr(bootstrap: &Bootstrap<'_>, config: &Config) -> Result<()> {
-    const RESOURCE: (&str, &str) = ("networking.k8s.io", "servicecidrs");
-    const NAME: &str = "kubernetes";
-    let Some(registry) = bootstrap.registries.get(RESOURCE.0, "v1", RESOURCE.1) else { return Ok(()) };
-    if registry.key(None, NAME).is_some_and(|key| registry.cache.get(&key).is_some()) {
-        return Ok(());
-    }
-    let cidrs = std::iter::once(config.service_cidr).chain(config.secondary_service_cidr);
-    let cidrs: Vec<_> = cidrs.map(|range| range.trunc().to_string()).collect();
-    let mut range = json!({
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "ServiceCIDR",
-        "metadata": {"name": NAME},
-        "spec": {"cidrs": cidrs},
-    });
-    bootstrap.ensure(RESOURCE, None, NAME, range.clone(), false).await?;
-    let now = Timestamp::now();
-    range["status"] = json!({"conditions": [{
-        "type": "Ready",
-        "status": "True",
-        "reason": "",
-        "message": "Kubernetes default Service CIDR is ready",
-        "lastTransitionTime": now,
-    }]});
-    let scope = Scope::internal(bootstrap.user, None, now);
-    let failed = |source| Error::Bootstrap { what: format!("{} {NAME}", RESOURCE.1), source };
-    let object = decode(&registry, range).map_err(failed)?;
-    registry.update(&scope, NAME, UpdateKind::Status, &mut Replacement(object)).await.map(drop).map_err(failed)
 }
 
 struct Bootstrap<'a> {
