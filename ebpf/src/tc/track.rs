@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use skep_ebpf_common::{
     Address, BackendValue, FrontendKey, TCP, UDP,
-    conntrack::{self, Flow, Node, Reply, Tuple},
+    conntrack::{self, Flow, Node, Reply, Tuple, state},
     kind,
     packet::{Drop, tcp_flags},
 };
@@ -49,6 +49,11 @@ pub(super) fn reply(ctx: &TcContext, scratch: &mut Scratch, origin: Option<Origi
     if !is_alive(reply, flow_key, now) {
         return None;
     }
+    if opens_another(packet.flags, reply.state) {
+        let _ = REPLIES.remove(&packet.tuple);
+        let _ = FLOWS.remove(&*flow_key);
+        return None;
+    }
     if origin == Some(Origin::Internal) && !send::is_senders(ctx, route, packet, &packet.tuple.source) {
         return Some(NEXT);
     }
@@ -84,6 +89,14 @@ pub(super) fn reply(ctx: &TcContext, scratch: &mut Scratch, origin: Option<Origi
         Ok(()) => NEXT,
         Err(_) => dropped(Drop::Rewrite),
     })
+}
+
+/// Does a backend that ended its side accept a connection from the very same port? That one does not come by way of a
+/// frontend, or the flow would have begun anew: the client, a pod or node, asks the backend itself.
+#[inline(always)]
+fn opens_another(flags: u8, bits: u32) -> bool {
+    let opened = tcp_flags::SYN | tcp_flags::ACK;
+    flags & opened == opened && bits & (state::BACKEND_FIN | state::RESET) != 0
 }
 
 /// Has any flow been noted yet?
