@@ -70,6 +70,19 @@ mod tests {
     }
 
     #[test]
+    fn both_families_of_nodes_pods_and_services_see_pods_as_they_are() {
+        let node: Node = serde_json::from_value(json!({
+            "spec": { "podCIDRs": ["10.0.1.0/24", "fd00:1::/64"] },
+            "status": { "addresses": [
+                { "type": "InternalIP", "address": "192.0.2.2" }, { "type": "InternalIP", "address": "2001:db8::2" }
+            ] },
+        }))
+        .unwrap();
+        let all: Vec<String> = addresses([node].iter()).iter().map(IpNet::to_string).collect();
+        assert_eq!(all, ["10.0.1.0/24", "192.0.2.2/32", "2001:db8::2/128", "fd00:1::/64"]);
+    }
+
+    #[test]
     fn ranges_for_nobody_are_sound() {
         assert_eq!(nowhere().count(), 5);
     }
