@@ -4,6 +4,7 @@ pub(crate) mod adopt;
 mod cluster_dns;
 pub(crate) mod masters;
 pub(crate) mod rbac;
+pub(crate) mod repair;
 mod service_cidr;
 
 use std::{

@@ -67,6 +67,8 @@ pub struct Config {
     pub max_reads_in_flight: usize,
     /// See [`Self::max_reads_in_flight`].
     pub max_writes_in_flight: usize,
+    /// How often addresses and node ports are compared with the Services that hold them.
+    pub repair_interval: Duration,
     /// Connections open at once; more wait to be accepted.
     pub max_connections: usize,
 }
@@ -117,6 +119,7 @@ impl Config {
             front_proxy: None,
             max_reads_in_flight: MAX_READS,
             max_writes_in_flight: MAX_WRITES,
+            repair_interval: Duration::from_secs(60),
             max_connections: 16 * 1024,
         }
     }

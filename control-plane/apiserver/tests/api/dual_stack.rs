@@ -2,10 +2,12 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Method;
 use serde_json::{Value, json};
 use skep_apiserver::{ApiServer, Config};
+use skep_storage::Txn;
 
 use crate::support::TestServer;
 
@@ -194,4 +196,51 @@ async fn further_ranges_give_addresses_when_they_are_asked_for_or_the_first_is_f
     let (code, _) =
         server.raw(Method::PATCH, &uri, MERGE, json!({"metadata": {"labels": {"a": "b"}}}).to_string()).await;
     assert_eq!(code, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn addresses_are_taken_again_when_deleted_and_freed_when_nobody_holds_them() {
+    let server = TestServer::start_with(|config| {
+        ranges(config, "10.96.0.0/24", Some("fd00::/112"), "192.0.2.1");
+        config.repair_interval = Duration::from_millis(50);
+    })
+    .await;
+    let wish = json!({"ipFamilyPolicy": "RequireDualStack", "clusterIP": "10.96.0.7",
+        "clusterIPs": ["10.96.0.7", "fd00::7"]});
+    server.create(SERVICES, service("web", wish)).await;
+    let foreign = |name: &str, labels: Value, created: &str| {
+        let parent = json!({"group": "", "resource": "services", "namespace": "default", "name": "gone"});
+        let uid = format!("00000000-0000-0000-0000-{:0>12}", name.replace(['.', ':'], ""));
+        let metadata = json!({"name": name, "uid": uid, "labels": labels, "creationTimestamp": created});
+        let object = json!({"apiVersion": "networking.k8s.io/v1", "kind": "IPAddress", "metadata": metadata,
+            "spec": {"parentRef": parent}});
+        Txn::new().put(format!("/registry/ipaddresses/{name}"), object.to_string(), None)
+    };
+    let ours = json!({"ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io"});
+    let (old, new) = ("2020-01-01T00:00:00Z", &jiff::Timestamp::now().to_string()[..]);
+    // In the place of a Service's address; left over; too young to judge; somebody else's.
+    for txn in [
+        foreign("fd00::7", ours.clone(), old),
+        foreign("10.96.0.50", ours.clone(), old),
+        foreign("10.96.0.51", ours, new),
+        foreign("10.96.0.52", json!({}), old),
+    ] {
+        server.storage.commit(txn).await.unwrap();
+    }
+    let (code, _) = server.call(Method::DELETE, &format!("{ADDRESSES}/10.96.0.7"), Value::Null).await;
+    assert_eq!(code, 200);
+    let repaired = async {
+        loop {
+            let held = [holder(&server, "10.96.0.7").await, holder(&server, "fd00::7").await];
+            if held == [Some("web".to_owned()), Some("web".to_owned())] && holder(&server, "10.96.0.50").await.is_none()
+            {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), repaired).await.expect("the addresses are not put right");
+    for left in ["10.96.0.51", "10.96.0.52", "10.96.0.1"] {
+        assert!(holder(&server, left).await.is_some(), "{left}");
+    }
 }
