@@ -148,8 +148,10 @@ mod tests {
     fn the_advertised_address_is_the_bound_one_unless_told_otherwise() {
         assert_eq!(settings(&[]).unwrap().advertise_address.to_string(), "192.0.2.7");
         assert_eq!(settings(&[]).unwrap().local_url(), "https://192.0.2.7:6443");
+        let ranges = ["--service-cluster-ip-range=fd00:1::/112", "--cluster-cidr=fd00:2::/56"];
         let args = ["run", "--bind-address", "::", "--advertise-address", "2001:db8::7"];
-        let cli = Cli::try_parse_from(["skep-server"].iter().chain(&args)).unwrap();
+        let args = args.iter().chain(&ranges);
+        let cli = Cli::try_parse_from(["skep-server"].iter().chain(args)).unwrap();
         let Command::Run(run) = cli.command else { panic!("not run") };
         let settings = run.settings().unwrap();
         assert_eq!(settings.advertise_address.to_string(), "2001:db8::7");
@@ -270,6 +272,10 @@ mod tests {
             (&["--service-node-port-range", "5"], "service-node-port-range"),
             (&["--advertise-address", "0.0.0.0"], "--advertise-address"),
             (&["--advertise-address", "127.0.0.1"], "--advertise-address"),
+            (
+                &["--advertise-address", "2001:db8::1"],
+                "must be of the family of --service-cluster-ip-range 10.96.0.0/12",
+            ),
             (&["--secure-port", "0"], "secure-port"),
         ] {
             let error = format!("{:#}", settings(args).unwrap_err());

@@ -257,6 +257,12 @@ impl Options {
             "--advertise-address must be an address at which the members of the cluster reach this host, \
              not {advertise_address}"
         );
+        ensure!(
+            !apiserver || advertise_address.is_ipv4() == primary_is_ipv4,
+            "--advertise-address {advertise_address} must be of the family of --service-cluster-ip-range {}, where the \
+             Service `kubernetes` leads to it",
+            services.primary
+        );
         Ok(Settings {
             hostname: hostname()?,
             pki_dir: self.pki_dir.unwrap_or_else(|| data_dir.join("pki")),
