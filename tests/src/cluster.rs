@@ -62,6 +62,8 @@ pub struct Shape {
     pub server_flags: Vec<String>,
     /// Further arguments of every `skep-node run`.
     pub node_flags: Vec<String>,
+    /// Give each node a BPF file system of its own below its data, instead of a folder in the machine's.
+    pub own_bpffs: bool,
 }
 
 impl Shape {
@@ -77,6 +79,7 @@ impl Shape {
             ipv6_first: false,
             server_flags: Vec::new(),
             node_flags: Vec::new(),
+            own_bpffs: false,
         }
     }
 
@@ -216,13 +219,15 @@ impl TestCluster {
         }
         let machine = machines.remove(0);
         let (address, second_address) = shape.addresses(1);
+        let spec = Spec::for_test(owner, number, &machine, address, workspace::programs(shape.profile));
         let first = Spec {
             pod_cidr: shape.pod_cidr.clone(),
             service_cidr: shape.service_cidr.clone(),
             server_flags: shape.server_flags.clone(),
             node_flags: shape.node_flags.clone(),
             second_address,
-            ..Spec::for_test(owner, number, &machine, address, workspace::programs(shape.profile))
+            bpf_root: if shape.own_bpffs { spec.run.join("bpf") } else { spec.bpf_root.clone() },
+            ..spec
         };
         let others = machines.iter().zip(2..).map(|(machine, node)| {
             let (address, second_address) = shape.addresses(node);
