@@ -26,7 +26,7 @@ fn works(shape: &Shape, expected: &str) -> Result<()> {
         let primary = cluster.get(&["pod", &web.name], "{.status.podIP}")?;
         ensure!(primary == web.addresses[0].to_string(), "its podIP is {primary}");
     }
-    // exec, logs and port-forward go from the API server to the nodes over IPv6.
+    // The API server asks the nodes over IPv6.
     let log = cluster.kubectl(&["logs", "web-2"])?;
     ensure!(log.contains("serving as web-2"), "{log}");
     ask_everybody(&cluster, &webs)?;

@@ -7,7 +7,7 @@ use skep_tests::cluster::{Shape, TestCluster};
 use xtask::cluster::Cluster;
 use xtask::command::output;
 
-use crate::{Web, apply_webs, ask_everybody, at, families, in_pod, ips, wait_said};
+use crate::{Web, apply_webs, ask_everybody, at, families, in_pod, ips, services, wait_said};
 
 /// A pod in its node's network.
 fn host_pod(node: &Cluster) -> String {
@@ -101,15 +101,36 @@ fn told(cluster: &TestCluster, web: &Web, nodes: &[IpAddr]) -> Result<()> {
 
 #[test]
 fn pods_of_two_networks_reach_each_other_over_both_families_through_the_vxlan() -> Result<()> {
-    let cluster = TestCluster::start_shape(&Shape { segments: 2, ..Shape::dual_stack(2) })?;
+    through_the_vxlan(&Shape::dual_stack(2), "local 10.111.0.1", 1450)
+}
+
+#[test]
+fn a_vxlan_over_ipv6_carries_both_families() -> Result<()> {
+    let shape = Shape {
+        pod_cidr: "fd00:113::/56,10.113.0.0/16".into(),
+        service_cidr: "fd00:112::/108,10.112.0.0/16".into(),
+        ipv6_first: true,
+        ..Shape::dual_stack(2)
+    };
+    through_the_vxlan(&shape, "local fd00:111::1", 1430)
+}
+
+/// On two networks: what is outside the packets, and the MTU that pods get.
+fn through_the_vxlan(shape: &Shape, outer: &str, mtu: u32) -> Result<()> {
+    let shape = Shape { segments: 2, ..shape.clone() };
+    let cluster = TestCluster::start_shape(&shape)?;
     let webs = apply_webs(&cluster)?;
     ask_everybody(&cluster, &webs)?;
+    // The pod is on the other network: what comes from outside goes on through the tunnel, too.
+    services::ask_node_ports(&cluster, &shape, &[1])?;
     for node in cluster.nodes() {
         for family in ["-4", "-6"] {
             let routes = ip(node, &[family, "route", "show", "proto", "84"])?;
             ensure!(routes.contains("dev skep-vxlan"), "{family}: {routes}");
         }
     }
+    let device = ip(cluster.nodes()[0], &["-details", "link", "show", "skep-vxlan"])?;
+    ensure!(device.contains(outer), "{device}");
     // Pods that come when the other network is known get what the tunnel leaves them.
     cluster.apply(
         "
@@ -123,6 +144,6 @@ spec:
     )?;
     cluster.wait_ready_pods("app=later", 1)?;
     let device = output(&mut in_pod_sh(&cluster, "later", "busybox ip link show eth0"))?;
-    ensure!(device.contains("mtu 1450"), "{device}");
+    ensure!(device.contains(&format!("mtu {mtu}")), "{device}");
     Ok(())
 }
