@@ -154,7 +154,6 @@ impl Ipam {
     /// # Errors
     /// When the state cannot be read or changed.
     pub fn release(&self, container: &str, interface: &str) -> Result<Option<Addresses>> {
-        check_ids(container, interface)?;
         let _lock = self.lock()?;
         let mut freed = None;
         for owner in self.scan()?.iter().filter(|owner| owner.is(container, interface)) {

@@ -24,6 +24,7 @@ mod netns;
 mod network;
 mod peers;
 mod pod_link;
+mod routing;
 mod sysctl;
 
 pub use addresses::Addresses;
@@ -34,5 +35,6 @@ pub use error::{Error, Result};
 pub use ipam::{Ipam, Lease};
 pub use netlink::Watch;
 pub use network::{CONFLIST_NAME, Config, Network, Reconciled};
-pub use peers::{Applied, Peer, Peers, PeersConfig, Routing};
+pub use peers::{Applied, Peer, Peers, PeersConfig};
 pub use pod_link::{GATEWAY, GATEWAY6, host_device_name, is_host_device_name};
+pub use routing::Routing;

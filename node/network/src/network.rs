@@ -353,8 +353,8 @@ pub(crate) fn device_mtu(netlink: &mut Netlink, addresses: &[IpAddr]) -> Result<
     let owners = netlink.addresses()?.into_iter().filter(|(_, own)| addresses.contains(own));
     let mut indices: Vec<u32> = owners.map(|(index, _)| index).collect();
     if indices.is_empty() {
-        let default = netlink.routes()?.into_iter().find(|route| route.destination.prefix_len() == 0);
-        indices.extend(default.and_then(|route| match route.via {
+        let mut defaults = netlink.routes()?.into_iter().filter(|route| route.destination.prefix_len() == 0);
+        indices.extend(defaults.find_map(|route| match route.via {
             Via::Link(index) | Via::Gateway(index, _) => Some(index),
             Via::Unreachable => None,
         }));
