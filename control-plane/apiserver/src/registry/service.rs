@@ -25,6 +25,7 @@ use super::strategy::{Change, Column, Context, Reservation, Strategy};
 use super::table_info::info;
 
 pub(crate) use allocate::{ADDRESS_PREFIX, Allocators, DEFAULT_RANGE, NODE_PORT_PREFIX, Networks, holdings, usable};
+pub(crate) use families::of_first_family;
 
 /// Where services are stored.
 pub(crate) const PREFIX: &str = "/registry/services/specs/";

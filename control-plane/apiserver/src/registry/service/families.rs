@@ -41,6 +41,14 @@ fn has_policy(spec: &ServiceSpec, policy: &str) -> bool {
     text(&spec.ip_family_policy) == policy
 }
 
+/// Those endpoints, each a host and a port, that have an address of the service's first family; all, if none has. A server
+/// that calls a service needs not have the second family itself.
+pub(crate) fn of_first_family(spec: &ServiceSpec, endpoints: Vec<(String, u16)>) -> Vec<(String, u16)> {
+    let Some(first) = families(spec).first() else { return endpoints };
+    let is_first = |(host, _): &(String, u16)| host.parse().is_ok_and(|address| family_of(&address) == first);
+    if endpoints.iter().any(is_first) { endpoints.into_iter().filter(is_first).collect() } else { endpoints }
+}
+
 /// A headless service without a selector may have endpoints of any family, whatever the cluster's are.
 fn takes_any_family(spec: &ServiceSpec) -> bool {
     is_headless(spec) && spec.selector.as_ref().is_none_or(|selector| selector.is_empty())
@@ -271,4 +279,24 @@ pub(super) fn check_update(spec: &ServiceSpec, old: &ServiceSpec) -> Errors {
 /// Places that both have and where they differ.
 fn changed<'a>(new: &'a [String], old: &'a [String]) -> impl Iterator<Item = usize> + 'a {
     new.iter().zip(old).enumerate().filter(|(_, (new, old))| new != old).map(|(i, _)| i)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_of_the_first_family_are_called_before_others() {
+        let endpoints = |hosts: &[&str]| hosts.iter().map(|host| ((*host).to_owned(), 443)).collect::<Vec<_>>();
+        let both = endpoints(&["10.0.0.1", "fd00::1", "10.0.0.2"]);
+        let spec = |families: &[&str]| ServiceSpec {
+            ip_families: Some(families.iter().map(|family| (*family).to_owned()).collect()),
+            ..ServiceSpec::default()
+        };
+        assert_eq!(of_first_family(&spec(&[IPV4, IPV6]), both.clone()), endpoints(&["10.0.0.1", "10.0.0.2"]));
+        assert_eq!(of_first_family(&spec(&[IPV6]), both.clone()), endpoints(&["fd00::1"]));
+        assert_eq!(of_first_family(&spec(&[]), both.clone()), both);
+        let only = endpoints(&["fd00::1"]);
+        assert_eq!(of_first_family(&spec(&[IPV4, IPV6]), only.clone()), only);
+    }
 }
