@@ -118,6 +118,7 @@ pub(crate) enum CertsAction {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::Ranges;
 
     fn settings(args: &[&str]) -> anyhow::Result<Settings> {
         let cli = Cli::try_parse_from(["skep-server", "run", "--bind-address", "192.0.2.7"].iter().chain(args))?;
@@ -147,8 +148,10 @@ mod tests {
     fn the_advertised_address_is_the_bound_one_unless_told_otherwise() {
         assert_eq!(settings(&[]).unwrap().advertise_address.to_string(), "192.0.2.7");
         assert_eq!(settings(&[]).unwrap().local_url(), "https://192.0.2.7:6443");
+        let ranges = ["--service-cluster-ip-range=fd00:1::/112", "--cluster-cidr=fd00:2::/56"];
         let args = ["run", "--bind-address", "::", "--advertise-address", "2001:db8::7"];
-        let cli = Cli::try_parse_from(["skep-server"].iter().chain(&args)).unwrap();
+        let args = args.iter().chain(&ranges);
+        let cli = Cli::try_parse_from(["skep-server"].iter().chain(args)).unwrap();
         let Command::Run(run) = cli.command else { panic!("not run") };
         let settings = run.settings().unwrap();
         assert_eq!(settings.advertise_address.to_string(), "2001:db8::7");
@@ -186,6 +189,58 @@ mod tests {
     }
 
     #[test]
+    fn ranges_of_both_families_are_text_or_a_list_in_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config.yaml");
+        let text = "service-cluster-ip-range: 10.96.0.0/16,fd00:1::/112\ncluster-cidr: [10.244.0.0/16, 'fd00:2::/56']\n\
+                    node-cidr-mask-size-ipv6: 72\n";
+        std::fs::write(&file, text).unwrap();
+        let from_file = settings(&["--config", file.to_str().unwrap()]).unwrap();
+        let from_flags = settings(&[
+            "--service-cluster-ip-range=10.96.0.0/16,fd00:1::/112",
+            "--cluster-cidr=10.244.0.0/16,fd00:2::/56",
+            "--node-cidr-mask-size-ipv6=72",
+        ])
+        .unwrap();
+        for settings in [from_file, from_flags] {
+            let ranges = |ranges: Ranges| ranges.iter().map(|range| range.to_string()).collect::<Vec<_>>();
+            assert_eq!(ranges(settings.service_cluster_ip_range), ["10.96.0.0/16", "fd00:1::/112"]);
+            assert_eq!(ranges(settings.cluster_cidr), ["10.244.0.0/16", "fd00:2::/56"]);
+            assert_eq!((settings.node_cidr_masks.ipv4, settings.node_cidr_masks.ipv6), (24, 72));
+        }
+    }
+
+    #[test]
+    fn bad_ranges_in_the_file_are_refused_as_those_of_flags() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config.yaml");
+        for (text, expected) in [
+            ("cluster-cidr: [10.244.0.0/16, 10.245.0.0/16]", "must be of different IP family"),
+            ("cluster-cidr: []", "--cluster-cidr must contain at least one valid cidr"),
+            ("cluster-cidr: 10.244.0.0", "\"10.244.0.0\": invalid IP address syntax"),
+            ("service-cluster-ip-range: [10.96.0.0/16, fd00::/112, fd01::/112]", "more than two entries"),
+            ("node-cidr-mask-size-ipv4: 12", "--node-cidr-mask-size-ipv4 12 does not fit"),
+            ("node-cidr-mask-size-ipv4: -1", "node-cidr-mask-size-ipv4"),
+        ] {
+            std::fs::write(&file, text).unwrap();
+            let error = format!("{:#}", settings(&["--config", file.to_str().unwrap()]).unwrap_err());
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_cluster_of_ipv6_first_listens_on_both_families() {
+        let ranges = ["--service-cluster-ip-range=fd00:1::/112", "--cluster-cidr=fd00:2::/48"];
+        let args = ["skep-server", "run", "--advertise-address=2001:db8::7"];
+        let Command::Run(run) = Cli::try_parse_from(args.iter().chain(&ranges)).unwrap().command else {
+            panic!("not run")
+        };
+        let settings = run.settings().unwrap();
+        assert_eq!(settings.bind_address.to_string(), "::");
+        assert_eq!(settings.local_url(), "https://[::1]:6443");
+    }
+
+    #[test]
     fn an_empty_file_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("config.yaml");
@@ -206,9 +261,21 @@ mod tests {
             (&["--service-cluster-ip-range", "10.0.0.0/31"], "--service-cluster-ip-range"),
             (&["--service-cluster-ip-range", "10.0.0.0/8"], "--service-cluster-ip-range"),
             (&["--service-cluster-ip-range", "10.244.0.0/16"], "overlap"),
+            (&["--service-cluster-ip-range", "10.96.0.0/16,10.97.0.0/16"], "must be of different IP family"),
+            (&["--service-cluster-ip-range", "10.96.0.0/16,fd00::/112,fd01::/112"], "more than two entries"),
+            (&["--service-cluster-ip-range", ""], "--service-cluster-ip-range"),
+            (&["--service-cluster-ip-range", "10.96.0.0/16,"], "--service-cluster-ip-range"),
+            (&["--cluster-cidr", "10.244.0.0/16,fd00::/129"], "--cluster-cidr"),
+            (&["--cluster-cidr", "fd00::/48,fd01::/48"], "must be of different IP family"),
+            (&["--node-cidr-mask-size-ipv6", "64"], "--node-cidr-mask-size-ipv6"),
+            (&["--node-cidr-mask-size-ipv4", "300"], "--node-cidr-mask-size-ipv4"),
             (&["--service-node-port-range", "5"], "service-node-port-range"),
             (&["--advertise-address", "0.0.0.0"], "--advertise-address"),
             (&["--advertise-address", "127.0.0.1"], "--advertise-address"),
+            (
+                &["--advertise-address", "2001:db8::1"],
+                "must be of the family of --service-cluster-ip-range 10.96.0.0/12",
+            ),
             (&["--secure-port", "0"], "secure-port"),
         ] {
             let error = format!("{:#}", settings(args).unwrap_err());

@@ -141,8 +141,12 @@ fn identity(settings: &Settings) -> String {
 
 fn controllers_config(settings: &Settings, keys: Keys) -> skep_controllers::Config {
     skep_controllers::Config {
-        cluster_cidr: Some(settings.cluster_cidr),
-        service_cidr: Some(settings.service_cluster_ip_range),
+        cluster_cidr: Some(settings.cluster_cidr.primary),
+        secondary_cluster_cidr: settings.cluster_cidr.secondary,
+        node_cidr_mask: settings.node_cidr_masks.ipv4,
+        node_cidr_mask_ipv6: settings.node_cidr_masks.ipv6,
+        service_cidr: Some(settings.service_cluster_ip_range.primary),
+        secondary_service_cidr: settings.service_cluster_ip_range.secondary,
         allocate_node_cidrs: true,
         root_ca: keys.root_ca,
         signing_ca: keys.signing_ca,

@@ -16,8 +16,10 @@ const KUBECONFIGS: [(&str, &str, &[&str]); 3] = [
 
 /// Loads or makes keys, certificates and kubeconfigs.
 pub(crate) fn prepare(settings: &Settings) -> anyhow::Result<Pki> {
-    let addresses = [settings.kubernetes_service_ip(), settings.advertise_address, settings.bind_address];
-    let addresses: Vec<_> = addresses.into_iter().filter(|address| !address.is_unspecified()).collect();
+    // That of the `kubernetes` Service, and the same place in a second range: a Service there may lead here, too.
+    let services = settings.service_cluster_ip_range.iter().filter_map(|range| skep_apiserver::nth_address(range, 1));
+    let own = [settings.advertise_address, settings.bind_address];
+    let addresses: Vec<_> = services.chain(own).filter(|address| !address.is_unspecified()).collect();
     let sans = apiserver_sans(&settings.hostname, "cluster.local", &addresses);
     let pki = Pki::load_or_create(&settings.pki_dir, &sans)
         .with_context(|| format!("certificates in {}", settings.pki_dir.display()))?;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail};
 use kube::Client;
 use nix::unistd::{AccessFlags, access};
-use skep_apiserver::{ApiServer, FrontProxy, ServiceAccountKeys, UserInfo};
+use skep_apiserver::{ApiServer, FrontProxy, ServiceAccountKeys, UserInfo, nth_address};
 use skep_pki::jwt::Signer;
 use skep_pki::{Pki, ReloadableIdentity};
 use skep_storage::supervisor::{Supervisor, SupervisorConfig};
@@ -220,7 +220,7 @@ fn api_config(settings: &Settings, pki: &Pki, storage: Storage) -> anyhow::Resul
     };
     let mut config = skep_apiserver::Config::new(
         storage,
-        settings.service_cluster_ip_range,
+        settings.service_cluster_ip_range.primary,
         settings.advertise_address,
         settings.secure_port,
         Arc::new(kubelet_client),
@@ -232,7 +232,8 @@ fn api_config(settings: &Settings, pki: &Pki, storage: Storage) -> anyhow::Resul
         name: "front-proxy-client".to_owned(),
     });
     // The convention of kubeadm, and the nodes' default.
-    config.cluster_dns = settings.service_cluster_ip_range.hosts().nth(9);
+    config.secondary_service_cidr = settings.service_cluster_ip_range.secondary;
+    config.cluster_dns = settings.service_cluster_ip_range.iter().filter_map(|range| nth_address(range, 10)).collect();
     config.node_port_range = settings.service_node_port_range.clone();
     config.service_accounts =
         Some(ServiceAccountKeys::new(pki.service_account_key(), pki.service_account_public_key()));

@@ -8,8 +8,13 @@ use std::str::FromStr;
 use anyhow::{Context as _, bail, ensure};
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 use skep_storage::EtcdConfig;
+
+mod ranges;
+
+pub(crate) use ranges::{NodeMasks, Ranges};
 
 /// A part of the control plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
@@ -48,7 +53,7 @@ pub(crate) struct Options {
     /// Loopback port of the started etcd [default: a free one]
     #[arg(long, value_name = "PORT")]
     etcd_client_port: Option<u16>,
-    /// Address to serve on [default: 0.0.0.0]
+    /// Address to serve on [default: 0.0.0.0; :: where the Services' primary family is IPv6]
     #[arg(long, value_name = "IP")]
     bind_address: Option<IpAddr>,
     /// Port to serve HTTPS on [default: 6443]
@@ -57,15 +62,23 @@ pub(crate) struct Options {
     /// Address at which the members of the cluster reach the API server [default: the bind address, or this host's]
     #[arg(long, value_name = "IP")]
     advertise_address: Option<IpAddr>,
-    /// Addresses of Services [default: 10.96.0.0/12]
-    #[arg(long, value_name = "CIDR")]
-    service_cluster_ip_range: Option<IpNet>,
+    /// Addresses of Services: a range, or one of each family, the primary one first [default: 10.96.0.0/12]
+    #[arg(long, value_name = "CIDR[,CIDR]", value_delimiter = ',')]
+    #[serde(deserialize_with = "list")]
+    service_cluster_ip_range: Option<Vec<IpNet>>,
     /// Ports of NodePort Services [default: 30000-32767]
     #[arg(long, value_name = "FIRST-LAST")]
     service_node_port_range: Option<PortRange>,
-    /// Addresses of pods, a part of which every node gets [default: 10.244.0.0/16]
-    #[arg(long, value_name = "CIDR")]
-    cluster_cidr: Option<IpNet>,
+    /// Addresses of pods, a part of which every node gets: a range, or one of each family [default: 10.244.0.0/16]
+    #[arg(long, value_name = "CIDR[,CIDR]", value_delimiter = ',')]
+    #[serde(deserialize_with = "list")]
+    cluster_cidr: Option<Vec<IpNet>>,
+    /// Prefix length of a node's part of the IPv4 range [default: 24]
+    #[arg(long, value_name = "BITS")]
+    node_cidr_mask_size_ipv4: Option<u8>,
+    /// Prefix length of a node's part of the IPv6 range [default: 64]
+    #[arg(long, value_name = "BITS")]
+    node_cidr_mask_size_ipv6: Option<u8>,
     /// Parts to run in this process [default: all]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     #[serde(deserialize_with = "list")]
@@ -100,7 +113,10 @@ where
     };
     words
         .into_iter()
-        .map(|word| T::deserialize(serde::de::value::StringDeserializer::new(word)))
+        .map(|word| {
+            let text = serde::de::value::StrDeserializer::<D::Error>::new(&word);
+            T::deserialize(text).map_err(|error| D::Error::custom(format!("{word:?}: {error}")))
+        })
         .collect::<Result<_, _>>()
         .map(Some)
 }
@@ -149,9 +165,10 @@ pub(crate) struct Settings {
     pub(crate) bind_address: IpAddr,
     pub(crate) secure_port: u16,
     pub(crate) advertise_address: IpAddr,
-    pub(crate) service_cluster_ip_range: IpNet,
+    pub(crate) service_cluster_ip_range: Ranges,
     pub(crate) service_node_port_range: RangeInclusive<u16>,
-    pub(crate) cluster_cidr: IpNet,
+    pub(crate) cluster_cidr: Ranges,
+    pub(crate) node_cidr_masks: NodeMasks,
     pub(crate) components: Vec<Component>,
     pub(crate) kubelet_certificate_authority: Option<PathBuf>,
     pub(crate) kubeconfig: Option<PathBuf>,
@@ -171,14 +188,6 @@ impl Settings {
             address => address,
         };
         format!("https://{}", SocketAddr::new(address, self.secure_port))
-    }
-
-    /// The address of the `kubernetes` Service: the range's first.
-    pub(crate) fn kubernetes_service_ip(&self) -> IpAddr {
-        match self.service_cluster_ip_range.network() {
-            IpAddr::V4(network) => Ipv4Addr::from_bits(network.to_bits().saturating_add(1)).into(),
-            IpAddr::V6(network) => Ipv6Addr::from_bits(network.to_bits().saturating_add(1)).into(),
-        }
     }
 }
 
@@ -205,6 +214,8 @@ impl Options {
             service_cluster_ip_range: self.service_cluster_ip_range.or(other.service_cluster_ip_range),
             service_node_port_range: self.service_node_port_range.or(other.service_node_port_range),
             cluster_cidr: self.cluster_cidr.or(other.cluster_cidr),
+            node_cidr_mask_size_ipv4: self.node_cidr_mask_size_ipv4.or(other.node_cidr_mask_size_ipv4),
+            node_cidr_mask_size_ipv6: self.node_cidr_mask_size_ipv6.or(other.node_cidr_mask_size_ipv6),
             components: self.components.or(other.components),
             kubelet_certificate_authority: self.kubelet_certificate_authority.or(other.kubelet_certificate_authority),
             kubeconfig: self.kubeconfig.or(other.kubeconfig),
@@ -227,24 +238,30 @@ impl Options {
             "--kubeconfig is for --components without apiserver: with it, the other components need no file"
         );
         let etcd = self.etcd()?;
-        let bind_address = self.bind_address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let services = Ranges::new("--service-cluster-ip-range", self.service_cluster_ip_range, net(10, 96, 12))?;
+        let pods = Ranges::new("--cluster-cidr", self.cluster_cidr, net(10, 244, 16))?;
+        ranges::check(&services, &pods)?;
+        let node_cidr_masks = NodeMasks::new(self.node_cidr_mask_size_ipv4, self.node_cidr_mask_size_ipv6, &pods)?;
+        let primary_is_ipv4 = ranges::is_ipv4(&services.primary);
+        // A listener on `::` takes IPv4 as well.
+        let any = if primary_is_ipv4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let bind_address = self.bind_address.unwrap_or(any);
         let secure_port = self.secure_port.unwrap_or(6443);
         ensure!(secure_port != 0, "secure-port must be a port from 1 to 65535");
         let advertise_address = match self.advertise_address {
             Some(address) => address,
-            None => host_address(bind_address)?,
+            None => host_address(bind_address, primary_is_ipv4)?,
         };
         ensure!(
             !advertise_address.is_unspecified() && !advertise_address.is_loopback(),
             "--advertise-address must be an address at which the members of the cluster reach this host, \
              not {advertise_address}"
         );
-        let services = self.service_cluster_ip_range.unwrap_or(IpNet::V4(net(10, 96, 12))).trunc();
-        check_service_range(services)?;
-        let pods = self.cluster_cidr.unwrap_or(IpNet::V4(net(10, 244, 16))).trunc();
         ensure!(
-            !services.contains(&pods) && !pods.contains(&services),
-            "--service-cluster-ip-range {services} and --cluster-cidr {pods} overlap"
+            !apiserver || advertise_address.is_ipv4() == primary_is_ipv4,
+            "--advertise-address {advertise_address} must be of the family of --service-cluster-ip-range {}, where the \
+             Service `kubernetes` leads to it",
+            services.primary
         );
         Ok(Settings {
             hostname: hostname()?,
@@ -258,6 +275,7 @@ impl Options {
             service_cluster_ip_range: services,
             service_node_port_range: self.service_node_port_range.map_or(30000..=32767, |range| range.0),
             cluster_cidr: pods,
+            node_cidr_masks,
             components,
             kubelet_certificate_authority: self.kubelet_certificate_authority,
             kubeconfig: self.kubeconfig,
@@ -299,17 +317,9 @@ impl Options {
     }
 }
 
-fn net(a: u8, b: u8, prefix: u8) -> ipnet::Ipv4Net {
+fn net(a: u8, b: u8, prefix: u8) -> IpNet {
     // Both callers' lengths are within 32.
-    ipnet::Ipv4Net::new_assert(Ipv4Addr::new(a, b, 0, 0), prefix)
-}
-
-/// Upstream's limits: at least eight addresses, at most 20 bits of them.
-fn check_service_range(range: IpNet) -> anyhow::Result<()> {
-    let bits = range.max_prefix_len() - range.prefix_len();
-    ensure!(bits >= 3, "--service-cluster-ip-range {range} must have at least 8 addresses");
-    ensure!(bits <= 20, "--service-cluster-ip-range {range} must have at most 20 bits of addresses");
-    Ok(())
+    IpNet::V4(ipnet::Ipv4Net::new_assert(Ipv4Addr::new(a, b, 0, 0), prefix))
 }
 
 /// `/var/lib/skep` for root, else below the home directory.
@@ -322,17 +332,16 @@ pub(crate) fn default_data_dir() -> PathBuf {
 }
 
 /// The address others reach this host at, as upstream chooses it: the bound one, unless that is none in particular or
-/// loopback; then the source address of the default route. Nothing is sent to find it out.
-fn host_address(bind: IpAddr) -> anyhow::Result<IpAddr> {
+/// loopback; then the source address of the default route of the Services' primary family. Nothing is sent to find it out.
+fn host_address(bind: IpAddr, ipv4: bool) -> anyhow::Result<IpAddr> {
     if !bind.is_unspecified() && !bind.is_loopback() {
         return Ok(bind);
     }
     // Addresses set aside for documentation: only the routing table is asked about them.
-    let (any, far): (SocketAddr, SocketAddr) = match bind {
-        IpAddr::V4(_) => ((Ipv4Addr::UNSPECIFIED, 0).into(), (Ipv4Addr::new(192, 0, 2, 1), 9).into()),
-        IpAddr::V6(_) => {
-            ((Ipv6Addr::UNSPECIFIED, 0).into(), (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 9).into())
-        }
+    let (any, far): (SocketAddr, SocketAddr) = if ipv4 {
+        ((Ipv4Addr::UNSPECIFIED, 0).into(), (Ipv4Addr::new(192, 0, 2, 1), 9).into())
+    } else {
+        ((Ipv6Addr::UNSPECIFIED, 0).into(), (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 9).into())
     };
     let found = UdpSocket::bind(any).and_then(|socket| {
         socket.connect(far)?;

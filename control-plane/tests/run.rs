@@ -38,15 +38,23 @@ struct Server {
 impl Server {
     fn spawn(data: &Path, port: u16, arguments: &[&str]) -> Self {
         let log = fs::OpenOptions::new().create(true).append(true).open(data.with_extension("log")).unwrap();
+        // What a test says goes before what tests have in common.
+        let usual = [
+            "--bind-address=127.0.0.1",
+            // An address set aside for documentation: nobody here calls the server by it.
+            "--advertise-address=192.0.2.1",
+            "--service-cluster-ip-range=10.96.0.0/16",
+            "--cluster-cidr=10.244.0.0/16",
+        ];
+        let flag = |argument: &str| argument.split('=').next().map(str::to_owned);
+        let usual = usual.into_iter().filter(|usual| !arguments.iter().any(|given| flag(given) == flag(usual)));
         let child = Command::new(SERVER)
             .arg("run")
             .arg("--data-dir")
             .arg(data)
-            .args(["--bind-address", "127.0.0.1", "--secure-port", &port.to_string()])
-            // An address set aside for documentation: nobody here calls the server by it.
-            .args(["--advertise-address", "192.0.2.1"])
+            .args(["--secure-port", &port.to_string()])
             .env("RUST_BACKTRACE", "1")
-            .args(["--service-cluster-ip-range", "10.96.0.0/16", "--cluster-cidr", "10.244.0.0/16"])
+            .args(usual)
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -381,4 +389,52 @@ fn an_etcd_of_others_is_used_over_tls_and_left_running() {
     let (_other_dir, other) = data_dir();
     let second = Server::start(&other, free_port(), &flags);
     assert!(second.said(&["get", "configmaps", "--output", "name"]).contains("configmap/kept"));
+}
+
+#[test]
+fn a_server_of_two_families_gives_services_addresses_of_both() {
+    let folder = TempDir::new().unwrap();
+    let ranges =
+        ["--service-cluster-ip-range=10.96.0.0/16,fd00:96::/112", "--cluster-cidr=10.244.0.0/16,fd00:244::/56"];
+    let server = Server::start(&folder.path().join("data"), free_port(), &ranges);
+    let ips = |namespace: &str, service: &str| {
+        let path = "-o=jsonpath={.spec.clusterIPs[*]}";
+        server.said(&["get", "service", service, "--namespace", namespace, path])
+    };
+    assert_eq!(ips("default", "kubernetes"), "10.96.0.1");
+    assert_eq!(ips("kube-system", "kube-dns"), "10.96.0.10 fd00:96::a");
+    let manifest = folder.path().join("service.yaml");
+    let spec = "{ipFamilyPolicy: RequireDualStack, ipFamilies: [IPv6, IPv4], ports: [{port: 80}]}";
+    fs::write(&manifest, format!("apiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec: {spec}\n")).unwrap();
+    server.said(&["create", "--validate=false", "--filename", manifest.to_str().unwrap()]);
+    let found = ips("default", "web");
+    let (first, second) = found.split_once(' ').unwrap();
+    assert!(first.starts_with("fd00:96::") && second.starts_with("10.96."), "{found}");
+    let node = folder.path().join("node.yaml");
+    fs::write(&node, "apiVersion: v1\nkind: Node\nmetadata: {name: n1}\n").unwrap();
+    server.said(&["create", "--validate=false", "--filename", node.to_str().unwrap()]);
+    wait_for("the node's pod CIDRs", || {
+        server.said(&["get", "node", "n1", "-o=jsonpath={.spec.podCIDRs[*]}"]) == "10.244.0.0/24 fd00:244::/64"
+    });
+}
+
+#[test]
+fn a_server_of_ipv6_alone_runs() {
+    let folder = TempDir::new().unwrap();
+    let server = Server::start(
+        &folder.path().join("data"),
+        free_port(),
+        &[
+            "--service-cluster-ip-range=fd00:96::/112",
+            "--cluster-cidr=fd00:244::/56",
+            "--bind-address=::1",
+            "--advertise-address=2001:db8::1",
+        ],
+    );
+    let said =
+        server.said(&["get", "endpointslice", "kubernetes", "-o=jsonpath={.addressType} {.endpoints[*].addresses[*]}"]);
+    assert_eq!(said, "IPv6 2001:db8::1");
+    assert_eq!(server.said(&["get", "service", "kubernetes", "-o=jsonpath={.spec.clusterIPs[*]}"]), "fd00:96::1");
+    let config = server.said(&["config", "view", "--minify", "-o=jsonpath={.clusters[0].cluster.server}"]);
+    assert!(config.starts_with("https://[::1]:"), "{config}");
 }

@@ -32,9 +32,10 @@ async fn remove_pods(settings: &Settings) -> anyhow::Result<()> {
 
 fn remove_network(settings: &Settings) -> anyhow::Result<()> {
     // Without a pod CIDR there never was a pod network.
-    let Ok(pod_cidr) = std::fs::read_to_string(pod_cidr_file(settings)) else { return Ok(()) };
-    let pod_cidr = pod_cidr.trim().parse().with_context(|| format!("the pod CIDR noted at start: {pod_cidr:?}"))?;
-    Network::setup(network_config(settings, pod_cidr, None))?.teardown()?;
+    let Ok(noted) = std::fs::read_to_string(pod_cidr_file(settings)) else { return Ok(()) };
+    let parse = |cidr: &str| cidr.parse().with_context(|| format!("the pod CIDR noted at start: {cidr:?}"));
+    let pod_cidrs = noted.split_whitespace().map(parse).collect::<anyhow::Result<Vec<_>>>()?;
+    Network::setup(network_config(settings, pod_cidrs, &[], 0))?.teardown()?;
     std::fs::remove_file(pod_cidr_file(settings))?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Cluster DNS on this node: its address on the loopback device, and the server behind it.
+//! Cluster DNS on this node: its addresses on the loopback device, and the server behind it.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,7 +10,7 @@ use crate::settings::Settings;
 
 const PORT: u16 = 53;
 
-/// Answers DNS on the pods' DNS addresses until `shutdown`. A node without DNS still runs pods, so trouble is logged and
+/// Answers DNS on the Service addresses of `kube-dns` until `shutdown`. A node without DNS still runs pods, so trouble is logged and
 /// tried again.
 pub(crate) async fn run(
     client: kube::Client,
@@ -18,14 +18,14 @@ pub(crate) async fn run(
     metrics: Metrics,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let addresses = addresses(settings);
+    let addresses = &settings.dns_addresses;
     if addresses.is_empty() {
         shutdown.cancelled().await;
         return Ok(());
     }
     let mut pause = FIRST_RETRY;
     loop {
-        match start(&addresses, settings, &metrics).await {
+        match start(addresses, settings, &metrics).await {
             Ok(dns) => {
                 tracing::info!(?addresses, "answering DNS");
                 pause = FIRST_RETRY;
@@ -50,7 +50,7 @@ async fn start(addresses: &[IpAddr], settings: &Settings, metrics: &Metrics) -> 
     Dns::bind(Config {
         listen: addresses.iter().map(|address| SocketAddr::new(*address, PORT)).collect(),
         domain: settings.cluster_domain.clone(),
-        reverse: vec![settings.service_cidr],
+        reverse: settings.service_cidrs.clone(),
         resolv_conf: Some(settings.resolv_conf.clone()),
         metrics: metrics.clone(),
     })
@@ -59,14 +59,8 @@ async fn start(addresses: &[IpAddr], settings: &Settings, metrics: &Metrics) -> 
 
 /// Takes the addresses off the loopback device.
 pub(crate) async fn cleanup(settings: &Settings) -> anyhow::Result<()> {
-    for address in addresses(settings) {
-        skep_dns::remove(address).await?;
+    for address in &settings.dns_addresses {
+        skep_dns::remove(*address).await?;
     }
     Ok(())
-}
-
-/// The pods' DNS addresses that this node answers on: ClusterIPs. Any other is somebody else's server.
-fn addresses(settings: &Settings) -> Vec<IpAddr> {
-    let ours = |address: &&IpAddr| settings.serve_dns && settings.service_cidr.contains(*address);
-    settings.cluster_dns.iter().filter(ours).copied().collect()
 }

@@ -2,7 +2,7 @@
 //! `externalTrafficPolicy: Local` at its `healthCheckNodePort`.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -106,8 +106,8 @@ fn service_answer(ServiceName { namespace, name }: &ServiceName, local: usize, h
     answer
 }
 
-/// Keeps a server at the port of each Service that balancers ask about. Ends with the data plane.
-pub(crate) async fn serve_services(health: Health) {
+/// Keeps a server at the port of each Service that balancers ask about, at the given address. Ends with the data plane.
+pub(crate) async fn serve_services(at: IpAddr, health: Health) {
     let mut told = health.services();
     let mut servers = JoinSet::new();
     let mut running = HashMap::new();
@@ -126,7 +126,7 @@ pub(crate) async fn serve_services(health: Health) {
             running.entry(name.clone()).or_insert_with(|| {
                 let what = format!("the health of Service {name}");
                 let server = Arc::new(ServiceServer { name, health: health.clone() });
-                let address = SocketAddr::new(IpAddr::from(Ipv4Addr::UNSPECIFIED), port);
+                let address = SocketAddr::new(at, port);
                 (port, servers.spawn(async move { web::serve(address, &what, server).await }))
             });
         }

@@ -27,6 +27,11 @@ use tracing_subscriber::EnvFilter;
 
 use settings::Arguments;
 
+/// It gives memory back: loading programs reads the kernel's type information, which left 20 MB to the system's allocator for
+/// good. See `docs/measurements.md`.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// The daemon of a skep node: kubelet, pod network and service data plane.
 #[derive(Debug, Parser)]
 #[command(version)]

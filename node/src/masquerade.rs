@@ -25,9 +25,7 @@ impl Cluster {
     pub(crate) fn of<'a>(nodes: impl Iterator<Item = &'a Node>) -> Self {
         let mut all = Self::default();
         for node in nodes {
-            if let Some(spec) = &node.spec {
-                all.pods.extend(peers::pod_cidrs(spec.pod_cidrs.as_deref(), spec.pod_cidr.as_deref()));
-            }
+            all.pods.extend(peers::pod_cidrs(node));
             all.nodes.extend(peers::internal_addresses(node));
         }
         all
@@ -36,7 +34,7 @@ impl Cluster {
     /// All ranges of the cluster's own, as the settings name more.
     pub(crate) fn inside(&self, settings: &Settings) -> BTreeSet<Range> {
         let given = settings.cluster_cidrs.iter().chain(&self.pods).copied();
-        let ranges = given.chain([settings.service_cidr]).chain(nowhere());
+        let ranges = given.chain(settings.service_cidrs.iter().copied()).chain(nowhere());
         ranges.map(|range| (range.network(), range.prefix_len())).collect()
     }
 }
@@ -63,6 +61,20 @@ mod tests {
         let all = Cluster::of([node].iter());
         assert_eq!(all.pods, BTreeSet::from(["10.0.1.0/24".parse().unwrap()]));
         assert_eq!(all.nodes, BTreeSet::from(["192.0.2.2".parse().unwrap()]));
+    }
+
+    #[test]
+    fn both_families_of_nodes_pods_and_services_see_pods_as_they_are() {
+        let node: Node = serde_json::from_value(json!({
+            "spec": { "podCIDRs": ["10.0.1.0/24", "fd00:1::/64"] },
+            "status": { "addresses": [
+                { "type": "InternalIP", "address": "192.0.2.2" }, { "type": "InternalIP", "address": "2001:db8::2" }
+            ] },
+        }))
+        .unwrap();
+        let all = Cluster::of([node].iter());
+        assert_eq!(all.pods.iter().map(IpNet::to_string).collect::<Vec<_>>(), ["10.0.1.0/24", "fd00:1::/64"]);
+        assert_eq!(all.nodes.iter().map(IpAddr::to_string).collect::<Vec<_>>(), ["192.0.2.2", "2001:db8::2"]);
     }
 
     #[test]

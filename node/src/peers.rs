@@ -2,15 +2,17 @@
 
 use std::net::IpAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
+use kube::api::ListParams;
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt as _, watcher};
-use skep_network::{Applied, Peer, Peers};
+use skep_network::{Applied, Network, Peer, Peers};
 use tokio::sync::watch;
 
 use crate::drift;
@@ -21,15 +23,46 @@ use crate::run::RECONCILE_NETWORK;
 /// Changes that come close together are one.
 const SETTLE: Duration = Duration::from_millis(250);
 
+/// What [`follow`] keeps in step with the Nodes.
+pub(crate) struct Ways<'a> {
+    /// This node's name.
+    pub(crate) own: &'a str,
+    pub(crate) peers: Peers,
+    /// Gets to know what the ways leave of a packet.
+    pub(crate) network: Arc<Network>,
+    pub(crate) metrics: &'a NetworkMetrics,
+}
+
+/// Makes the ways to the nodes that are there by now, and tells the bytes of each packet that they need. If that fails it is
+/// what they may need at most: [`follow`] tries again.
+pub(crate) async fn first_overhead(client: &kube::Client, own: &str, peers: &Peers) -> u32 {
+    let unknown = Applied { vxlan: 1, ..Applied::default() };
+    let nodes = match Api::<Node>::all(client.clone()).list(&ListParams::default()).await {
+        Ok(nodes) => nodes,
+        Err(error) => {
+            tracing::warn!(%error, "the other nodes are not known yet: pods get the MTU for VXLAN");
+            return peers.overhead(&unknown);
+        }
+    };
+    let others: Vec<Peer> = nodes.iter().filter_map(|node| peer(node, own)).collect();
+    let worker = peers.clone();
+    let done = tokio::task::spawn_blocking(move || worker.apply(&others)).await;
+    match done.map_err(anyhow::Error::from).and_then(|done| Ok(done?)) {
+        Ok(done) => peers.overhead(&done),
+        Err(error) => {
+            tracing::warn!("could not make the ways to other nodes: {error:#}");
+            peers.overhead(&unknown)
+        }
+    }
+}
+
 /// Applies `peers` to the Nodes whenever one of them or the kernel's routes change, and every minute. Until the Nodes are
 /// known, what is there stays: after a restart no route is lost. Tells the `addresses` of all nodes and their pods once they
 /// are known, and whenever they change.
 pub(crate) async fn follow(
     client: kube::Client,
-    own: &str,
-    peers: Peers,
+    Ways { own, peers, network, metrics }: Ways<'_>,
     mut drift: watch::Receiver<()>,
-    metrics: &NetworkMetrics,
     addresses: watch::Sender<Option<Cluster>>,
 ) -> anyhow::Result<()> {
     let (store, writer) = reflector::store();
@@ -73,8 +106,15 @@ pub(crate) async fn follow(
         }
         drift.mark_unchanged();
         known.clone_from(&wanted);
-        let worker = peers.clone();
-        match tokio::task::spawn_blocking(move || worker.apply(&wanted)).await? {
+        let (worker, pods) = (peers.clone(), network.clone());
+        let work = move || {
+            let done = worker.apply(&wanted)?;
+            if pods.fit(worker.overhead(&done))? {
+                tracing::info!(mtu = pods.mtu(), "the ways to other nodes have changed: new pods get another MTU");
+            }
+            Ok::<_, skep_network::Error>(done)
+        };
+        match tokio::task::spawn_blocking(work).await? {
             Ok(done) => {
                 report(&done, applied.as_ref());
                 metrics.applied(&done);
@@ -104,8 +144,7 @@ fn peers_of(store: &Store<Node>, own: &str) -> Vec<Peer> {
 
 fn peer(node: &Node, own: &str) -> Option<Peer> {
     let name = node.metadata.name.clone().filter(|name| name != own)?;
-    let pod_cidrs: Vec<IpNet> =
-        node.spec.iter().flat_map(|spec| pod_cidrs(spec.pod_cidrs.as_deref(), spec.pod_cidr.as_deref())).collect();
+    let pod_cidrs = pod_cidrs(node);
     let addresses: Vec<IpAddr> = internal_addresses(node).collect();
     (!pod_cidrs.is_empty()).then_some(Peer { name, pod_cidrs, addresses })
 }
@@ -116,10 +155,12 @@ pub(crate) fn internal_addresses(node: &Node) -> impl Iterator<Item = IpAddr> {
     all.filter(|address| address.type_ == "InternalIP").filter_map(|address| address.address.parse().ok())
 }
 
-/// `podCIDRs`, or the older `podCIDR`.
-pub(crate) fn pod_cidrs(all: Option<&[String]>, first: Option<&str>) -> Vec<IpNet> {
-    let parsed: Vec<IpNet> = all.unwrap_or_default().iter().filter_map(|cidr| cidr.parse().ok()).collect();
-    if parsed.is_empty() { first.and_then(|cidr| cidr.parse().ok()).into_iter().collect() } else { parsed }
+/// `spec.podCIDRs`, or the older `podCIDR`.
+pub(crate) fn pod_cidrs(node: &Node) -> Vec<IpNet> {
+    let Some(spec) = &node.spec else { return Vec::new() };
+    let parsed: Vec<IpNet> = spec.pod_cidrs.iter().flatten().filter_map(|cidr| cidr.parse().ok()).collect();
+    let first = || spec.pod_cidr.as_deref().and_then(|cidr| cidr.parse().ok());
+    if parsed.is_empty() { first().into_iter().collect() } else { parsed }
 }
 
 #[cfg(test)]

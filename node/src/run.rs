@@ -1,6 +1,6 @@
-//! Wiring: the API, containerd, the kubelet, the pod network once the node has its pod CIDR, the service data plane.
+//! Wiring: the API, containerd, the kubelet, the pod network once the node has its pod CIDRs, the service data plane.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,7 +68,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let (dns_metrics, network_metrics) = (skep_dns::Metrics::default(), NetworkMetrics::default());
     let direct = HostRouting::new(&settings.bpf_root, settings.direct);
     let policies = policy::enforcer(&settings, &direct);
-    let servers = servers(&settings, &proxy, &dns_metrics, &network_metrics, policies.metrics());
+    let servers = servers(&settings, &node_ips, &proxy, &dns_metrics, &network_metrics, policies.metrics());
 
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
     let stop = shutdown.clone();
@@ -110,6 +110,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
 /// The servers of metrics and health, until dropped.
 fn servers(
     settings: &Settings,
+    node_ips: &[IpAddr],
     proxy: &Proxy,
     dns: &skep_dns::Metrics,
     network: &NetworkMetrics,
@@ -118,8 +119,10 @@ fn servers(
     let (health, answers) = (proxy.health(), crate::health::Metrics::default());
     let metrics = Metrics::new(proxy.metrics(), policy, dns, network, &answers, settings.bpf_root.clone());
     let metrics_server = (settings.metrics_bind_address, Arc::new(MetricsServer(Arc::new(metrics))));
+    let everywhere = host::everywhere(IpAddr::from([0; 4]), node_ips);
+    let at = |address: SocketAddr| SocketAddr::new(host::everywhere(address.ip(), node_ips), address.port());
     let health_server =
-        (settings.healthz_bind_address, Arc::new(HealthServer { health: health.clone(), metrics: answers }));
+        (settings.healthz_bind_address.map(at), Arc::new(HealthServer { health: health.clone(), metrics: answers }));
     async move {
         let metrics = async {
             if let (Some(address), server) = metrics_server {
@@ -131,7 +134,7 @@ fn servers(
                 web::serve(address, "health", server).await;
             }
         };
-        tokio::join!(metrics, healthz, serve_services(health));
+        tokio::join!(metrics, healthz, serve_services(everywhere, health));
         std::future::pending().await
     }
 }
@@ -187,6 +190,7 @@ fn kubelet_config(settings: &Settings, node_ips: Vec<IpAddr>, client_ca: Option<
     let primary = node_ips.first().copied().unwrap_or(IpAddr::from([127, 0, 0, 1]));
     skep_kubelet::Config {
         hostname: settings.hostname.clone(),
+        bind_address: host::everywhere(settings.address, &node_ips),
         node_ips,
         pod_logs_dir: settings.pod_logs_dir.clone(),
         cgroup_root: settings.cgroup_root.clone(),
@@ -197,7 +201,6 @@ fn kubelet_config(settings: &Settings, node_ips: Vec<IpAddr>, client_ca: Option<
         cluster_dns: settings.cluster_dns.clone(),
         cluster_domain: settings.cluster_domain.clone(),
         resolv_conf: settings.resolv_conf.clone(),
-        bind_address: settings.address,
         port: settings.port,
         client_ca,
         max_pods: settings.max_pods,
@@ -223,7 +226,7 @@ fn service_cgroup(root: &Path) -> anyhow::Result<Option<PathBuf>> {
     Ok(Some(dir))
 }
 
-/// Waits for the node's pod CIDR, sets the pod network up, and keeps it, the ways to other nodes and the programs on devices
+/// Waits for the node's pod CIDRs, sets the pod network up, and keeps it, the ways to other nodes and the programs on devices
 /// whole.
 async fn pod_network(
     client: kube::Client,
@@ -233,28 +236,31 @@ async fn pod_network(
     policies: &Enforcer,
     direct: &HostRouting,
 ) -> anyhow::Result<()> {
-    let node_ip = node_ips.first().copied();
     let policy_client = client.clone();
-    let pod_cidr = pod_cidr(client.clone(), &settings.node_name).await;
-    // `cleanup` must know it when nobody answers any more.
+    let pod_cidrs = pod_cidrs(client.clone(), &settings.node_name).await;
+    // `cleanup` must know them when nobody answers any more.
     let note = pod_cidr_file(settings);
     std::fs::create_dir_all(&settings.data_dir).with_context(|| format!("creating {}", settings.data_dir.display()))?;
-    std::fs::write(&note, format!("{pod_cidr}\n")).with_context(|| format!("writing {}", note.display()))?;
-    let config = network_config(settings, pod_cidr, node_ip);
-    let network = Arc::new(tokio::task::spawn_blocking(move || Network::setup(config)).await??);
+    let lines: String = pod_cidrs.iter().map(|cidr| format!("{cidr}\n")).collect();
+    std::fs::write(&note, lines).with_context(|| format!("writing {}", note.display()))?;
     let peers = Peers::new(PeersConfig {
         routing: settings.node_routing,
         node_ips: node_ips.to_vec(),
-        pod_cidrs: vec![pod_cidr],
+        pod_cidrs: pod_cidrs.clone(),
         vxlan_id: settings.vxlan_id,
         vxlan_port: settings.vxlan_port,
     })?;
+    // The first pods are to have the right MTU.
+    let overhead = peers::first_overhead(&client, &settings.node_name, &peers).await;
+    let config = network_config(settings, pod_cidrs.clone(), node_ips, overhead);
+    let network = Arc::new(tokio::task::spawn_blocking(move || Network::setup(config)).await??);
     let drift = drift::watch()?;
     let (tell_addresses, addresses) = watch::channel(None);
-    let ground = Ground { settings, node_ips, pod_cidrs: &[pod_cidr], direct };
+    let ground = Ground { settings, node_ips, pod_cidrs: &pod_cidrs, direct };
+    let ways = peers::Ways { own: &settings.node_name, peers, network: network.clone(), metrics };
     tokio::try_join!(
         repair(network, metrics),
-        peers::follow(client, &settings.node_name, peers, drift.clone(), metrics, tell_addresses),
+        peers::follow(client, ways, drift.clone(), tell_addresses),
         devices::follow(ground, drift.clone(), addresses),
         policy::follow(policy_client, settings, policies, direct, drift),
     )
@@ -276,14 +282,19 @@ async fn repair(network: Arc<Network>, metrics: &NetworkMetrics) -> anyhow::Resu
     }
 }
 
-/// The settings of the pod network for a pod CIDR.
-pub(crate) fn network_config(settings: &Settings, pod_cidr: IpNet, node_ip: Option<IpAddr>) -> skep_network::Config {
+/// The settings of the pod network for the node's pod CIDRs.
+pub(crate) fn network_config(
+    settings: &Settings,
+    pod_cidrs: Vec<IpNet>,
+    node_ips: &[IpAddr],
+    overhead: u32,
+) -> skep_network::Config {
     skep_network::Config {
-        pod_cidr,
-        service_cidr: Some(settings.service_cidr),
-        node_ip,
+        pod_cidrs,
+        service_cidrs: settings.service_cidrs.clone(),
+        node_ips: node_ips.to_vec(),
         mtu: settings.pod_mtu,
-        overhead: settings.node_routing.overhead(node_ip),
+        overhead,
         cni_bin_dir: settings.cni_bin_dir.clone(),
         cni_conf_dir: settings.cni_conf_dir.clone(),
         data_dir: settings.data_dir.join("network"),
@@ -291,19 +302,20 @@ pub(crate) fn network_config(settings: &Settings, pod_cidr: IpNet, node_ip: Opti
     }
 }
 
-/// Where the node's pod CIDR is noted.
+/// Where the node's pod CIDRs are noted, one a line.
 pub(crate) fn pod_cidr_file(settings: &Settings) -> PathBuf {
     settings.data_dir.join("pod-cidr")
 }
 
-async fn pod_cidr(client: kube::Client, node: &str) -> IpNet {
+/// The node's pod CIDRs, once it has them: the controller gives all at once.
+async fn pod_cidrs(client: kube::Client, node: &str) -> Vec<IpNet> {
     let nodes: Api<Node> = Api::all(client);
-    let given = |node: Option<&Node>| -> Option<IpNet> { node?.spec.as_ref()?.pod_cidr.as_deref()?.parse().ok() };
+    let given = |node: Option<&Node>| node.map(peers::pod_cidrs).filter(|cidrs| !cidrs.is_empty());
     loop {
         match await_condition(nodes.clone(), node, |node: Option<&Node>| given(node).is_some()).await {
             Ok(found) => {
-                if let Some(cidr) = given(found.as_ref()) {
-                    return cidr;
+                if let Some(cidrs) = given(found.as_ref()) {
+                    return cidrs;
                 }
             }
             Err(error) => {

@@ -1,7 +1,7 @@
 //! What the node runs with: options as a person gave them, and settings with every default filled in.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -82,9 +82,11 @@ pub(crate) struct Options {
     /// Where containerd looks for CNI configurations [default: /etc/cni/net.d]
     #[arg(long, value_name = "DIR")]
     cni_conf_dir: Option<PathBuf>,
-    /// Addresses of Services, which must never leave the node [default: 10.96.0.0/12]
-    #[arg(long, value_name = "CIDR")]
-    service_cluster_ip_range: Option<IpNet>,
+    /// Addresses of Services, which must never leave the node; two ranges, separated by a comma, for dual stack, as
+    /// skep-server has them [default: 10.96.0.0/12]
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    #[serde(deserialize_with = "list")]
+    service_cluster_ip_range: Option<Vec<String>>,
     /// How packets get to the pods of other nodes: auto (direct to those on one Ethernet with this node, vxlan to the
     /// others), direct, vxlan, or routes (the network's routers do it) [default: auto]
     #[arg(long, value_name = "HOW")]
@@ -157,10 +159,11 @@ pub(crate) struct Options {
     /// Connections of isolated pods that are remembered at once [default: 65536]
     #[arg(long, value_name = "N")]
     max_policy_flows: Option<u32>,
-    /// Largest packet of pods in bytes [default: the node's device's, less 50 (IPv6: 70) where node-routing is auto or vxlan]
+    /// Largest packet of pods in bytes [default: the node's device's, less 50 (IPv6: 70) where node-routing is vxlan, or auto
+    /// and a node is on another network]
     #[arg(long, value_name = "BYTES")]
     pod_mtu: Option<u32>,
-    /// DNS servers of pods: IP,.. [default: the tenth Service address]
+    /// DNS servers of pods: IP,.. [default: the tenth Service address, of the first range]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     #[serde(deserialize_with = "list")]
     cluster_dns: Option<Vec<String>>,
@@ -252,7 +255,8 @@ pub(crate) struct Settings {
     pub(crate) bpf_root: PathBuf,
     pub(crate) cni_bin_dir: PathBuf,
     pub(crate) cni_conf_dir: PathBuf,
-    pub(crate) service_cidr: IpNet,
+    /// One, or one of each family with the primary first.
+    pub(crate) service_cidrs: Vec<IpNet>,
     pub(crate) node_routing: Routing,
     pub(crate) vxlan_id: u32,
     pub(crate) vxlan_port: u16,
@@ -273,7 +277,8 @@ pub(crate) struct Settings {
     pub(crate) network_policy: Option<skep_policy::Sizes>,
     pub(crate) pod_mtu: Option<u32>,
     pub(crate) cluster_dns: Vec<IpAddr>,
-    pub(crate) serve_dns: bool,
+    /// Service addresses on which this node answers DNS.
+    pub(crate) dns_addresses: Vec<IpAddr>,
     pub(crate) cluster_domain: String,
     pub(crate) resolv_conf: PathBuf,
     pub(crate) address: IpAddr,
@@ -379,14 +384,22 @@ impl Options {
         };
         let node_name = node_name.trim().to_lowercase();
         ensure!(is_node_name(&node_name), "{node_name:?} is not a node name: lower case letters, digits, '-' and '.'");
-        let service_cidr = match self.service_cluster_ip_range {
-            Some(cidr) => cidr,
-            None => "10.96.0.0/12".parse().context("the default Service range")?,
+        let service_cidrs = match self.service_cluster_ip_range {
+            Some(list) => ranges("--service-cluster-ip-range", &list)?,
+            None => ranges("--service-cluster-ip-range", &["10.96.0.0/12".to_owned()])?,
         };
-        let cluster_dns = match self.cluster_dns {
-            Some(list) => addresses("--cluster-dns", &list)?,
-            None => service_cidr.hosts().nth(9).into_iter().collect(),
+        let node_ips = addresses("--node-ip", &self.node_ip.unwrap_or_default())?;
+        one_of_a_family("--node-ip", &node_ips)?;
+        let (cluster_dns, mut dns_addresses) = match self.cluster_dns {
+            Some(list) => addresses("--cluster-dns", &list).map(|given| (given.clone(), given))?,
+            None => {
+                let tenths: Vec<IpAddr> = service_cidrs.iter().filter_map(tenth).collect();
+                (tenths.first().copied().into_iter().collect(), tenths)
+            }
         };
+        // Any other address is somebody else's server.
+        let answered = self.serve_dns.unwrap_or(true);
+        dns_addresses.retain(|address| answered && service_cidrs.iter().any(|range| range.contains(address)));
         let frequency = self.node_status_update_frequency.as_deref().unwrap_or("10s");
         let data_dir = self.data_dir.unwrap_or_else(|| "/var/lib/skep-node".into());
         let data_dir = std::path::absolute(&data_dir).with_context(|| format!("--data-dir {}", data_dir.display()))?;
@@ -428,7 +441,7 @@ impl Options {
             access,
             hostname: self.hostname_override.unwrap_or_else(|| node_name.clone()),
             node_name,
-            node_ips: addresses("--node-ip", &self.node_ip.unwrap_or_default())?,
+            node_ips,
             data_dir,
             containerd: self.containerd.unwrap_or_else(|| "/run/containerd/containerd.sock".to_owned()),
             register_node: self.register_node.unwrap_or(true),
@@ -442,7 +455,7 @@ impl Options {
             bpf_root: self.bpf_root.unwrap_or_else(|| "/sys/fs/bpf/skep".into()),
             cni_bin_dir: self.cni_bin_dir.unwrap_or_else(|| "/opt/cni/bin".into()),
             cni_conf_dir: self.cni_conf_dir.unwrap_or_else(|| "/etc/cni/net.d".into()),
-            service_cidr,
+            service_cidrs,
             node_routing,
             vxlan_id,
             vxlan_port,
@@ -450,7 +463,12 @@ impl Options {
             acceleration: acceleration(self.acceleration.as_deref())?,
             masquerade: self.masquerade.unwrap_or(false),
             direct: direct(self.host_routing.as_deref(), enforces)?,
-            cluster_cidrs: self.cluster_cidr.iter().flatten().map(|text| range(text)).collect::<Result<_, _>>()?,
+            cluster_cidrs: self
+                .cluster_cidr
+                .iter()
+                .flatten()
+                .map(|text| range("--cluster-cidr", text))
+                .collect::<Result<_, _>>()?,
             maps,
             node_port_mode: self.node_port_mode.unwrap_or_default(),
             maglev: maglev(self.backend_choice.as_deref(), self.maglev_table_size)?,
@@ -458,7 +476,7 @@ impl Options {
             network_policy: enforces.then_some(sizes),
             pod_mtu: self.pod_mtu,
             cluster_dns,
-            serve_dns: self.serve_dns.unwrap_or(true),
+            dns_addresses,
             cluster_domain: self.cluster_domain.unwrap_or_else(|| "cluster.local".to_owned()),
             resolv_conf: self.resolv_conf.unwrap_or_else(|| "/etc/resolv.conf".into()),
             address: self.address.unwrap_or(IpAddr::from([0, 0, 0, 0])),
@@ -499,8 +517,32 @@ fn addresses(flag: &str, list: &[String]) -> anyhow::Result<Vec<IpAddr>> {
     list.iter().map(|text| text.parse().with_context(|| format!("{flag}: {text:?} is not an IP address"))).collect()
 }
 
-fn range(text: &str) -> anyhow::Result<IpNet> {
-    text.parse::<IpNet>().map(|range| range.trunc()).with_context(|| format!("--cluster-cidr: {text:?} is not a CIDR"))
+fn range(flag: &str, text: &str) -> anyhow::Result<IpNet> {
+    text.parse::<IpNet>().map(|range| range.trunc()).with_context(|| format!("{flag}: {text:?} is not a CIDR"))
+}
+
+/// One range, or one of each family.
+fn ranges(flag: &str, list: &[String]) -> anyhow::Result<Vec<IpNet>> {
+    let ranges = list.iter().map(|text| range(flag, text)).collect::<Result<Vec<_>, _>>()?;
+    ensure!(!ranges.is_empty(), "{flag}: no range is given");
+    one_of_a_family(flag, &ranges.iter().map(IpNet::addr).collect::<Vec<_>>())?;
+    Ok(ranges)
+}
+
+fn one_of_a_family(flag: &str, addresses: &[IpAddr]) -> anyhow::Result<()> {
+    let v6 = addresses.iter().filter(|address| address.is_ipv6()).count();
+    let most = v6.max(addresses.len() - v6);
+    ensure!(most <= 1, "{flag}: {most} are of one family; give one, or one of IPv4 and one of IPv6");
+    Ok(())
+}
+
+/// The address ten after a range's own, which `kube-dns` has; `None` if the range is too small.
+fn tenth(range: &IpNet) -> Option<IpAddr> {
+    let address: IpAddr = match range.network() {
+        IpAddr::V4(network) => Ipv4Addr::from_bits(network.to_bits().checked_add(10)?).into(),
+        IpAddr::V6(network) => Ipv6Addr::from_bits(network.to_bits().checked_add(10)?).into(),
+    };
+    range.contains(&address).then_some(address)
 }
 
 /// Are packets handed to pods directly? Whoever else enforces policies may do so where such packets do not pass.
@@ -576,6 +618,49 @@ mod tests {
         assert_eq!((settings.node_name.as_str(), settings.port), ("from-flag", 1));
         assert_eq!(settings.node_ips, [IpAddr::from([192, 0, 2, 1])]);
         assert_eq!(settings.cluster_dns, [IpAddr::from([10, 96, 0, 10])]);
+    }
+
+    fn decided(yaml: &str) -> Result<Settings, String> {
+        let options: Options = serde_yaml_ng::from_str(&format!("node-name: n\n{yaml}")).unwrap();
+        options.decide().map_err(|error| format!("{error:#}"))
+    }
+
+    #[test]
+    fn of_two_service_ranges_both_have_a_dns_address_and_pods_are_told_the_first() {
+        let text = |list: &[IpAddr]| list.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" ");
+        let dns = |yaml: &str| decided(yaml).map(|s| (text(&s.cluster_dns), text(&s.dns_addresses))).unwrap();
+        let both = |told: &str, answered: &str| (told.to_owned(), answered.to_owned());
+        assert_eq!(dns(""), both("10.96.0.10", "10.96.0.10"));
+        let dual = "service-cluster-ip-range: 10.96.0.0/12,fd96::/108";
+        assert_eq!(dns(dual), both("10.96.0.10", "10.96.0.10 fd96::a"));
+        assert_eq!(
+            dns("service-cluster-ip-range: [\"fd96::/108\", 10.96.0.0/12]"),
+            both("fd96::a", "fd96::a 10.96.0.10")
+        );
+        assert_eq!(
+            dns(&format!("{dual}\ncluster-dns: 192.0.2.53,fd96::53")),
+            both("192.0.2.53 fd96::53", "fd96::53"),
+            "who is outside the ranges is somebody else's server"
+        );
+        assert_eq!(dns(&format!("{dual}\nserve-dns: false")), both("10.96.0.10", ""));
+        assert_eq!(dns("service-cluster-ip-range: 10.96.0.0/30"), both("", ""));
+    }
+
+    #[test]
+    fn ranges_and_addresses_come_one_of_a_family() {
+        for (yaml, complaint) in [
+            ("node-ip: 192.0.2.1,192.0.2.2", "--node-ip: 2 are of one family"),
+            ("node-ip: [\"fd00::1\", 192.0.2.2, \"fd00::2\"]", "--node-ip: 2 are of one family"),
+            ("service-cluster-ip-range: 10.96.0.0/12,10.112.0.0/12", "--service-cluster-ip-range: 2 are of one family"),
+            ("service-cluster-ip-range: []", "--service-cluster-ip-range: no range"),
+            ("service-cluster-ip-range: 10.96.0.0", "--service-cluster-ip-range: \"10.96.0.0\" is not a CIDR"),
+        ] {
+            let error = decided(yaml).err().unwrap();
+            assert!(error.contains(complaint), "{yaml}: {error}");
+        }
+        let settings = decided("node-ip: fd00::1,192.0.2.2\nservice-cluster-ip-range: 10.96.3.4/12").unwrap();
+        assert_eq!(settings.node_ips.len(), 2);
+        assert_eq!(settings.service_cidrs, ["10.96.0.0/12".parse::<IpNet>().unwrap()]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A cluster for one test, gone when the test ends, however it ends.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -21,7 +21,7 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 /// The node's address on the test's own network.
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 111, 0, 1);
 
-/// The client outside the cluster, on the first network.
+/// The client outside the cluster, on the first network; of IPv6 it has `fd00:111::64`.
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(10, 111, 0, 100);
 
 /// Last octet of the router between two networks.
@@ -55,10 +55,15 @@ pub struct Shape {
     pub service_cidr: String,
     /// Whether every machine has an IPv6 address, too (`fd00:111:<segment>::<n>`), and says so by `--node-ip`.
     pub ipv6: bool,
+    /// Whether IPv6 comes first: the API server listens there, and it is each node's first address. Needs `ipv6`; the ranges
+    /// have an order of their own.
+    pub ipv6_first: bool,
     /// Further arguments of `skep-server run`.
     pub server_flags: Vec<String>,
     /// Further arguments of every `skep-node run`.
     pub node_flags: Vec<String>,
+    /// Give each node a BPF file system of its own below its data, instead of a folder in the machine's.
+    pub own_bpffs: bool,
 }
 
 impl Shape {
@@ -71,8 +76,10 @@ impl Shape {
             pod_cidr: "10.113.0.0/16".into(),
             service_cidr: "10.112.0.0/16".into(),
             ipv6: false,
+            ipv6_first: false,
             server_flags: Vec::new(),
             node_flags: Vec::new(),
+            own_bpffs: false,
         }
     }
 
@@ -88,6 +95,25 @@ impl Shape {
     /// Its IPv6 address, if [`Shape::ipv6`] is set.
     pub fn address6(&self, number: usize) -> Ipv6Addr {
         Ipv6Addr::new(0xfd00, 0x111, self.segment(number).into(), 0, 0, 0, 0, number as u16)
+    }
+
+    /// `count` nodes on one Ethernet whose machines, pods and Services have addresses of both families, IPv4 first.
+    pub fn dual_stack(count: usize) -> Self {
+        Self {
+            pod_cidr: "10.113.0.0/16,fd00:113::/56".into(),
+            service_cidr: "10.112.0.0/16,fd00:112::/108".into(),
+            ipv6: true,
+            ..Self::nodes(count)
+        }
+    }
+
+    /// The first and the second address of node `number`.
+    fn addresses(&self, number: usize) -> (IpAddr, Option<IpAddr>) {
+        let (v4, v6) = (self.address(number).into(), self.ipv6.then(|| self.address6(number).into()));
+        match v6 {
+            Some(v6) if self.ipv6_first => (v6, Some(v4)),
+            v6 => (v4, v6),
+        }
     }
 }
 
@@ -191,19 +217,21 @@ impl TestCluster {
             join(&machine, shape.segment(node), node as u8, "eth0")?;
             machines.push(machine);
         }
-        let address6 = |node: usize| shape.ipv6.then(|| shape.address6(node).into());
         let machine = machines.remove(0);
+        let (address, second_address) = shape.addresses(1);
+        let spec = Spec::for_test(owner, number, &machine, address, workspace::programs(shape.profile));
         let first = Spec {
             pod_cidr: shape.pod_cidr.clone(),
             service_cidr: shape.service_cidr.clone(),
             server_flags: shape.server_flags.clone(),
             node_flags: shape.node_flags.clone(),
-            address6: address6(1),
-            ..Spec::for_test(owner, number, &machine, shape.address(1).into(), workspace::programs(shape.profile))
+            second_address,
+            bpf_root: if shape.own_bpffs { spec.run.join("bpf") } else { spec.bpf_root.clone() },
+            ..spec
         };
         let others = machines.iter().zip(2..).map(|(machine, node)| {
-            let spec = first.joining(node, machine, shape.address(node).into());
-            Cluster::new(Spec { address6: address6(node), ..spec })
+            let (address, second_address) = shape.addresses(node);
+            Cluster::new(Spec { second_address, ..first.joining(node, machine, address) })
         });
         let created = Self {
             others: others.collect(),

@@ -9,3 +9,4 @@ pub mod hammer;
 pub mod history;
 pub mod kubectl;
 pub mod masters;
+pub mod scrape;

@@ -24,6 +24,12 @@ pub fn unified() -> Result<PathBuf> {
         .context("no cgroup2 filesystem is mounted: mount one, for example at /sys/fs/cgroup/unified")
 }
 
+/// The names of all top cgroups of the v2 hierarchy that begin with `prefix`.
+pub fn list(prefix: &str) -> Result<Vec<String>> {
+    let names = children(&unified()?).into_iter().filter_map(|path| path.file_name()?.to_str().map(str::to_owned));
+    Ok(names.filter(|name| name.starts_with(prefix)).collect())
+}
+
 /// Ends every process below `name` in every hierarchy and removes the subtree.
 pub fn remove(name: &str) -> Result<()> {
     let name = name.trim_matches('/');

@@ -30,7 +30,7 @@ fn dev_cluster(profile: Profile) -> Result<Cluster> {
         bpf_root: Path::new("/sys/fs/bpf/skep").into(),
         service_cidr: "10.96.0.0/12".into(),
         pod_cidr: "10.244.0.0/16".into(),
-        address6: None,
+        second_address: None,
         joins: None,
         server_flags: Vec::new(),
         node_flags: Vec::new(),

@@ -48,9 +48,9 @@ pub struct Spec {
     pub service_cidr: String,
     /// Pod addresses of the whole cluster.
     pub pod_cidr: String,
-    /// The node's IPv6 address beside `address`.
-    #[serde(default)]
-    pub address6: Option<IpAddr>,
+    /// The node's address of the other family beside `address`, which is of the cluster's primary one.
+    #[serde(default, alias = "address6")]
+    pub second_address: Option<IpAddr>,
     /// The control plane of a node that has none of its own.
     #[serde(default)]
     pub joins: Option<ControlPlane>,
@@ -86,7 +86,7 @@ impl Spec {
             // Apart from those of `up`, whose hooks see every process of the machine.
             service_cidr: "10.112.0.0/16".into(),
             pod_cidr: "10.113.0.0/16".into(),
-            address6: None,
+            second_address: None,
             joins: None,
             server_flags: Vec::new(),
             node_flags: Vec::new(),
@@ -173,7 +173,8 @@ fn sweep_one(folder: &Path) -> Result<()> {
     let spec: Spec = serde_json::from_slice(&spec).with_context(|| format!("{}/spec.json", folder.display()))?;
     let name = spec.name.clone();
     Cluster::new(spec).destroy(false)?;
-    netns::list(&name).iter().try_for_each(|left| netns::delete(left))
+    netns::list(&name).iter().try_for_each(|left| netns::delete(left))?;
+    cgroup::list(&name)?.iter().try_for_each(|left| cgroup::remove(left))
 }
 
 /// A cluster, started or not.
@@ -327,7 +328,7 @@ impl Cluster {
                 .arg("--out")
                 .arg(self.node_kubeconfig()),
         )?;
-        let addresses = [Some(self.spec.address), self.spec.address6];
+        let addresses = [Some(self.spec.address), self.spec.second_address];
         let addresses: Vec<String> = addresses.iter().flatten().map(IpAddr::to_string).collect();
         let mut command = self.program("skep-node");
         command.arg("run");

@@ -4,6 +4,8 @@ pub(crate) mod adopt;
 mod cluster_dns;
 pub(crate) mod masters;
 pub(crate) mod rbac;
+pub(crate) mod repair;
+mod service_cidr;
 
 use std::{
     collections::BTreeSet,
@@ -23,6 +25,7 @@ use masters::Masters;
 
 use crate::{
     Config, Error,
+    config::nth_address,
     dispatch::Registries,
     error::Result,
     registry::{
@@ -71,7 +74,7 @@ pub(crate) async fn run(registries: &Registries, config: &Config) -> Result<()> 
         bootstrap.ensure((flowcontrol::GROUP, "flowschemas"), None, name, value, false).await?;
     }
     authentication(&bootstrap, config).await?;
-    service_cidr(&bootstrap, config).await?;
+    service_cidr::ensure(&bootstrap, config).await?;
     cluster_dns::ensure(&bootstrap, config).await;
     // No pod reaches this server by a loopback address, and validation refuses one.
     if config.advertise_address.is_loopback() {
@@ -149,35 +152,6 @@ async fn authentication(bootstrap: &Bootstrap<'_>, config: &Config) -> Result<()
     bootstrap.ensure(("", "configmaps"), Some(NAMESPACE), NAME, map, true).await
 }
 
-/// The range Services get their addresses from, as an object.
-async fn service_cidr(bootstrap: &Bootstrap<'_>, config: &Config) -> Result<()> {
-    const RESOURCE: (&str, &str) = ("networking.k8s.io", "servicecidrs");
-    const NAME: &str = "kubernetes";
-    let Some(registry) = bootstrap.registries.get(RESOURCE.0, "v1", RESOURCE.1) else { return Ok(()) };
-    if registry.key(None, NAME).is_some_and(|key| registry.cache.get(&key).is_some()) {
-        return Ok(());
-    }
-    let mut range = json!({
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "ServiceCIDR",
-        "metadata": {"name": NAME},
-        "spec": {"cidrs": [config.service_cidr.trunc().to_string()]},
-    });
-    bootstrap.ensure(RESOURCE, None, NAME, range.clone(), false).await?;
-    let now = Timestamp::now();
-    range["status"] = json!({"conditions": [{
-        "type": "Ready",
-        "status": "True",
-        "reason": "",
-        "message": "Kubernetes default Service CIDR is ready",
-        "lastTransitionTime": now,
-    }]});
-    let scope = Scope::internal(bootstrap.user, None, now);
-    let failed = |source| Error::Bootstrap { what: format!("{} {NAME}", RESOURCE.1), source };
-    let object = decode(&registry, range).map_err(failed)?;
-    registry.update(&scope, NAME, UpdateKind::Status, &mut Replacement(object)).await.map(drop).map_err(failed)
-}
-
 struct Bootstrap<'a> {
     registries: &'a Registries,
     user: &'a UserInfo,
@@ -241,11 +215,8 @@ pub(crate) fn decode(registry: &Registry, value: Value) -> Result<Box<dyn Object
 }
 
 /// The first address of the range; clients in the cluster know it.
-pub(crate) fn first_service_ip(config: &Config) -> Result<IpAddr> {
-    config
-        .service_cidr
-        .hosts()
-        .next()
+fn first_service_ip(config: &Config) -> Result<IpAddr> {
+    nth_address(config.service_cidr, 1)
         .ok_or_else(|| Error::Config(format!("the service range {} has no addresses", config.service_cidr)))
 }
 

@@ -1,6 +1,11 @@
 //! What the API server is started with.
 
-use std::{net::IpAddr, ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
+    sync::Arc,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 use skep_storage::Storage;
@@ -33,8 +38,11 @@ pub struct Config {
     pub storage: Storage,
     /// Where Services get their cluster IPs.
     pub service_cidr: IpNet,
-    /// The address of the Service `kube-dns`, on which every node answers its own pods; `None`: there is no such Service.
-    pub cluster_dns: Option<IpAddr>,
+    /// The range of the other family, in a dual-stack cluster.
+    pub secondary_service_cidr: Option<IpNet>,
+    /// The addresses of the Service `kube-dns`, on which every node answers its own pods: at most one of each family, the
+    /// primary one first; none: there is no such Service.
+    pub cluster_dns: Vec<IpAddr>,
     /// Where Services get their node ports (upstream: 30000-32767).
     pub node_port_range: RangeInclusive<u16>,
     /// Where clients in the cluster reach this server.
@@ -59,6 +67,8 @@ pub struct Config {
     pub max_reads_in_flight: usize,
     /// See [`Self::max_reads_in_flight`].
     pub max_writes_in_flight: usize,
+    /// How often addresses and node ports are compared with the Services that hold them.
+    pub repair_interval: Duration,
     /// Connections open at once; more wait to be accepted.
     pub max_connections: usize,
 }
@@ -74,6 +84,16 @@ pub struct FrontProxy {
     pub name: String,
 }
 
+/// The address `place` steps after a range's own: the first is that of the `kubernetes` Service, the tenth that of
+/// `kube-dns`. None if the range ends before.
+pub fn nth_address(range: IpNet, place: u8) -> Option<IpAddr> {
+    let address = match range.network() {
+        IpAddr::V4(own) => Ipv4Addr::from_bits(own.to_bits().checked_add(place.into())?).into(),
+        IpAddr::V6(own) => Ipv6Addr::from_bits(own.to_bits().checked_add(place.into())?).into(),
+    };
+    range.contains(&address).then_some(address)
+}
+
 impl Config {
     /// A configuration with upstream's defaults for everything that has one.
     pub fn new(
@@ -86,7 +106,8 @@ impl Config {
         Self {
             storage,
             service_cidr,
-            cluster_dns: None,
+            secondary_service_cidr: None,
+            cluster_dns: Vec::new(),
             node_port_range: 30000..=32767,
             advertise_address,
             secure_port,
@@ -98,7 +119,27 @@ impl Config {
             front_proxy: None,
             max_reads_in_flight: MAX_READS,
             max_writes_in_flight: MAX_WRITES,
+            repair_interval: Duration::from_secs(60),
             max_connections: 16 * 1024,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_in_a_range_are_counted_from_its_own_address() {
+        for (range, place, expected) in [
+            ("10.96.0.0/12", 1, Some("10.96.0.1")),
+            ("fd00::/112", 1, Some("fd00::1")),
+            ("fd00::/112", 10, Some("fd00::a")),
+            ("10.96.0.0/29", 10, None),
+            ("255.255.255.255/32", 1, None),
+        ] {
+            let address = nth_address(range.parse().unwrap(), place);
+            assert_eq!(address.map(|address| address.to_string()).as_deref(), expected, "{range}");
         }
     }
 }

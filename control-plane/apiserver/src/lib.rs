@@ -33,7 +33,7 @@ pub mod user;
 pub mod version;
 mod webhook;
 
-pub use config::{Config, FrontProxy, ServiceAccountKeys};
+pub use config::{Config, FrontProxy, ServiceAccountKeys, nth_address};
 pub use error::{Error, Result};
 pub use server::{ApiServer, resource_schemas};
 pub use service::ApiService;

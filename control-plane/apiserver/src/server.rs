@@ -142,6 +142,8 @@ impl ApiServer {
         let stop_bootstrap = CancellationToken::new();
         flowcontrol::keep(&shared, stop_bootstrap.clone());
         aggregation::keep(&shared, stop_bootstrap.clone());
+        let stop = stop_bootstrap.clone();
+        bootstrap::repair::keep(Arc::downgrade(&shared), storage.clone(), config.repair_interval, stop);
         let mut definitions = None;
         if let Some(mut followed) = Definitions::new(&shared.registries, webhooks, shared.shutdown.clone()) {
             let weak = Arc::downgrade(&shared);

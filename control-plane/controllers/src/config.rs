@@ -23,6 +23,8 @@ pub struct Config {
     pub node_cidr_mask_ipv6: u8,
     /// Services' range; nodes get no CIDR that overlaps it.
     pub service_cidr: Option<IpNet>,
+    /// Services' second range, of the other address family.
+    pub secondary_service_cidr: Option<IpNet>,
     /// Whether nodes get pod CIDRs.
     pub allocate_node_cidrs: bool,
     /// The CA of the API server's certificate (PEM), published to every namespace for the pods there; None publishes nothing.
@@ -77,6 +79,7 @@ impl Default for Config {
             node_cidr_mask: 24,
             node_cidr_mask_ipv6: 64,
             service_cidr: None,
+            secondary_service_cidr: None,
             allocate_node_cidrs: false,
             root_ca: None,
             signing_ca: None,

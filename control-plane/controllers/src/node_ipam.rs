@@ -42,7 +42,7 @@ impl NodeIpamController {
     pub(crate) fn new(context: Context, queue: Queue) -> Arc<Self> {
         let mut sets: Vec<_> =
             context.config.cluster_cidrs().into_iter().map(|(net, mask)| CidrSet::new(net, mask)).collect();
-        if let Some(service_cidr) = &context.config.service_cidr {
+        for service_cidr in context.config.service_cidr.iter().chain(&context.config.secondary_service_cidr) {
             for set in &mut sets {
                 set.occupy(service_cidr);
             }

@@ -3,9 +3,9 @@
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_get_prandom_u32, maps::lpm_trie, programs::TcContext};
 use skep_ebpf_common::{
     Address, BackendValue, FrontendKey, TCP, address_bits,
-    conntrack::{self, Flow, Reply, Tuple, dsr},
+    conntrack::{self, Flow, Reply, Tuple, dsr, state},
     kind,
-    packet::Drop,
+    packet::{Drop, tcp_flags},
 };
 
 use super::{
@@ -38,6 +38,14 @@ pub(super) fn reply(ctx: &TcContext, scratch: &mut Scratch, origin: Option<Origi
     let now = flows::now();
     *flow_key = reply.flow_key(&packet.tuple);
     if !is_alive(reply, flow_key, now) {
+        return None;
+    }
+    if protocol == TCP && opens_another(packet.flags, reply.state) {
+        if reply.flags & dsr::RECEIVED == 0 {
+            load::learned(&packet.tuple.source, packet.tuple.source_port, reply.state, state::RESET);
+        }
+        let _ = REPLIES.remove(&packet.tuple);
+        let _ = FLOWS.remove(&*flow_key);
         return None;
     }
     if origin == Some(Origin::Internal) && !send::is_senders(ctx, route, packet, &packet.tuple.source) {
@@ -73,6 +81,14 @@ pub(super) fn reply(ctx: &TcContext, scratch: &mut Scratch, origin: Option<Origi
         Ok(()) => NEXT,
         Err(_) => dropped(Drop::Rewrite),
     })
+}
+
+/// Does a backend that ended its side accept a connection from the very same port? That one does not come by way of a
+/// frontend, or the flow would have begun anew: the client, a pod or node, asks the backend itself.
+#[inline(always)]
+fn opens_another(flags: u8, bits: u32) -> bool {
+    let opened = tcp_flags::SYN | tcp_flags::ACK;
+    flags & opened == opened && bits & (state::BACKEND_FIN | state::RESET) != 0
 }
 
 /// Has any flow been noted yet?

@@ -11,6 +11,7 @@ use skep_client::Recorder;
 use skep_cri::Cri;
 
 use crate::Config;
+use crate::addresses;
 use crate::cgroups::Cgroups;
 use crate::downward::Facts;
 use crate::objects::Objects;
@@ -109,6 +110,15 @@ impl Context {
         let snapshots = self.snapshots.read();
         let of_name = snapshots.values().filter(|known| known.pod.ns() == namespace && known.pod.pod_name() == name);
         of_name.min_by_key(|known| known.pod.deleting().is_some()).cloned()
+    }
+
+    /// What the runtime shows of a pod, with the addresses in the order in which they are told; see [`PodView::load`].
+    pub(crate) async fn view(&self, uid: &str, known: &PodView) -> Result<PodView, skep_cri::Error> {
+        let mut view = PodView::load(&self.cri, uid, known).await?;
+        for sandbox in &mut view.sandboxes {
+            sandbox.ips = addresses::sorted(&sandbox.ips, &self.config.node_ips);
+        }
+        Ok(view)
     }
 
     /// What a pod with these addresses may learn about itself.

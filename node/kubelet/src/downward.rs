@@ -121,12 +121,17 @@ mod tests {
 
     #[test]
     fn fields_read_as_upstream_writes_them() {
-        let facts = Facts { pod_ips: vec!["10.0.0.9".into()], ..Default::default() };
+        let both = |first: &str, second: &str| vec![first.to_owned(), second.to_owned()];
+        let (pod_ips, host_ips) = (both("10.0.0.9", "fd00::9"), both("192.0.2.1", "fd01::1"));
+        let facts = Facts { pod_ips, host_ips, ..Default::default() };
         for (path, expected) in [
             ("metadata.name", "p"),
             ("metadata.labels['b']", "2"),
             ("metadata.labels", "a=\"say \\\"1\\\"\"\nb=\"2\""),
             ("status.podIP", "10.0.0.9"),
+            ("status.podIPs", "10.0.0.9,fd00::9"),
+            ("status.hostIP", "192.0.2.1"),
+            ("status.hostIPs", "192.0.2.1,fd01::1"),
             ("metadata.annotations['x']", ""),
         ] {
             assert_eq!(field(&pod(), path, &facts).unwrap(), expected, "{path}");

@@ -5,6 +5,7 @@
 //! labels when it comes back.
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod backoff;
 mod cgroups;
 mod config;

@@ -186,11 +186,8 @@ fn patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<Value> {
             changes.insert(key.clone(), value.clone());
         }
     }
-    // The list merges by address: those that went must be named.
-    if let Some(Value::Array(ips)) = changes.get_mut("podIPs") {
-        let before = old.get("podIPs").and_then(Value::as_array).into_iter().flatten();
-        let gone: Vec<_> = before.filter(|ip| !ips.contains(ip)).filter_map(|ip| ip.get("ip")).collect();
-        ips.extend(gone.into_iter().map(|ip| json!({"$patch": "delete", "ip": ip})));
+    for list in ["podIPs", "hostIPs"] {
+        change_addresses(&mut changes, list, old.get(list));
     }
     for key in old.keys().filter(|key| OWNED.contains(&key.as_str()) && !new.contains_key(*key)) {
         changes.insert(key.clone(), Value::Null);
@@ -200,6 +197,17 @@ fn patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<Value> {
         changes.insert("conditions".to_owned(), Value::Array(conditions));
     }
     (!changes.is_empty()).then(|| json!({"metadata": {"uid": uid}, "status": changes}))
+}
+
+/// The lists of addresses merge by address: those that went must be named, and the order be told, for the first is the
+/// pod's or the node's one.
+fn change_addresses(changes: &mut Map<String, Value>, list: &str, old: Option<&Value>) {
+    let Some(Value::Array(ips)) = changes.get_mut(list) else { return };
+    let order = Value::Array(ips.clone());
+    let before = old.and_then(Value::as_array).into_iter().flatten();
+    let gone: Vec<_> = before.filter(|ip| !ips.contains(ip)).filter_map(|ip| ip.get("ip")).collect();
+    ips.extend(gone.into_iter().map(|ip| json!({"$patch": "delete", "ip": ip})));
+    changes.insert(format!("$setElementOrder/{list}"), order);
 }
 
 /// What this node alone decides about; everything else in the status belongs to others and stays.
@@ -231,6 +239,20 @@ mod tests {
 
     fn status(value: Value) -> PodStatus {
         serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn addresses_that_change_keep_their_order_and_lose_those_that_went() {
+        let old = status(json!({"podIP": "10.0.0.2", "podIPs": [{"ip": "10.0.0.2"}, {"ip": "fd00::2"}]}));
+        let new = status(json!({"podIP": "10.0.0.3", "podIPs": [{"ip": "10.0.0.3"}, {"ip": "fd00::2"}]}));
+        assert_eq!(
+            patch("u", &old, &new),
+            Some(json!({"metadata": {"uid": "u"}, "status": {
+                "podIP": "10.0.0.3",
+                "podIPs": [{"ip": "10.0.0.3"}, {"ip": "fd00::2"}, {"$patch": "delete", "ip": "10.0.0.2"}],
+                "$setElementOrder/podIPs": [{"ip": "10.0.0.3"}, {"ip": "fd00::2"}],
+            }}))
+        );
     }
 
     #[test]

@@ -238,7 +238,7 @@ impl Worker {
     /// Looks, decides, acts, tells. Answers when to look again if nothing happens.
     async fn step(&mut self) -> Option<Instant> {
         if self.stale && self.stage != Stage::Removing {
-            match PodView::load(&self.context.cri, self.pod.uid(), &self.view).await {
+            match self.context.view(self.pod.uid(), &self.view).await {
                 Ok(view) => self.see(view),
                 Err(error) => {
                     if !std::mem::replace(&mut self.blind, true) {

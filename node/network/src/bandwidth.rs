@@ -2,7 +2,7 @@
 //! over as the capability `bandwidth`.
 //! <https://www.cni.dev/docs/conventions/#well-known-capabilities>
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::netlink::Netlink;
 use crate::{Error, Lease, Result, netns, pod_link};
@@ -11,18 +11,23 @@ use crate::{Error, Lease, Result, netns, pod_link};
 const MIN_BURST: u64 = 64 * 1024;
 const MAX_BURST: u64 = 512 * 1024 * 1024;
 
-/// `runtimeConfig.bandwidth`: bits and bits a second; 0 is no limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+/// `runtimeConfig.bandwidth`: what a pod may receive and send; 0 is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(crate) struct Bandwidth {
-    ingress_rate: u64,
-    ingress_burst: u64,
-    egress_rate: u64,
-    egress_burst: u64,
+pub struct Bandwidth {
+    /// Bits a second towards the pod.
+    pub ingress_rate: u64,
+    /// Bits towards the pod at once.
+    pub ingress_burst: u64,
+    /// Bits a second from the pod.
+    pub egress_rate: u64,
+    /// Bits from the pod at once.
+    pub egress_burst: u64,
 }
 
-/// Limits what a connected pod receives (at the node's end) and sends (at its own).
-pub(crate) fn limit(lease: &Lease, bandwidth: Bandwidth) -> Result<()> {
+/// Limits what a connected pod receives (at the node's end) and sends (at its own), as its lease says.
+pub(crate) fn limit(lease: &Lease) -> Result<()> {
+    let bandwidth = lease.limits;
     if bandwidth.ingress_rate > 0 {
         let name = pod_link::host_device_name(&lease.container, &lease.interface);
         apply(&mut Netlink::open()?, &name, bandwidth.ingress_rate, bandwidth.ingress_burst)?;

@@ -5,13 +5,14 @@ mod protocol;
 
 use std::ffi::OsString;
 use std::io::{Read as _, Write as _};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use serde_json::{Value, json};
 
-use crate::pod_link::{self, GATEWAY, Wiring};
+use crate::pod_link::{self, Wiring};
 use crate::{Error, Ipam, Lease, bandwidth};
 use protocol::{CniError, NetConf, PrevResult, Version, code};
 
@@ -85,18 +86,15 @@ pub fn respond(environment: &Environment, stdin: &str) -> Result<String, String>
 }
 
 /// The plugin's entry of a network configuration; [`NetConf`] reads it.
-pub(crate) fn plugin_config(pod_cidr: &IpNet, data_dir: &Path, wiring: Wiring) -> Value {
-    let mut config = json!({
+pub(crate) fn plugin_config(pod_cidrs: &[IpNet], data_dir: &Path, wiring: &Wiring) -> Value {
+    json!({
         "type": PLUGIN_NAME,
-        "podCIDR": pod_cidr,
+        "podCIDRs": pod_cidrs,
         "dataDir": data_dir,
         "mtu": wiring.mtu,
+        "nodeIPs": wiring.node_ips,
         "capabilities": { "bandwidth": true },
-    });
-    if let Some(node_ip) = wiring.node_ip {
-        config["nodeIP"] = json!(node_ip);
-    }
-    config
+    })
 }
 
 fn answer(environment: &Environment, stdin: &str) -> Result<Option<Value>, CniError> {
@@ -150,17 +148,18 @@ struct Call<'a> {
 
 impl<'a> Call<'a> {
     fn new(environment: &'a Environment, conf: &NetConf) -> Result<Self, CniError> {
-        let wiring = Wiring { mtu: conf.mtu.unwrap_or(1500), node_ip: conf.node_ip };
+        let wiring = Wiring { mtu: conf.mtu.unwrap_or(1500), node_ips: conf.node_ips() };
         Ok(Self { environment, ipam: ipam(conf)?, wiring })
     }
+
     fn add(&self, version: Version, conf: &NetConf) -> Result<Value, CniError> {
         let Environment { container, namespace, interface, .. } = self.environment;
         let _lock = self.ipam.lock_pod(&pod_link::host_device_name(container, interface))?;
-        let (lease, new) = self.ipam.allocate(container, interface, namespace)?;
+        let (lease, new) = self.ipam.allocate(container, interface, namespace, conf.runtime_config.bandwidth)?;
         // A second ADD for the same interface: what is there and whole is the answer.
-        let connected = !new && pod_link::check(&lease, self.wiring).is_ok();
-        let wired = if connected { Ok(()) } else { pod_link::connect(&lease, self.wiring) };
-        if let Err(error) = wired.and_then(|()| bandwidth::limit(&lease, conf.runtime_config.bandwidth)) {
+        let connected = !new && pod_link::check(&lease, &self.wiring).is_ok();
+        let wired = if connected { Ok(()) } else { pod_link::connect(&lease, &self.wiring) };
+        if let Err(error) = wired.and_then(|()| bandwidth::limit(&lease)) {
             // The runtime sends DEL after a failed ADD, but it need not. A device of an earlier ADD goes with the address.
             let released =
                 pod_link::disconnect(container, interface).and_then(|_| self.ipam.release(container, interface));
@@ -187,35 +186,41 @@ impl<'a> Call<'a> {
             || CniError::new(code::UNKNOWN_CONTAINER, format!("{interface} of container {container} was never added"));
         let lease =
             Lease { namespace: namespace.clone(), ..self.ipam.find(container, interface)?.ok_or_else(unknown)? };
-        let known = |result: &PrevResult| result.ips.iter().any(|ip| ip.address.addr() == lease.address);
-        if conf.prev_result.as_ref().is_some_and(|result| !known(result)) {
-            let message = format!("{interface} has the address {}, which prevResult does not name", lease.address);
-            return Err(CniError::new(code::BROKEN, message));
+        let named = |result: &PrevResult, address| result.ips.iter().any(|ip| ip.address.addr() == address);
+        for address in lease.addresses.iter() {
+            if conf.prev_result.as_ref().is_some_and(|result| !named(result, address)) {
+                let message = format!("{interface} has the address {address}, which prevResult does not name");
+                return Err(CniError::new(code::BROKEN, message));
+            }
         }
-        Ok(pod_link::check(&lease, self.wiring)?)
+        Ok(pod_link::check(&lease, &self.wiring)?)
     }
 
     fn result(&self, lease: &Lease, version: Version) -> Value {
         let host_device = pod_link::host_device_name(&lease.container, &lease.interface);
-        let mut address = json!({
-            "address": Ipv4Net::from(lease.address),
-            "gateway": GATEWAY,
-            "interface": 1,
-        });
-        if version.has_address_families() {
-            address["version"] = json!("4");
-        }
-        let host = json!({ "name": host_device, "mac": mac_text(pod_link::host_mac(lease.address)) });
+        let address = |address: IpAddr| {
+            let gateway = pod_link::gateway(address);
+            let mut told = json!({ "address": IpNet::from(address), "gateway": gateway, "interface": 1 });
+            if version.has_address_families() {
+                told["version"] = json!(if address.is_ipv4() { "4" } else { "6" });
+            }
+            told
+        };
+        let route = |address: IpAddr| {
+            let all = if address.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+            json!({ "dst": all, "gw": pod_link::gateway(address) })
+        };
+        let host = json!({ "name": host_device, "mac": mac_text(pod_link::host_mac(lease.addresses)) });
         let pod = json!({
             "name": lease.interface,
-            "mac": mac_text(pod_link::pod_mac(lease.address)),
+            "mac": mac_text(pod_link::pod_mac(lease.addresses)),
             "sandbox": lease.namespace,
         });
         json!({
             "cniVersion": version,
             "interfaces": [host, pod],
-            "ips": [address],
-            "routes": [{ "dst": "0.0.0.0/0", "gw": GATEWAY }],
+            "ips": lease.addresses.iter().map(address).collect::<Vec<_>>(),
+            "routes": lease.addresses.iter().map(route).collect::<Vec<_>>(),
             "dns": {},
         })
     }
@@ -252,12 +257,12 @@ fn collect_or_tell(command: &str, conf: &NetConf, version: Version) -> Result<()
 /// The leases a network configuration speaks of.
 fn ipam(conf: &NetConf) -> Result<Ipam, CniError> {
     let missing = |key: &str| CniError::new(code::CONFIG, format!("the network configuration has no {key}"));
-    let cidr = match conf.pod_cidr.ok_or_else(|| missing("podCIDR"))? {
-        IpNet::V4(cidr) => cidr,
-        IpNet::V6(cidr) => return Err(CniError::new(code::CONFIG, format!("podCIDR {cidr} must be IPv4"))),
-    };
+    let cidrs = conf.pod_cidrs();
+    if cidrs.is_empty() {
+        return Err(missing("podCIDRs"));
+    }
     let data_dir = conf.data_dir.as_ref().ok_or_else(|| missing("dataDir"))?;
-    Ok(Ipam::open(data_dir.join(IPAM_DIR), cidr)?)
+    Ok(Ipam::open(data_dir.join(IPAM_DIR), &cidrs)?)
 }
 
 fn loopback(environment: &Environment, version: Version) -> Result<Option<Value>, CniError> {

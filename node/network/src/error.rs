@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 /// The result of this crate's functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -37,11 +37,11 @@ pub enum Error {
         /// Why not.
         source: std::io::Error,
     },
-    /// Every address of the node's pod CIDR is in use.
+    /// Every address of one of the node's pod CIDRs is in use.
     #[error("no free address in {cidr}: all {used} are in use by pods of this node")]
     Exhausted {
-        /// The node's pod CIDR.
-        cidr: Ipv4Net,
+        /// The pod CIDR.
+        cidr: IpNet,
         /// Addresses given out.
         used: usize,
     },

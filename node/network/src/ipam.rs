@@ -1,44 +1,74 @@
-//! Who has which address of the node's pod CIDR.
+//! Who has which addresses of the node's pod CIDRs.
 //!
-//! A lease is one file, `ADDRESS,CONTAINER,INTERFACE`, that holds the path of the pod's network namespace. A listing of the
-//! directory is the whole state; a lock file keeps writers apart, and a rename makes each change whole. Addresses are given
-//! out in turn, so one that was freed stays unused for as long as possible.
+//! A lease is one file, `ADDRESS,CONTAINER,INTERFACE` or `ADDRESS+ADDRESS,CONTAINER,INTERFACE` with one of each family. It
+//! holds the path of the pod's network namespace, and after a line break its bandwidth limits as JSON if it has any. A
+//! listing of the directory is the whole state; a lock file keeps writers apart, and a rename makes each change whole.
+//! Addresses are given out in turn, so one that was freed stays unused for as long as possible.
+
+mod pool;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
-use crate::{Error, Result, files};
+use crate::{Addresses, Bandwidth, Error, Result, files};
+use pool::Pool;
 
-/// File that holds the address given out last. The dot sets it apart from leases.
+/// Files that hold the addresses given out last. The dot sets them apart from leases.
 const LAST: &str = ".last";
+const LAST6: &str = ".last6";
 const LOCK: &str = ".lock";
 /// Pods share this many locks: enough that two seldom wait for each other, few enough to be left lying.
 const POD_LOCKS: u8 = 64;
-/// Longest container id: with address, interface and temporary name it still is a file name.
-const MAX_CONTAINER_ID: usize = 200;
+/// Longest container id: with addresses, interface and temporary name it still is a file name.
+const MAX_CONTAINER_ID: usize = 150;
 
-/// An address in use.
+/// Addresses in use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// The pod's address.
-    pub address: Ipv4Addr,
+    /// The pod's addresses.
+    pub addresses: Addresses,
     /// The sandbox's id at the container runtime.
     pub container: String,
     /// The interface inside the pod.
     pub interface: String,
     /// The file that stands for the pod's network namespace.
     pub namespace: PathBuf,
+    /// How fast it may send and receive, for when its wire has to be made again.
+    pub limits: Bandwidth,
 }
 
-impl Lease {
+/// What a lease's file name says.
+struct Owner {
+    addresses: Addresses,
+    container: String,
+    interface: String,
+}
+
+impl Owner {
+    fn is(&self, container: &str, interface: &str) -> bool {
+        self.container == container && self.interface == interface
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        let mut parts = name.splitn(3, ',');
+        let (addresses, container, interface) = (parts.next()?, parts.next()?, parts.next()?);
+        Some(Self {
+            addresses: addresses.parse().ok()?,
+            container: container.to_owned(),
+            interface: interface.to_owned(),
+        })
+    }
+
     fn file_name(&self) -> String {
-        format!("{},{},{}", self.address, self.container, self.interface)
+        format!("{},{},{}", self.addresses, self.container, self.interface)
     }
 }
 
@@ -49,49 +79,63 @@ pub(crate) struct PodLock(#[expect(dead_code, reason = "held for its lock")] Fil
 #[derive(Clone, Debug)]
 pub struct Ipam {
     dir: PathBuf,
-    cidr: Ipv4Net,
+    pools: Vec<Pool>,
 }
 
 impl Ipam {
-    /// Manages `cidr` with its state in `dir` (made if absent).
+    /// Manages `cidrs` (one, or one of each family with the primary first) with its state in `dir` (made if absent).
     ///
     /// # Errors
-    /// When the CIDR has no address for a pod (longer than /30) or the directory cannot be made.
-    pub fn open(dir: impl Into<PathBuf>, cidr: Ipv4Net) -> Result<Self> {
+    /// When there are none, too many or two of one family, when one has no address for a pod (longer than /30, of IPv6
+    /// /126), or the directory cannot be made.
+    pub fn open(dir: impl Into<PathBuf>, cidrs: &[IpNet]) -> Result<Self> {
         let dir = dir.into();
-        if cidr.prefix_len() > 30 {
-            return Err(Error::Config(format!(
-                "the pod CIDR {cidr} has no address for a pod: it must be /30 or larger"
-            )));
+        crate::network::check_families("pod CIDRs", cidrs.iter().map(IpNet::addr))?;
+        if cidrs.is_empty() {
+            return Err(Error::Config("the node has no pod CIDR".to_owned()));
         }
+        let pools = cidrs.iter().map(|cidr| Pool::new(*cidr)).collect::<Result<_>>()?;
         fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
-        Ok(Self { dir, cidr: cidr.trunc() })
+        Ok(Self { dir, pools })
     }
 
     /// The lease of an interface of a container: the one it has, or a new one (then the second value is true).
     ///
     /// # Errors
-    /// [`Error::Exhausted`] when every address is in use.
-    pub fn allocate(&self, container: &str, interface: &str, namespace: &Path) -> Result<(Lease, bool)> {
+    /// [`Error::Exhausted`] when every address of one of the CIDRs is in use.
+    pub fn allocate(
+        &self,
+        container: &str,
+        interface: &str,
+        namespace: &Path,
+        limits: Bandwidth,
+    ) -> Result<(Lease, bool)> {
         check_ids(container, interface)?;
+        if namespace.as_os_str().as_bytes().contains(&b'\n') {
+            return Err(Error::Config(format!("{namespace:?} has a line break")));
+        }
         let _lock = self.lock()?;
         let leases = self.scan()?;
-        let own = leases.iter().find(|(_, owner, own)| owner == container && own == interface);
-        let (address, new) = match own {
-            Some((address, ..)) => (*address, false),
-            None => (self.next(&leases)?, true),
+        let own = leases.iter().find(|owner| owner.is(container, interface));
+        let new = own.is_none();
+        let addresses = match own {
+            Some(own) => own.addresses,
+            None => self.next(&leases)?,
         };
         let lease = Lease {
-            address,
+            addresses,
             container: container.to_owned(),
             interface: interface.to_owned(),
             namespace: namespace.to_owned(),
+            limits,
         };
         // The lease last: a failure leaves none behind.
         if new {
-            files::write(&self.dir.join(LAST), address.to_string().as_bytes(), 0o600)?;
+            for address in addresses.iter() {
+                files::write(&self.dir.join(last_file(address)), address.to_string().as_bytes(), 0o600)?;
+            }
         }
-        files::write(&self.dir.join(lease.file_name()), namespace.as_os_str().as_bytes(), 0o600)?;
+        self.write(&lease)?;
         Ok((lease, new))
     }
 
@@ -101,23 +145,20 @@ impl Ipam {
     /// When the state cannot be read.
     pub fn find(&self, container: &str, interface: &str) -> Result<Option<Lease>> {
         let _lock = self.lock()?;
-        let own = self.scan()?.into_iter().find(|(_, owner, own)| owner == container && own == interface);
+        let own = self.scan()?.into_iter().find(|owner| owner.is(container, interface));
         own.map(|own| self.read(own)).transpose()
     }
 
-    /// Frees the address of an interface of a container; returns it if there was one.
+    /// Frees the addresses of an interface of a container; returns them if there were any.
     ///
     /// # Errors
     /// When the state cannot be read or changed.
-    pub fn release(&self, container: &str, interface: &str) -> Result<Option<Ipv4Addr>> {
-        check_ids(container, interface)?;
+    pub fn release(&self, container: &str, interface: &str) -> Result<Option<Addresses>> {
         let _lock = self.lock()?;
         let mut freed = None;
-        for (address, owner, own) in self.scan()? {
-            if owner == container && own == interface {
-                files::remove(&self.dir.join(format!("{address},{owner},{own}")))?;
-                freed = Some(address);
-            }
+        for owner in self.scan()?.iter().filter(|owner| owner.is(container, interface)) {
+            files::remove(&self.dir.join(owner.file_name()))?;
+            freed = Some(owner.addresses);
         }
         Ok(freed)
     }
@@ -128,13 +169,13 @@ impl Ipam {
     /// When the state cannot be read.
     pub fn leases(&self) -> Result<Vec<Lease>> {
         let _lock = self.lock()?;
-        self.scan()?.into_iter().map(|name| self.read(name)).collect()
+        self.scan()?.into_iter().map(|owner| self.read(owner)).collect()
     }
 
-    /// Whether there is an address for one more pod.
+    /// Whether there are addresses for one more pod.
     ///
     /// # Errors
-    /// [`Error::Exhausted`] when there is none.
+    /// [`Error::Exhausted`] when there are none.
     pub fn check_room(&self) -> Result<()> {
         let _lock = self.lock()?;
         self.next(&self.scan()?).map(drop)
@@ -148,22 +189,20 @@ impl Ipam {
         removed
     }
 
-    /// The first free address after the one given out last.
-    fn next(&self, leases: &[(Ipv4Addr, String, String)]) -> Result<Ipv4Addr> {
-        let used: HashSet<Ipv4Addr> = leases.iter().map(|(address, ..)| *address).collect();
-        // After the network's own address and the gateway, before broadcast; never empty for /30 and larger.
-        let first = self.cidr.network().to_bits() + 2;
-        let count = self.cidr.broadcast().to_bits() - first;
-        // A file that is absent or does not read means: from the start. It is only there for the order.
-        let last = fs::read_to_string(self.dir.join(LAST)).ok().and_then(|text| text.trim().parse::<Ipv4Addr>().ok());
-        let start = match last.map(Ipv4Addr::to_bits) {
-            Some(last) if last >= first && last - first < count => last - first + 1,
-            _ => 0,
-        };
-        (0..count)
-            .map(|n| Ipv4Addr::from_bits(first + (start + n) % count))
-            .find(|address| !used.contains(address))
-            .ok_or(Error::Exhausted { cidr: self.cidr, used: used.len() })
+    /// The first free address of each pool after the one given out last.
+    fn next(&self, leases: &[Owner]) -> Result<Addresses> {
+        let mut found = Vec::with_capacity(2);
+        for pool in &self.pools {
+            let used: HashSet<IpAddr> = leases
+                .iter()
+                .flat_map(|owner| owner.addresses.iter())
+                .filter(|address| pool.cidr.contains(address))
+                .collect();
+            // A file that is absent or does not read means: from the start. It is only there for the order.
+            let last = fs::read_to_string(self.dir.join(last_file(pool.cidr.addr()))).ok();
+            found.push(pool.next(last.and_then(|text| text.trim().parse().ok()), &used)?);
+        }
+        Addresses::new(found).ok_or_else(|| Error::Config("the node has no pod CIDR".to_owned()))
     }
 
     /// Keeps other plugin calls and [`crate::Network::reconcile`] away from a pod's wiring while it is changed. To be taken
@@ -190,29 +229,43 @@ impl Ipam {
     }
 
     /// The lease of that file.
-    fn read(&self, (address, container, interface): (Ipv4Addr, String, String)) -> Result<Lease> {
-        let mut lease = Lease { address, container, interface, namespace: PathBuf::new() };
-        let path = self.dir.join(lease.file_name());
-        lease.namespace = OsStr::from_bytes(&fs::read(&path).map_err(Error::io("read", &path))?).into();
-        Ok(lease)
+    fn read(&self, owner: Owner) -> Result<Lease> {
+        let path = self.dir.join(owner.file_name());
+        let contents = fs::read(&path).map_err(Error::io("read", &path))?;
+        let (namespace, limits) = match contents.iter().position(|byte| *byte == b'\n') {
+            Some(end) => (&contents[..end], serde_json::from_slice(&contents[end..]).unwrap_or_default()),
+            None => (contents.as_slice(), Bandwidth::default()),
+        };
+        let Owner { addresses, container, interface } = owner;
+        Ok(Lease { addresses, container, interface, namespace: OsStr::from_bytes(namespace).into(), limits })
     }
 
-    /// What the file names say: address, container, interface.
-    fn scan(&self) -> Result<Vec<(Ipv4Addr, String, String)>> {
+    fn write(&self, lease: &Lease) -> Result<()> {
+        let Lease { addresses, container, interface, namespace, limits } = lease;
+        let mut contents = namespace.as_os_str().as_bytes().to_vec();
+        if *limits != Bandwidth::default() {
+            contents.push(b'\n');
+            contents.extend(serde_json::json!(limits).to_string().into_bytes());
+        }
+        let owner = Owner { addresses: *addresses, container: container.clone(), interface: interface.clone() };
+        files::write(&self.dir.join(owner.file_name()), &contents, 0o600)
+    }
+
+    /// What the file names say.
+    fn scan(&self) -> Result<Vec<Owner>> {
         let failed = |error| Error::io("read", &self.dir)(error);
         let mut leases = Vec::new();
         for entry in fs::read_dir(&self.dir).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
             let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) else { continue };
-            let mut parts = name.splitn(3, ',');
-            if let (Some(address), Some(container), Some(interface)) = (parts.next(), parts.next(), parts.next())
-                && let Ok(address) = address.parse()
-            {
-                leases.push((address, container.to_owned(), interface.to_owned()));
-            }
+            leases.extend(Owner::parse(name));
         }
         Ok(leases)
     }
+}
+
+fn last_file(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { LAST } else { LAST6 }
 }
 
 /// The CNI specification's rules for ids, so that they can be part of a file name.
@@ -229,107 +282,4 @@ fn check_ids(container: &str, interface: &str) -> Result<()> {
         return Err(Error::Config(format!("{interface:?} is not an interface name")));
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ipam(cidr: &str) -> (tempfile::TempDir, Ipam) {
-        let dir = tempfile::tempdir().unwrap();
-        let ipam = Ipam::open(dir.path().join("ipam"), cidr.parse().unwrap()).unwrap();
-        (dir, ipam)
-    }
-
-    fn take(ipam: &Ipam, container: &str) -> Result<String> {
-        ipam.allocate(container, "eth0", Path::new("/ns")).map(|(lease, _)| lease.address.to_string())
-    }
-
-    #[test]
-    fn network_gateway_and_broadcast_are_never_given_out() {
-        let (_dir, ipam) = ipam("10.0.0.0/29");
-        let given: Vec<_> = (0..5).map(|n| take(&ipam, &format!("c{n}")).unwrap()).collect();
-        assert_eq!(given, ["10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"]);
-        let error = take(&ipam, "one-more").unwrap_err().to_string();
-        assert_eq!(error, "no free address in 10.0.0.0/29: all 5 are in use by pods of this node");
-    }
-
-    #[test]
-    fn a_freed_address_is_the_last_to_be_given_out_again() {
-        let (_dir, ipam) = ipam("10.0.0.0/29");
-        assert_eq!(take(&ipam, "a").unwrap(), "10.0.0.2");
-        assert_eq!(ipam.release("a", "eth0").unwrap(), Some(Ipv4Addr::new(10, 0, 0, 2)));
-        let given: Vec<_> = (0..5).map(|n| take(&ipam, &format!("c{n}")).unwrap()).collect();
-        assert_eq!(given, ["10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6", "10.0.0.2"]);
-    }
-
-    #[test]
-    fn asking_twice_gives_the_same_address_and_freeing_twice_is_fine() {
-        let (_dir, ipam) = ipam("10.0.0.0/24");
-        let (first, new) = ipam.allocate("a", "eth0", Path::new("/ns/1")).unwrap();
-        assert!(new);
-        let (second, new) = ipam.allocate("a", "eth0", Path::new("/ns/2")).unwrap();
-        assert!(!new);
-        assert_eq!(first.address, second.address);
-        assert_eq!(ipam.leases().unwrap(), std::slice::from_ref(&second));
-        assert_eq!(ipam.find("a", "eth0").unwrap(), Some(second));
-        assert_ne!(take(&ipam, "b").unwrap(), first.address.to_string());
-        assert!(ipam.release("a", "eth0").unwrap().is_some());
-        assert!(ipam.release("a", "eth0").unwrap().is_none());
-    }
-
-    #[test]
-    fn leases_survive_and_a_broken_cursor_does_no_harm() {
-        let (_dir, ipam) = ipam("10.0.0.0/24");
-        take(&ipam, "a").unwrap();
-        fs::write(ipam.dir.join(LAST), "\0nonsense").unwrap();
-        fs::write(ipam.dir.join(".1.1.tmp10.0.0.9,x,eth0"), "left by a crash").unwrap();
-        let again = Ipam::open(ipam.dir.clone(), ipam.cidr).unwrap();
-        assert_eq!(take(&again, "b").unwrap(), "10.0.0.3");
-        assert_eq!(again.leases().unwrap().len(), 2);
-    }
-
-    #[test]
-    fn a_cidr_without_room_and_ids_that_are_no_file_names_are_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        for cidr in ["10.0.0.0/31", "10.0.0.0/32"] {
-            assert!(Ipam::open(dir.path(), cidr.parse().unwrap()).is_err(), "{cidr}");
-        }
-        let (_dir, ipam) = ipam("10.0.0.0/30");
-        for container in ["", "../x", "a,b", "-a", "a/b", &"x".repeat(201)] {
-            assert!(take(&ipam, container).is_err(), "{container}");
-        }
-        for interface in ["", "a/b", "a,b", "..", "sixteen-letters-", "a b"] {
-            assert!(ipam.allocate("c", interface, Path::new("/ns")).is_err(), "{interface}");
-        }
-        assert_eq!(take(&ipam, "c").unwrap(), "10.0.0.2");
-    }
-
-    #[test]
-    fn takers_at_once_never_share_an_address() {
-        let (_dir, ipam) = ipam("10.0.0.0/24");
-        let given: Vec<String> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..8)
-                .map(|thread| {
-                    let ipam = &ipam;
-                    scope.spawn(move || {
-                        (0..25)
-                            .map(|n| {
-                                let container = format!("c{thread}-{n}");
-                                // Some give back and take again in between.
-                                if n % 3 == 0 {
-                                    take(ipam, &container).unwrap();
-                                    ipam.release(&container, "eth0").unwrap();
-                                }
-                                take(ipam, &container).unwrap()
-                            })
-                            .collect::<Vec<_>>()
-                    })
-                })
-                .collect();
-            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
-        });
-        assert_eq!(given.iter().collect::<HashSet<_>>().len(), 200);
-        assert_eq!(ipam.leases().unwrap().len(), 200);
-    }
 }

@@ -6,13 +6,14 @@ use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use serde_json::json;
 
 use crate::netlink::{Link, Netlink, OWN_PROTOCOL, Route, Via};
 use crate::pod_link::{self, Wiring};
-use crate::{Error, Ipam, Lease, PLUGIN_NAME, Result, cni, files, netns, peers, sysctl};
+use crate::{Error, Ipam, Lease, PLUGIN_NAME, Result, bandwidth, cni, files, forwarding, netns, peers, sysctl};
 
 /// File name of the network configuration the container runtime reads. It takes the first in the directory by name.
 pub const CONFLIST_NAME: &str = "10-skep.conflist";
@@ -23,15 +24,18 @@ pub(crate) const MIN_MTU: u32 = 1280;
 /// How to set up the pod network.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The node's share of the cluster's pod addresses (`spec.podCIDR` of the Node). IPv4.
-    pub pod_cidr: IpNet,
-    /// The cluster's Service addresses, for the route that keeps an unknown one from leaving the node.
-    pub service_cidr: Option<IpNet>,
-    /// The node's own address: the source of its packets to pods, and what tells which device's MTU pods get.
-    pub node_ip: Option<IpAddr>,
-    /// MTU of pods; `None`: that of the device with `node_ip`, else of the default route's, else 1500, less `overhead`.
+    /// The node's share of the cluster's pod addresses (`spec.podCIDRs` of the Node): one, or one of each family with the
+    /// primary first.
+    pub pod_cidrs: Vec<IpNet>,
+    /// The cluster's Service addresses, for the routes that keep an unknown one from leaving the node.
+    pub service_cidrs: Vec<IpNet>,
+    /// The node's own addresses: the sources of its packets to pods, and what tells which device's MTU pods get.
+    pub node_ips: Vec<IpAddr>,
+    /// MTU of pods; `None`: the smallest of the devices with `node_ips`, else of the default route's, else 1500, less
+    /// `overhead`.
     pub mtu: Option<u32>,
-    /// Bytes that the way to other nodes takes off each packet, see [`crate::Routing::overhead`].
+    /// Bytes that the ways to other nodes take off each packet, see [`crate::Peers::overhead`]; [`Network::fit`] tells others
+    /// later.
     pub overhead: u32,
     /// Where the container runtime looks for plugins.
     pub cni_bin_dir: PathBuf,
@@ -48,7 +52,8 @@ pub struct Config {
 pub struct Network {
     config: Config,
     ipam: Ipam,
-    wiring: Wiring,
+    /// The MTU pods get from now on.
+    mtu: AtomicU32,
 }
 
 /// What [`Network::reconcile`] put right.
@@ -71,24 +76,22 @@ impl Network {
     /// # Errors
     /// When a setting cannot work, or the kernel or file system refuses.
     pub fn setup(config: Config) -> Result<Self> {
-        let pod_cidr = ipv4(config.pod_cidr)?;
-        if config
-            .service_cidr
-            .is_some_and(|services| services.contains(&config.pod_cidr) || config.pod_cidr.contains(&services))
-        {
-            return Err(Error::Config(format!("the pod CIDR {pod_cidr} and the Service addresses overlap")));
+        check_families("Service ranges", config.service_cidrs.iter().map(IpNet::addr))?;
+        let overlap = |pods: &&IpNet| {
+            let overlaps = |services: &IpNet| services.contains(*pods) || pods.contains(services);
+            config.service_cidrs.iter().any(overlaps)
+        };
+        if let Some(pods) = config.pod_cidrs.iter().find(overlap) {
+            return Err(Error::Config(format!("the pod CIDR {pods} and the Service addresses overlap")));
         }
         for dir in [&config.cni_bin_dir, &config.cni_conf_dir, &config.data_dir] {
             fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
         }
-        let ipam = Ipam::open(ipam_dir(&config), pod_cidr)?;
+        let ipam = Ipam::open(ipam_dir(&config), &config.pod_cidrs)?;
         let mut netlink = Netlink::open()?;
-        let mtu = match config.mtu {
-            Some(mtu) => mtu,
-            None => device_mtu(&mut netlink, config.node_ip)?.saturating_sub(config.overhead).max(MIN_MTU),
-        };
-        let network = Self { wiring: Wiring { mtu, node_ip: config.node_ip }, ipam, config };
-        sysctl::set("ipv4/ip_forward", "1")?;
+        let mtu = pod_mtu(&mut netlink, &config, config.overhead)?;
+        let network = Self { mtu: mtu.into(), ipam, config };
+        forwarding::enable(network.config.pod_cidrs.iter().any(|cidr| cidr.addr().is_ipv6()))?;
         if sysctl::get("ipv4/conf/all/rp_filter")? == "2" {
             tracing::warn!(
                 "net.ipv4.conf.all.rp_filter is 2 (loose), which overrules the strict check on pods' devices: a pod can send \
@@ -100,13 +103,32 @@ impl Network {
         }
         network.install_plugin()?;
         network.write_conflist()?;
-        tracing::info!(%pod_cidr, mtu, conf_dir = %network.config.cni_conf_dir.display(), "pod network is set up");
+        tracing::info!(pod_cidrs = ?network.config.pod_cidrs, mtu, conf_dir = %network.config.cni_conf_dir.display(), "pod network is set up");
         Ok(network)
     }
 
     /// The MTU pods get.
     pub fn mtu(&self) -> u32 {
-        self.wiring.mtu
+        self.mtu.load(Ordering::Relaxed)
+    }
+
+    /// Gives pods that are connected from now on the MTU of the node's device less `overhead` bytes, unless the settings name
+    /// one; returns whether that is another than before. Pods that are there keep theirs: where it is too large for a way
+    /// that is new, their node tells them so packet by packet (RFC 1191, RFC 8201).
+    ///
+    /// # Errors
+    /// When the device cannot be looked at or the configuration not be written.
+    pub fn fit(&self, overhead: u32) -> Result<bool> {
+        let mtu = pod_mtu(&mut Netlink::open()?, &self.config, overhead)?;
+        let changed = self.mtu.swap(mtu, Ordering::Relaxed) != mtu;
+        if changed {
+            self.write_conflist()?;
+        }
+        Ok(changed)
+    }
+
+    fn wiring(&self) -> Wiring {
+        Wiring { mtu: self.mtu(), node_ips: self.config.node_ips.clone() }
     }
 
     /// The addresses in use.
@@ -157,7 +179,7 @@ impl Network {
             match self.repair(&mut netlink, &name, lease, links.get(&name), &routes) {
                 Ok(repaired) => done.repaired += usize::from(repaired),
                 Err(error) => {
-                    tracing::warn!(container = %lease.container, address = %lease.address, %error, "cannot repair the pod's network");
+                    tracing::warn!(container = %lease.container, addresses = %lease.addresses, %error, "cannot repair the pod's network");
                 }
             }
         }
@@ -186,17 +208,20 @@ impl Network {
         if self.ipam.find(&lease.container, &lease.interface)?.as_ref() != Some(lease) {
             return Ok(false);
         }
+        let wiring = self.wiring();
         if netlink.link(device)?.is_none() {
-            // Both ends are gone: they go together.
-            pod_link::connect(lease, self.wiring)?;
+            // Both ends are gone: they go together, and the limits with them.
+            pod_link::connect(lease, &wiring)?;
+            bandwidth::limit(lease)?;
             return Ok(true);
         }
-        let looked_whole =
-            seen.is_some_and(|link| link.up && routes.contains(&pod_link::host_route(link.index, lease, self.wiring)));
+        let has_routes =
+            |link: &Link| pod_link::host_routes(link.index, lease, &wiring).all(|way| routes.contains(&way));
+        let looked_whole = seen.is_some_and(|link| link.up && has_routes(link));
         // What looked broken may only have been in the making: now, under the lock, it counts.
-        let broken = !looked_whole && pod_link::check_host(netlink, lease, self.wiring).is_err();
-        // Also where all is well: the neighbour entry was not looked at, and replacing it costs little.
-        pod_link::configure_host(netlink, lease, self.wiring)?;
+        let broken = !looked_whole && pod_link::check_host(netlink, lease, &wiring).is_err();
+        // Also where all is well: the neighbour entries were not looked at, and replacing them costs little.
+        pod_link::configure_host(netlink, lease, &wiring)?;
         Ok(broken)
     }
 
@@ -230,12 +255,12 @@ impl Network {
             protocol: OWN_PROTOCOL,
             source: None,
         };
-        self.config.service_cidr.into_iter().chain([self.config.pod_cidr]).map(unreachable).collect()
+        self.config.service_cidrs.iter().chain(&self.config.pod_cidrs).copied().map(unreachable).collect()
     }
 
     fn write_conflist(&self) -> Result<()> {
         let path = self.config.cni_conf_dir.join(CONFLIST_NAME);
-        let plugin = cni::plugin_config(&self.config.pod_cidr, &self.config.data_dir, self.wiring);
+        let plugin = cni::plugin_config(&self.config.pod_cidrs, &self.config.data_dir, &self.wiring());
         let conflist =
             json!({ "cniVersion": "1.0.0", "cniVersions": ["1.0.0", "1.1.0"], "name": "skep", "plugins": [plugin] });
         let text = format!("{conflist:#}\n");
@@ -278,10 +303,20 @@ pub(crate) fn ipam_dir(config: &Config) -> PathBuf {
     config.data_dir.join(cni::IPAM_DIR)
 }
 
-fn ipv4(cidr: IpNet) -> Result<Ipv4Net> {
-    match cidr {
-        IpNet::V4(cidr) => Ok(cidr),
-        IpNet::V6(cidr) => Err(Error::Config(format!("the pod CIDR {cidr} is IPv6, which is not supported yet"))),
+/// At most two, and of different families.
+pub(crate) fn check_families(what: &str, addresses: impl Iterator<Item = IpAddr>) -> Result<()> {
+    let v4: Vec<bool> = addresses.map(|address| address.is_ipv4()).collect();
+    match v4.as_slice() {
+        [] | [_] => Ok(()),
+        [first, second] if first != second => Ok(()),
+        _ => Err(Error::Config(format!("more than one of the {what} are of one family"))),
+    }
+}
+
+fn pod_mtu(netlink: &mut Netlink, config: &Config, overhead: u32) -> Result<u32> {
+    match config.mtu {
+        Some(mtu) => Ok(mtu),
+        None => Ok(device_mtu(netlink, &config.node_ips)?.saturating_sub(overhead).max(MIN_MTU)),
     }
 }
 
@@ -313,23 +348,18 @@ fn install(program: &Path, target: &Path) -> Result<()> {
     })
 }
 
-/// The MTU of the device that has `address`, else of the default route's, else Ethernet's.
-pub(crate) fn device_mtu(netlink: &mut Netlink, address: Option<IpAddr>) -> Result<u32> {
-    let owner = match address {
-        Some(address) => netlink.addresses()?.into_iter().find(|(_, own)| *own == address).map(|(index, _)| index),
-        None => None,
-    };
-    let index =
-        match owner {
-            Some(index) => Some(index),
-            None => netlink.routes()?.into_iter().find(|route| route.destination.prefix_len() == 0).and_then(|route| {
-                match route.via {
-                    Via::Link(index) | Via::Gateway(index, _) => Some(index),
-                    Via::Unreachable => None,
-                }
-            }),
-        };
-    let link = netlink.links()?.into_iter().find(|link| Some(link.index) == index);
+/// The smallest MTU of the devices that have `addresses`, else that of the default route's, else Ethernet's.
+pub(crate) fn device_mtu(netlink: &mut Netlink, addresses: &[IpAddr]) -> Result<u32> {
+    let owners = netlink.addresses()?.into_iter().filter(|(_, own)| addresses.contains(own));
+    let mut indices: Vec<u32> = owners.map(|(index, _)| index).collect();
+    if indices.is_empty() {
+        let mut defaults = netlink.routes()?.into_iter().filter(|route| route.destination.prefix_len() == 0);
+        indices.extend(defaults.find_map(|route| match route.via {
+            Via::Link(index) | Via::Gateway(index, _) => Some(index),
+            Via::Unreachable => None,
+        }));
+    }
     // The loopback device's 64 KiB are for nobody else.
-    Ok(link.filter(|link| link.name != "lo").map_or(1500, |link| link.mtu))
+    let links = netlink.links()?.into_iter().filter(|link| indices.contains(&link.index) && link.name != "lo");
+    Ok(links.map(|link| link.mtu).min().unwrap_or(1500))
 }

@@ -6,9 +6,7 @@
 //! and any node can work them out from the Node objects alone. No packet filter rule is needed.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::IpAddr;
-use std::str::FromStr;
 
 use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
@@ -16,58 +14,7 @@ use sha2::{Digest as _, Sha256};
 use crate::devices::VXLAN_DEVICE as DEVICE;
 use crate::netlink::{Netlink, PEER_PROTOCOL, Route, Via, Vxlan};
 use crate::network::{MIN_MTU, device_mtu};
-use crate::{Error, Result, sysctl};
-
-/// How packets get to the pods of other nodes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Routing {
-    /// [`Routing::Direct`] to nodes that are on one Ethernet with this one, [`Routing::Vxlan`] to the others.
-    #[default]
-    Auto,
-    /// A route to each node's pod CIDRs over the node's address, which must be a neighbour.
-    Direct,
-    /// Inside UDP packets between the nodes (RFC 7348).
-    Vxlan,
-    /// Somebody else's matter: the network's routers know the pod CIDRs.
-    Routes,
-}
-
-impl Routing {
-    /// Bytes of each packet that are not the pods' where the nodes' own addresses are of the family of `node_ip`.
-    pub fn overhead(self, node_ip: Option<IpAddr>) -> u32 {
-        match (self, node_ip) {
-            (Self::Direct | Self::Routes, _) => 0,
-            // Outer Ethernet is not counted, but the inner is: IP 20 or 40, UDP 8, VXLAN 8, Ethernet 14.
-            (_, Some(IpAddr::V6(_))) => 70,
-            _ => 50,
-        }
-    }
-}
-
-impl FromStr for Routing {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "direct" => Ok(Self::Direct),
-            "vxlan" => Ok(Self::Vxlan),
-            "routes" => Ok(Self::Routes),
-            _ => Err(Error::Config(format!("{text:?} is none of auto, direct, vxlan and routes"))),
-        }
-    }
-}
-
-impl fmt::Display for Routing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::Direct => "direct",
-            Self::Vxlan => "vxlan",
-            Self::Routes => "routes",
-        })
-    }
-}
+use crate::{Error, Result, Routing, sysctl};
 
 /// What [`Peers`] needs to know of this node.
 #[derive(Clone, Debug)]
@@ -145,21 +92,8 @@ impl Peers {
     pub fn apply(&self, peers: &[Peer]) -> Result<Applied> {
         let mut netlink = Netlink::open()?;
         let mut done = Applied::default();
-        let present = netlink.routes()?;
-        let (mut wanted, mut tunnels) = (BTreeMap::new(), Vec::new());
-        if self.config.routing != Routing::Routes {
-            for (peer, cidr) in peers.iter().flat_map(|peer| peer.pod_cidrs.iter().map(move |cidr| (peer, *cidr))) {
-                match self.way(peer, cidr, &present) {
-                    Ok(Way::Direct(route)) => drop(wanted.insert(cidr, route)),
-                    Ok(Way::Tunnel(machine)) => tunnels.push(Tunnel { cidr, machine }),
-                    Err(reason) => {
-                        tracing::warn!(node = peer.name, %cidr, "no way to the node's pods: {reason}");
-                        done.failed += 1;
-                    }
-                }
-            }
-        }
-        done.direct = wanted.len();
+        let Ways { direct: mut wanted, tunnels, failed } = self.ways(peers, &netlink.routes()?);
+        (done.direct, done.failed) = (wanted.len(), failed);
         if tunnels.is_empty() {
             done.removed += usize::from(netlink.delete_link(DEVICE)?);
         } else {
@@ -172,6 +106,34 @@ impl Peers {
         }
         self.routes(&mut netlink, &wanted, &mut done)?;
         Ok(done)
+    }
+
+    /// Bytes of each packet that the ways need for themselves ([`Routing::overhead`]): none where [`Peers::apply`] found plain
+    /// routes to all peers.
+    pub fn overhead(&self, applied: &Applied) -> u32 {
+        match self.config.routing {
+            Routing::Auto if applied.vxlan == 0 => 0,
+            routing => routing.overhead(self.config.node_ips.first().copied()),
+        }
+    }
+
+    /// The ways to all pod CIDRs of `peers`, given the present routes. Where there is none, it is logged.
+    fn ways(&self, peers: &[Peer], present: &[Route]) -> Ways {
+        let mut ways = Ways::default();
+        if self.config.routing == Routing::Routes {
+            return ways;
+        }
+        for (peer, cidr) in peers.iter().flat_map(|peer| peer.pod_cidrs.iter().map(move |cidr| (peer, *cidr))) {
+            match self.way(peer, cidr, present) {
+                Ok(Way::Direct(route)) => drop(ways.direct.insert(cidr, route)),
+                Ok(Way::Tunnel(machine)) => ways.tunnels.push(Tunnel { cidr, machine }),
+                Err(reason) => {
+                    tracing::warn!(node = peer.name, %cidr, "no way to the node's pods: {reason}");
+                    ways.failed += 1;
+                }
+            }
+        }
+        ways
     }
 
     /// The way to a pod CIDR of a peer, or why there is none.
@@ -219,7 +181,7 @@ impl Peers {
         let own = local.ok_or_else(|| Error::Config("a VXLAN needs the node's address".to_owned()))?;
         let vxlan = Vxlan { id: self.config.vxlan_id, port: self.config.vxlan_port, local };
         let mac = end_mac(own);
-        let mtu = device_mtu(netlink, local)?.saturating_sub(Routing::Vxlan.overhead(local)).max(MIN_MTU);
+        let mtu = device_mtu(netlink, local.as_slice())?.saturating_sub(Routing::Vxlan.overhead(local)).max(MIN_MTU);
         let fits = |link: &crate::netlink::Link| link.vxlan == Some(vxlan) && link.mac == mac && link.mtu == mtu;
         let mut link = netlink.link(DEVICE)?;
         if !link.as_ref().is_some_and(fits) {
@@ -306,6 +268,15 @@ impl Peers {
     }
 }
 
+/// The ways to all peers.
+#[derive(Default)]
+struct Ways {
+    direct: BTreeMap<IpNet, Route>,
+    tunnels: Vec<Tunnel>,
+    /// Pod CIDRs that none leads to.
+    failed: usize,
+}
+
 enum Way {
     Direct(Route),
     Tunnel(IpAddr),
@@ -367,16 +338,5 @@ mod tests {
         for elsewhere in [[192, 0, 2, 129], [198, 51, 100, 1], [203, 0, 113, 1]] {
             assert_eq!(on_link(&routes, elsewhere.into()), None, "{elsewhere:?}");
         }
-    }
-
-    #[test]
-    fn only_a_vxlan_takes_bytes_off_the_mtu() {
-        let (v4, v6) = (Some([192, 0, 2, 1].into()), Some("2001:db8::1".parse().unwrap()));
-        assert_eq!((Routing::Direct.overhead(v4), Routing::Routes.overhead(v6)), (0, 0));
-        assert_eq!((Routing::Auto.overhead(v4), Routing::Vxlan.overhead(v6)), (50, 70));
-        for routing in [Routing::Auto, Routing::Direct, Routing::Vxlan, Routing::Routes] {
-            assert_eq!(routing.to_string().parse::<Routing>().unwrap(), routing);
-        }
-        assert!("ipip".parse::<Routing>().is_err());
     }
 }

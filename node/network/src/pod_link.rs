@@ -1,18 +1,20 @@
 //! The wire between a pod and its node.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd as _;
 use std::time::Duration;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{Ipv4Net, Ipv6Net};
 use netlink_packet_route::route::RouteProtocol;
 use sha2::{Digest as _, Sha256};
 
 use crate::netlink::{Link, Netlink, OWN_PROTOCOL, Route, Veth, Via};
-use crate::{Error, Lease, Result, netns, sysctl};
+use crate::{Addresses, Error, Lease, Result, netns, sysctl};
 
 /// Every pod's default gateway. No device has this address: the pod knows the hardware address behind it.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+/// The same of IPv6.
+pub const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 const DEVICE_PREFIX: &str = "skep";
 /// Hexadecimal digits of the hash in a device's name: with the prefix, the 15 letters a name may have.
@@ -43,14 +45,19 @@ pub fn is_host_device_name(name: &str) -> bool {
     name.strip_prefix(DEVICE_PREFIX).is_some_and(hash)
 }
 
-/// Hardware address of the pod's end: made of its address, so that both ends can be rebuilt from a lease.
-pub(crate) fn pod_mac(address: Ipv4Addr) -> [u8; 6] {
-    mac(POD_END, address)
+/// The default gateway of `address`'s family.
+pub(crate) fn gateway(address: IpAddr) -> IpAddr {
+    if address.is_ipv4() { GATEWAY.into() } else { GATEWAY6.into() }
+}
+
+/// Hardware address of the pod's end: made of its addresses, so that both ends can be rebuilt from a lease.
+pub(crate) fn pod_mac(addresses: Addresses) -> [u8; 6] {
+    mac(POD_END, addresses)
 }
 
 /// Hardware address of the node's end.
-pub(crate) fn host_mac(address: Ipv4Addr) -> [u8; 6] {
-    mac(HOST_END, address)
+pub(crate) fn host_mac(addresses: Addresses) -> [u8; 6] {
+    mac(HOST_END, addresses)
 }
 
 /// Hardware address of the pod's end, from that of the node's.
@@ -59,28 +66,39 @@ pub(crate) fn other_end(mut host: [u8; 6]) -> [u8; 6] {
     host
 }
 
-fn mac(second: u8, address: Ipv4Addr) -> [u8; 6] {
-    let [a, b, c, d] = address.octets();
+fn mac(second: u8, addresses: Addresses) -> [u8; 6] {
+    let [a, b, c, d] = match addresses.primary() {
+        IpAddr::V4(address) => address.octets(),
+        IpAddr::V6(address) => {
+            let hash = Sha256::digest(address.octets());
+            [hash[0], hash[1], hash[2], hash[3]]
+        }
+    };
     // 0x0a: administered locally, for one receiver.
     [0x0a, second, a, b, c, d]
 }
 
 /// What the wires of a node have in common.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Wiring {
     pub(crate) mtu: u32,
-    /// The source address of the node's own packets to pods.
-    pub(crate) node_ip: Option<IpAddr>,
+    /// The source addresses of the node's own packets to pods; the first of a family counts.
+    pub(crate) node_ips: Vec<IpAddr>,
 }
 
 /// Joins a pod to the node. On failure nothing of it is left.
-pub(crate) fn connect(lease: &Lease, wiring: Wiring) -> Result<()> {
+pub(crate) fn connect(lease: &Lease, wiring: &Wiring) -> Result<()> {
     let namespace = netns::open(&lease.namespace)?;
     let name = host_device_name(&lease.container, &lease.interface);
     let mut host = Netlink::open()?;
     let mut pod = netns::within(&lease.namespace, &namespace, || {
         // The pod's end will be the only one with its address: asking around for another user only takes time.
         sysctl::set_if_present("ipv6/conf/default/accept_dad", "0")?;
+        if lease.addresses.has_v6() {
+            // A runtime may have turned IPv6 off. All a pod has to know of its network it is told here, nothing by routers.
+            sysctl::set("ipv6/conf/default/disable_ipv6", "0")?;
+            sysctl::set("ipv6/conf/default/accept_ra", "0")?;
+        }
         let mut pod = Netlink::open()?;
         pod.set_up(LOOPBACK, None)?;
         Ok(pod)
@@ -89,9 +107,9 @@ pub(crate) fn connect(lease: &Lease, wiring: Wiring) -> Result<()> {
     host.delete_link(&name)?;
     host.add_veth(&Veth {
         name: &name,
-        mac: host_mac(lease.address),
+        mac: host_mac(lease.addresses),
         peer_name: &lease.interface,
-        peer_mac: pod_mac(lease.address),
+        peer_mac: pod_mac(lease.addresses),
         peer_namespace: namespace.as_fd(),
         mtu: wiring.mtu,
     })?;
@@ -109,23 +127,35 @@ pub(crate) fn connect(lease: &Lease, wiring: Wiring) -> Result<()> {
     configured
 }
 
-/// The node's end: up, one route, one neighbour. Does no harm where it was done before.
-pub(crate) fn configure_host(host: &mut Netlink, lease: &Lease, wiring: Wiring) -> Result<()> {
+/// The node's end: up, of each address one route and one neighbour. Does no harm where it was done before.
+pub(crate) fn configure_host(host: &mut Netlink, lease: &Lease, wiring: &Wiring) -> Result<()> {
     let name = host_device_name(&lease.container, &lease.interface);
     let link = find(host, &name)?;
     // Before it is up, so that no IPv6 address is made and announced that nobody uses.
-    sysctl::set_if_present(&format!("ipv6/conf/{name}/disable_ipv6"), "1")?;
+    if lease.addresses.has_v6() {
+        sysctl::set(&format!("ipv6/conf/{name}/disable_ipv6"), "0")?;
+        sysctl::set(&format!("ipv6/conf/{name}/addr_gen_mode"), "1")?;
+        sysctl::set(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
+    } else {
+        sysctl::set_if_present(&format!("ipv6/conf/{name}/disable_ipv6"), "1")?;
+    }
     // Strict: what comes out of the pod has the pod's address.
     sysctl::set(&format!("ipv4/conf/{name}/rp_filter"), "1")?;
-    host.set_up(link.index, Some(&format!("skep pod {} {}", lease.address, lease.container)))?;
-    host.replace_route(&host_route(link.index, lease, wiring))?;
-    host.replace_neighbour(link.index, lease.address.into(), pod_mac(lease.address))
+    host.set_up(link.index, Some(&format!("skep pod {} {}", lease.addresses, lease.container)))?;
+    for (address, route) in lease.addresses.iter().zip(host_routes(link.index, lease, wiring)) {
+        host.replace_route(&route)?;
+        host.replace_neighbour(link.index, address, pod_mac(lease.addresses))?;
+    }
+    Ok(())
 }
 
 fn configure_pod(pod: &mut Netlink, index: u32, lease: &Lease) -> Result<()> {
-    pod.replace_address(index, lease.address.into())?;
-    pod.replace_neighbour(index, GATEWAY.into(), host_mac(lease.address))?;
-    pod.replace_route(&default_route(index))
+    for address in lease.addresses.iter() {
+        pod.replace_address(index, address)?;
+        pod.replace_neighbour(index, gateway(address), host_mac(lease.addresses))?;
+        pod.replace_route(&default_route(index, address))?;
+    }
+    Ok(())
 }
 
 /// The end that came up first drops packets until a kernel worker has noticed the other: mostly done by now, always soon.
@@ -146,28 +176,34 @@ pub(crate) fn disconnect(container: &str, interface: &str) -> Result<bool> {
 }
 
 /// Whether everything is as [`connect`] left it.
-pub(crate) fn check(lease: &Lease, wiring: Wiring) -> Result<()> {
+pub(crate) fn check(lease: &Lease, wiring: &Wiring) -> Result<()> {
     check_host(&mut Netlink::open()?, lease, wiring)?;
     let namespace = netns::open(&lease.namespace)?;
     let mut pod = netns::within(&lease.namespace, &namespace, Netlink::open)?;
-    let link = find_up(&mut pod, &lease.interface, &pod_mac(lease.address))?;
-    if !pod.addresses()?.contains(&(link.index, lease.address.into())) {
-        return Err(Error::Broken(format!("{} in the pod has not the address {}", link.name, lease.address)));
-    }
-    if !pod.routes()?.contains(&default_route(link.index)) {
-        return Err(Error::Broken(format!("the pod has no default route over {}", link.name)));
+    let link = find_up(&mut pod, &lease.interface, &pod_mac(lease.addresses))?;
+    let (addresses, routes) = (pod.addresses()?, pod.routes()?);
+    for address in lease.addresses.iter() {
+        if !addresses.contains(&(link.index, address)) {
+            return Err(Error::Broken(format!("{} in the pod has not the address {address}", link.name)));
+        }
+        if !routes.contains(&default_route(link.index, address)) {
+            let gateway = gateway(address);
+            return Err(Error::Broken(format!("the pod has no default route over {} to {gateway}", link.name)));
+        }
     }
     Ok(())
 }
 
 /// Whether the node's end is as [`connect`] left it.
-pub(crate) fn check_host(host: &mut Netlink, lease: &Lease, wiring: Wiring) -> Result<()> {
-    let link = find_up(host, &host_device_name(&lease.container, &lease.interface), &host_mac(lease.address))?;
-    let route = host_route(link.index, lease, wiring);
-    if !host.routes()?.contains(&route) {
-        return Err(Error::Broken(format!("the node has no route to {} over {}", lease.address, link.name)));
+pub(crate) fn check_host(host: &mut Netlink, lease: &Lease, wiring: &Wiring) -> Result<()> {
+    let link = find_up(host, &host_device_name(&lease.container, &lease.interface), &host_mac(lease.addresses))?;
+    let routes = host.routes()?;
+    match host_routes(link.index, lease, wiring).find(|route| !routes.contains(route)) {
+        Some(route) => {
+            Err(Error::Broken(format!("the node has no route to {} over {}", route.destination.addr(), link.name)))
+        }
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Sets up the loopback device of a namespace.
@@ -176,19 +212,21 @@ pub(crate) fn loopback_up(namespace: &std::path::Path) -> Result<()> {
     netns::within(namespace, &file, || Netlink::open()?.set_up(LOOPBACK, None))
 }
 
-pub(crate) fn host_route(index: u32, lease: &Lease, wiring: Wiring) -> Route {
-    Route {
-        destination: IpNet::V4(lease.address.into()),
+/// The node's routes to a pod, in the order of its addresses.
+pub(crate) fn host_routes(index: u32, lease: &Lease, wiring: &Wiring) -> impl Iterator<Item = Route> {
+    lease.addresses.iter().map(move |address| Route {
+        destination: address.into(),
         via: Via::Link(index),
         protocol: OWN_PROTOCOL,
-        source: wiring.node_ip.filter(IpAddr::is_ipv4),
-    }
+        source: wiring.node_ips.iter().copied().find(|source| source.is_ipv4() == address.is_ipv4()),
+    })
 }
 
-fn default_route(index: u32) -> Route {
+/// The pod's route to everybody of `address`'s family.
+fn default_route(index: u32, address: IpAddr) -> Route {
     Route {
-        destination: IpNet::V4(Ipv4Net::default()),
-        via: Via::Gateway(index, GATEWAY.into()),
+        destination: if address.is_ipv4() { Ipv4Net::default().into() } else { Ipv6Net::default().into() },
+        via: Via::Gateway(index, gateway(address)),
         protocol: RouteProtocol::Boot,
         source: None,
     }

@@ -2,12 +2,13 @@
 //! Needs root and iproute2.
 
 #[path = "network/harness.rs"]
+#[allow(dead_code, reason = "shared with the other tests")]
 mod harness;
 
 use std::collections::HashSet;
 use std::fs;
 use std::io::{ErrorKind, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -36,7 +37,7 @@ fn the_nodes_ends_of_wires_are_told_with_the_addresses_behind_them() {
     assert_eq!(found(), []);
     let (a, b) = (node.add("pod-a"), node.add("pod-b"));
     let told: Vec<_> = found().into_iter().map(|device| (device.name, device.addresses)).collect();
-    let wire = |container, address: Ipv4Addr| (host_device_name(container, "eth0"), vec![address.into()]);
+    let wire = |container, address| (host_device_name(container, "eth0"), vec![address]);
     assert_eq!(told, [wire("pod-a", a.address), wire("pod-b", b.address)]);
     assert!(found()[0].index < found()[1].index);
     let inside = |namespace: &Namespace| namespace.ip("-o link show dev eth0");
@@ -125,7 +126,10 @@ fn adding_again_gives_the_same_and_mends_what_is_broken() {
 
     pod.namespace.ip("route del default");
     let error = node.call("CHECK", "pod", Some(&pod.namespace.path)).unwrap_err();
-    assert_eq!((&error["code"], &error["msg"]), (&101.into(), &"the pod has no default route over eth0".into()));
+    assert_eq!(
+        (&error["code"], &error["msg"]),
+        (&101.into(), &"the pod has no default route over eth0 to 169.254.1.1".into())
+    );
     let mended = node.call("ADD", "pod", Some(&pod.namespace.path)).unwrap();
     assert_eq!(mended["ips"], again["ips"]);
     assert_eq!(exchange(&pod.namespace, &node.namespace, Node::ADDRESS), pod.address.to_string());
@@ -175,7 +179,7 @@ fn pods_added_at_once_never_share_an_address() {
     });
     let leases = node.network.leases().unwrap();
     assert_eq!(leases.len(), 32);
-    assert_eq!(leases.iter().map(|lease| lease.address).collect::<HashSet<_>>().len(), 32);
+    assert_eq!(leases.iter().map(|lease| lease.addresses).collect::<HashSet<_>>().len(), 32);
 }
 
 #[test]
@@ -279,8 +283,8 @@ fn a_pod_cannot_speak_under_an_address_that_is_not_its_own() {
     let target = server.local_addr().unwrap();
     pod.namespace.ip("address add 10.77.0.99/32 dev eth0");
     pod.namespace.run(|| {
-        let send = |source: Ipv4Addr| UdpSocket::bind((source, 0)).unwrap().send_to(b"x", target).unwrap();
-        send(Ipv4Addr::new(10, 77, 0, 99));
+        let send = |source: IpAddr| UdpSocket::bind((source, 0)).unwrap().send_to(b"x", target).unwrap();
+        send([10, 77, 0, 99].into());
         send(pod.address);
     });
     server.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -301,7 +305,7 @@ fn setup_can_be_repeated_and_teardown_removes_everything() {
     let conflist = fs::read_to_string(node.config.cni_conf_dir.join(CONFLIST_NAME)).unwrap();
     let conflist: serde_json::Value = serde_json::from_str(&conflist).unwrap();
     assert_eq!(conflist["plugins"][0]["type"], "skep-cni");
-    assert_eq!(conflist["plugins"][0]["podCIDR"], "10.77.0.0/24");
+    assert_eq!(conflist["plugins"][0]["podCIDRs"], serde_json::json!(["10.77.0.0/24"]));
     let own = fs::read(std::env::current_exe().unwrap()).unwrap();
     for name in ["skep-cni", "loopback"] {
         assert!(fs::read(node.config.cni_bin_dir.join(name)).unwrap() == own, "{name}");
@@ -312,6 +316,29 @@ fn setup_can_be_repeated_and_teardown_removes_everything() {
         assert_eq!(fs::read_dir(dir).unwrap().count(), 0, "{}", dir.display());
     }
     assert!(!pod.namespace.ip("link show").contains("eth0"));
+}
+
+#[test]
+fn pods_get_the_mtu_that_the_ways_to_other_nodes_leave_them() {
+    let node = Node::new("10.77.0.0/24");
+    let mtu = |pod: &harness::Pod| {
+        let shown = pod.namespace.ip("-oneline link show eth0");
+        shown.split_once("mtu ").unwrap().1.split(' ').next().unwrap().to_owned()
+    };
+    let old = node.add("old");
+    let fit = |overhead| node.namespace.run(|| node.network.fit(overhead).unwrap());
+    assert_eq!([fit(50), fit(50)], [true, false]);
+    let new = node.add("new");
+    assert_eq!([mtu(&old), mtu(&new)], ["1400", "1350"], "who is there keeps what it has");
+    assert_eq!(exchange(&old.namespace, &new.namespace, new.address), old.address.to_string());
+    assert!(fit(0));
+    assert_eq!(mtu(&node.add("newest")), "1400");
+    // What the settings name is what pods get.
+    let mut config = node.config.clone();
+    config.mtu = Some(1300);
+    let changed = node.namespace.run(|| Network::setup(config).unwrap().fit(50).unwrap());
+    assert!(!changed);
+    assert_eq!(mtu(&node.add("named")), "1300");
 }
 
 #[test]
@@ -373,11 +400,11 @@ fn calls_that_make_no_sense_get_the_specifications_errors() {
 fn settings_that_cannot_work_are_refused() {
     let node = Node::prepare("10.77.0.0/24");
     for (pods, services) in
-        [("10.77.0.0/31", "10.96.0.0/12"), ("fd00::/64", "10.96.0.0/12"), ("10.96.1.0/24", "10.96.0.0/12")]
+        [("10.77.0.0/31", "10.96.0.0/12"), ("fd00::/127", "fd96::/108"), ("10.96.1.0/24", "10.96.0.0/12")]
     {
         let mut config = node.config.clone();
-        config.pod_cidr = pods.parse().unwrap();
-        config.service_cidr = Some(services.parse().unwrap());
+        config.pod_cidrs = vec![pods.parse().unwrap()];
+        config.service_cidrs = vec![services.parse().unwrap()];
         node.namespace.run(|| Network::setup(config).unwrap_err());
     }
 }

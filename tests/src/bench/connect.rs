@@ -26,8 +26,8 @@ pub fn measure() -> Result<Vec<Row>> {
     crowd::gather(&cluster, 0..FEW - 3)?;
 
     let wire = Wire::build(&node.spec().name, Between::Direct)?;
-    let (client, bare_client) = (Place::pod(node, 8081)?, Place::bare(wire.pod(1, 1)?));
-    let _servers = (serve_all(&Place::pod(node, 8082)?)?, serve_all(&Place::bare(wire.pod(1, 2)?))?);
+    let (client, bare_client) = (Place::pod(node, 8081)?, wire.pod(1, 1)?);
+    let _servers = (serve_all(&Place::pod(node, 8082)?)?, serve_all(&wire.pod(1, 2)?)?);
     let bare = Way::new(&bare_client, Wire::address(1, 2));
     let against = (&bare, "straight to a pod without programs");
 

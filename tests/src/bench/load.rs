@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -27,7 +27,12 @@ pub struct Outcome {
 impl Load {
     /// Starts `toolbox` with `args`.
     pub fn start(place: &Place, args: &[&str]) -> Result<Self> {
-        let child = place.toolbox(args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        Self::run(place.toolbox(args))
+    }
+
+    /// Starts `command`, which must be such a toolbox.
+    pub fn run(mut command: Command) -> Result<Self> {
+        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         Ok(Self { child })
     }
 

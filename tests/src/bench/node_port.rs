@@ -29,7 +29,7 @@ pub fn measure() -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for (name, served, machine) in [("near", 8081, 1), ("far", 8082, 2)] {
         let place = Place::pod(nodes[machine - 1], served)?;
-        let bare_place = Place::bare(wire.pod(machine, 1)?);
+        let bare_place = wire.pod(machine, 1)?;
         let echo = ["echo", &ECHO.to_string()];
         let _servers = (place.serve(&echo)?, bare_place.serve(&echo)?);
         let port = node_ports(&cluster, name)?[0];

@@ -14,7 +14,7 @@ use xtask::{cgroup, process, workspace};
 /// Seconds that a timed client may take before it counts as hung.
 const PATIENCE: &str = "20";
 
-/// A network namespace and, where sockets are to be translated, a cgroup.
+/// A network namespace and, where there may be a cluster's programs on it, a cgroup.
 #[derive(Clone, Debug)]
 pub struct Place {
     netns: PathBuf,
@@ -25,6 +25,11 @@ impl Place {
     /// A namespace of no node: nothing translates its sockets.
     pub fn bare(netns: &Netns) -> Self {
         Self { netns: netns.path(), cgroup: None }
+    }
+
+    /// The same namespace, in a cgroup.
+    pub fn within(self, cgroup: PathBuf) -> Self {
+        Self { cgroup: Some(cgroup), ..self }
     }
 
     /// Beside the processes of a node.

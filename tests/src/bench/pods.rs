@@ -32,7 +32,7 @@ fn measure(between: Between) -> Result<Vec<Row>> {
     cluster.wait_ready_pods("app", 3)?;
     let client = Place::pod(nodes[0], 8081)?;
     let wire = Wire::build(&nodes[0].spec().name, between)?;
-    let bare_client = Place::bare(wire.pod(1, 1)?);
+    let bare_client = wire.pod(1, 1)?;
 
     let mut ways = vec![("c", Place::pod(nodes[1], 8083)?, (2, 1), format!("to pod, across nodes ({routing})"))];
     if between == Between::Direct {
@@ -41,7 +41,7 @@ fn measure(between: Between) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for (name, server, (machine, number), what) in ways {
         let address = cluster.get(&["pod", name], "{.status.podIP}")?;
-        let bare = Place::bare(wire.pod(machine, number)?);
+        let bare = wire.pod(machine, number)?;
         let _servers = (serve_all(&server)?, serve_all(&bare)?);
         let ours = Way::new(&client, address);
         let limit = Way::new(&bare_client, Wire::address(machine as u8, number as u8));

@@ -37,7 +37,7 @@ pub(crate) fn get(address: &str) -> Result<String, String> {
 /// The answer to one datagram sent from an unconnected socket; it must come from the address that was asked.
 pub(crate) fn udp(address: &str) -> Result<String, String> {
     let ask = || -> std::io::Result<(String, String)> {
-        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        let socket = UdpSocket::bind(if address.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" })?;
         socket.set_read_timeout(Some(TIMEOUT))?;
         socket.send_to(b"who?", address)?;
         let mut answer = [0; 512];

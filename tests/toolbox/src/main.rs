@@ -6,6 +6,7 @@
 mod client;
 mod flow;
 mod load;
+mod probe;
 mod rounds;
 mod server;
 
@@ -19,6 +20,9 @@ const USAGE: &str = "usage:
   toolbox get HOST:PORT         print the body of one HTTP answer
   toolbox udp HOST:PORT         print the answer to one datagram
   toolbox stay HOST:PORT        ask by datagrams of one connected socket, again and again; print who answers when that changes
+  toolbox tell PORT             answer with the pod's name and the client's address
+  toolbox probe PORT            ask what standard input says, all at once, datagrams from PORT and those after it; print who
+                                answers, or what is met instead
   toolbox hammer HOST:PORT      connect again and again until standard input ends; print who answered, how often
   toolbox flow connected|unconnected HOST:PORT
                                 ask by datagrams each half millisecond; print when who answers changes
@@ -44,6 +48,8 @@ fn main() -> ExitCode {
         ["sink", port] => number(port).and_then(server::sink),
         ["get", address] => client::get(address).map(|body| print!("{body}")),
         ["udp", address] => client::udp(address).map(|body| print!("{body}")),
+        ["tell", port] => number(port).and_then(probe::tell),
+        ["probe", port] => number(port).and_then(probe::probe),
         ["stay", address] => client::stay(address),
         ["hammer", address] => client::hammer(address),
         ["crr", address, count] => number(count).and_then(|count| rounds::crr(address, count)),

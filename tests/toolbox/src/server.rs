@@ -14,8 +14,7 @@ pub(crate) fn serve(port: u16, name: Option<&str>) -> Result<(), String> {
     // Before any other thread, so that all of them inherit the blocked signals.
     end_on_signal()?;
     let name = name.map_or_else(pod_name, |name| Ok(name.to_owned()))?;
-    let tcp = listen(port)?;
-    let udp = UdpSocket::bind(("0.0.0.0", port)).map_err(|e| format!("cannot listen on UDP port {port}: {e}"))?;
+    let (tcp, udp) = everywhere(port)?;
     println!("serving as {name} on port {port}");
     let answer = format!("{name}\n");
     std::thread::spawn({
@@ -105,18 +104,26 @@ fn swallow(stream: &mut TcpStream) -> std::io::Result<u64> {
     }
 }
 
-fn listen(port: u16) -> Result<TcpListener, String> {
+pub(crate) fn listen(port: u16) -> Result<TcpListener, String> {
     TcpListener::bind(("0.0.0.0", port)).map_err(|e| format!("cannot listen on TCP port {port}: {e}"))
 }
 
+/// TCP and UDP on all addresses of both families; of IPv4 alone where there is no other.
+fn everywhere(port: u16) -> Result<(TcpListener, UdpSocket), String> {
+    let tcp = TcpListener::bind(("::", port)).or_else(|_| TcpListener::bind(("0.0.0.0", port)));
+    let tcp = tcp.map_err(|e| format!("cannot listen on TCP port {port}: {e}"))?;
+    let udp = UdpSocket::bind(("::", port)).or_else(|_| UdpSocket::bind(("0.0.0.0", port)));
+    Ok((tcp, udp.map_err(|e| format!("cannot listen on UDP port {port}: {e}"))?))
+}
+
 /// The pod's name is its host name.
-fn pod_name() -> Result<String, String> {
+pub(crate) fn pod_name() -> Result<String, String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
     Ok(name.map_err(|e| format!("cannot read the host name: {e}"))?.trim().to_owned())
 }
 
 /// Ends the process on SIGTERM and SIGINT: the kernel ignores them for a container's first process unless it asks.
-fn end_on_signal() -> Result<(), String> {
+pub(crate) fn end_on_signal() -> Result<(), String> {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGINT);
@@ -144,7 +151,7 @@ fn respond(mut stream: &TcpStream, body: &str) -> std::io::Result<()> {
             break;
         }
     }
-    println!("{} {request}", stream.peer_addr()?.ip());
+    println!("{} {request}", stream.peer_addr()?.ip().to_canonical());
     let length = body.len();
     write!(
         stream,

@@ -7,7 +7,7 @@ use rand::Rng as _;
 use serde::de::DeserializeOwned;
 use skep_storage::Object;
 
-use crate::dispatch::Registries;
+use crate::{dispatch::Registries, registry::service::of_first_family};
 
 /// What stands in the way of a Service, as the condition's reason and message.
 #[derive(Debug)]
@@ -51,8 +51,8 @@ pub(super) fn endpoint(
     let named = spec.ports.iter().flatten().find(|own| own.port == port);
     let named = named.ok_or_else(|| format!("no service port {port} found for service {name:?}"))?;
     let named = named.name.clone().unwrap_or_default();
-    let ready: Vec<(String, u16)> =
-        slices(registries, namespace, name).iter().flat_map(|slice| addresses(slice, &named)).collect();
+    let ready = slices(registries, namespace, name).iter().flat_map(|slice| addresses(slice, &named)).collect();
+    let ready = of_first_family(&spec, ready);
     if ready.is_empty() {
         return Err(format!("no endpoints available for service {name:?}"));
     }

@@ -1,8 +1,9 @@
 //! Addresses and node ports of Services that another API server has stored: upstream counts node ports in a bitmap, and
-//! older releases the addresses, too. Here each is a key, which is made before anything is given out.
+//! older releases the addresses, too. Here each is a key, which is made before anything is given out, and again if it was
+//! deleted.
 
 use k8s_openapi::api::core::v1::Service;
-use skep_storage::{Error, Storage, Txn};
+use skep_storage::{Compare, Error, Storage, Txn};
 
 use crate::{error::Result, registry::service};
 
@@ -23,9 +24,10 @@ pub(crate) async fn run(storage: &Storage) -> Result<()> {
             if caches.iter().any(|cache| cache.get(&key).is_some()) {
                 continue;
             }
-            match storage.commit(Txn::new().create(key.as_str(), value)).await {
+            let unchanged = Compare::AtRevision(object.key().to_string(), object.mod_revision());
+            match storage.commit(Txn::new().compare(unchanged).create(key.as_str(), value)).await {
                 Ok(_) => tracing::info!(service = %object.key(), %key, "took over what a Service holds"),
-                // Another server was quicker.
+                // Another server was quicker, or the Service has changed.
                 Err(Error::Conflict(_)) => {}
                 Err(error) => return Err(error.into()),
             }

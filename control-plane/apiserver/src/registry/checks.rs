@@ -114,6 +114,15 @@ pub(crate) fn or(field: &mut Option<String>, value: &str) {
     }
 }
 
+/// Whether there is at most one address of each family. What is none does not count.
+pub(crate) fn one_of_each_family(addresses: impl IntoIterator<Item = std::net::IpAddr>) -> bool {
+    let (mut v4, mut v6) = (0, 0);
+    for address in addresses {
+        *(if address.is_ipv4() { &mut v4 } else { &mut v6 }) += 1;
+    }
+    v4 <= 1 && v6 <= 1
+}
+
 /// A port number that must be given.
 pub(crate) fn port_number(errors: &mut Errors, path: &Path<'_>, number: i32) {
     let complaints = name::port_number(i64::from(number));

@@ -88,13 +88,7 @@ impl Strategy for Nodes {
                 errors.push(Error::duplicate(&at, taint));
             }
         }
-        let path = Path::new("spec.podCIDRs");
-        for (i, cidr) in node.spec.iter().flat_map(|s| s.pod_cidrs.iter().flatten()).enumerate() {
-            if cidr.parse::<ipnet::IpNet>().is_err() {
-                let why = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-                errors.push(Error::invalid(&path.index(i), cidr, why));
-            }
-        }
+        validate_pod_cidrs(node, &mut errors);
         validate_amounts(node, &mut errors);
         errors
     }
@@ -185,6 +179,24 @@ fn validate_amounts(node: &Node, errors: &mut Errors) {
     }
 }
 
+fn validate_pod_cidrs(node: &Node, errors: &mut Errors) {
+    let path = Path::new("spec.podCIDRs");
+    let given = node.spec.as_ref().and_then(|spec| spec.pod_cidrs.as_deref()).unwrap_or_default();
+    let mut networks = Vec::new();
+    for (i, cidr) in given.iter().enumerate() {
+        match cidr.parse::<ipnet::IpNet>() {
+            Ok(network) => networks.push(network.addr()),
+            Err(_) => {
+                let why = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+                errors.push(Error::invalid(&path.index(i), cidr, why));
+            }
+        }
+    }
+    if !checks::one_of_each_family(networks) {
+        errors.push(Error::invalid(&path, given, "may specify no more than one CIDR for each IP family"));
+    }
+}
+
 /// `podCIDR` is the first of `podCIDRs`, whichever of the two was sent.
 fn same_cidrs(spec: &mut NodeSpec) {
     if let Some(first) = spec.pod_cidrs.as_ref().and_then(|list| list.first()) {
@@ -259,6 +271,28 @@ mod tests {
         assert_eq!(
             Nodes.validate_update(&new, &old)[0].to_string(),
             "spec.podCIDRs: Forbidden: node updates may not change podCIDR except from \"\" to valid"
+        );
+    }
+
+    #[test]
+    fn a_node_has_at_most_one_pod_range_of_each_family() {
+        let problems = |cidrs: Value| {
+            let errors = Nodes.validate(&node(json!({"spec": {"podCIDRs": cidrs}})));
+            errors.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(problems(json!(["10.0.0.0/24", "fd00::/64"])), [] as [&str; 0]);
+        assert_eq!(
+            problems(json!(["fd00::/64", "fd01::/64"])),
+            [
+                "spec.podCIDRs: Invalid value: [\"fd00::/64\",\"fd01::/64\"]: may specify no more than one CIDR for each IP \
+                 family"
+            ]
+        );
+        assert_eq!(problems(json!(["10.0.0.0/24", "fd00::/64", "10.0.1.0/24"])).len(), 1);
+        assert_eq!(
+            problems(json!(["10.0.0.0/24", "fd00::"])),
+            ["spec.podCIDRs[1]: Invalid value: \"fd00::\": must be a valid CIDR value, (e.g. 10.9.8.0/24 or \
+                 2001:db8::/64)"]
         );
     }
 

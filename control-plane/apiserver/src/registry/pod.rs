@@ -138,6 +138,9 @@ impl Strategy for Pods {
         for (i, ip) in status.pod_ips.iter().flatten().enumerate() {
             checks::name(&mut errors, &list.index(i), &ip.ip, name::ip);
         }
+        if !checks::one_of_each_family(status.pod_ips.iter().flatten().filter_map(|ip| ip.ip.parse().ok())) {
+            errors.push(Error::invalid(&list, &status.pod_ips, "may specify no more than one IP for each IP family"));
+        }
         let list = path.child("conditions");
         for (i, condition) in status.conditions.iter().flatten().enumerate() {
             let at = list.index(i);

@@ -2,6 +2,7 @@
 
 mod allocate;
 mod defaults;
+mod families;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -23,7 +24,8 @@ use super::checks::text;
 use super::strategy::{Change, Column, Context, Reservation, Strategy};
 use super::table_info::info;
 
-pub(crate) use allocate::{ADDRESS_PREFIX, Allocators, NODE_PORT_PREFIX, holdings};
+pub(crate) use allocate::{ADDRESS_PREFIX, Allocators, DEFAULT_RANGE, NODE_PORT_PREFIX, Networks, holdings, usable};
+pub(crate) use families::of_first_family;
 
 /// Where services are stored.
 pub(crate) const PREFIX: &str = "/registry/services/specs/";
@@ -39,8 +41,8 @@ impl Services {
         Services { allocators }
     }
 
-    fn family(&self) -> &'static str {
-        self.allocators.as_ref().map_or("IPv4", |a| a.family())
+    fn families(&self) -> &[&'static str] {
+        self.allocators.as_ref().map_or(&[families::IPV4], |allocators| allocators.families())
     }
 }
 
@@ -73,11 +75,17 @@ impl Strategy for Services {
         defaults::set_status(service);
         let spec = service.spec.get_or_insert_default();
         defaults::cluster_ips(spec, None);
-        defaults::families(spec, self.family());
+        // What is wrong is said by `validate` and `validate_create`.
+        families::settle(spec, None, self.families());
     }
 
     fn validate(&self, service: &Service) -> Errors {
-        validate::validate(service, self.family())
+        validate::validate(service)
+    }
+
+    fn validate_create(&self, service: &Service) -> Errors {
+        let mut spec = service.spec.clone().unwrap_or_default();
+        families::settle(&mut spec, None, self.families())
     }
 
     fn prepare_for_update(&self, _ctx: &Context<'_>, service: &mut Service, old: &Service) {
@@ -85,14 +93,14 @@ impl Strategy for Services {
         let spec = service.spec.get_or_insert_default();
         let empty = ServiceSpec::default();
         let old = old.spec.as_ref().unwrap_or(&empty);
-        defaults::cluster_ips(spec, Some(old));
         update::keep_allocations(spec, old);
+        defaults::cluster_ips(spec, Some(old));
         update::drop_by_type(spec, old);
-        defaults::families(spec, self.family());
+        families::settle(spec, Some(old), self.families());
     }
 
     fn validate_update(&self, service: &Service, old: &Service) -> Errors {
-        update::validate(service, old)
+        update::validate(service, old, self.families())
     }
 
     fn allow_create_on_update(&self) -> bool {

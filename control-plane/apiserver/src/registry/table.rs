@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use skep_storage::ResourceSchema;
+use ipnet::IpNet;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
+use skep_storage::{ResourceSchema, Storage};
 
 use crate::{Config, error::Result};
 
@@ -60,9 +62,24 @@ impl Allocators {
         let caches: Vec<_> =
             [service::ADDRESS_PREFIX, NODE_PORT_PREFIX].iter().filter_map(|p| config.storage.resource(p)).collect();
         let is_taken = Box::new(move |key: &str| caches.iter().any(|cache| cache.get(key).is_some()));
-        let allocators = service::Allocators::new(config.service_cidr, config.node_port_range.clone(), is_taken);
+        let configured: Vec<_> = std::iter::once(config.service_cidr).chain(config.secondary_service_cidr).collect();
+        let networks = networks(config.storage.clone(), configured.clone());
+        let allocators = service::Allocators::new(&configured, networks, config.node_port_range.clone(), is_taken);
         Ok(Self(Arc::new(allocators)))
     }
+}
+
+/// The ranges of the ServiceCIDRs there are. Their cache opens later than the allocators are made.
+fn networks(storage: Storage, configured: Vec<IpNet>) -> service::Networks {
+    Box::new(move || {
+        let objects = storage.resource(ServiceCidrs.prefix()).map(|cache| cache.snapshot());
+        let objects: Vec<ServiceCIDR> = objects
+            .iter()
+            .flat_map(|all| all.iter())
+            .filter_map(|one| serde_json::from_slice(one.json()).ok())
+            .collect();
+        service::usable(&objects, &configured)
+    })
 }
 
 /// Keys the cache must hold before services can allocate.

@@ -4,6 +4,8 @@ use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use rand::seq::IndexedRandom as _;
 use skep_storage::{Resource, Storage};
 
+use crate::registry::service::of_first_family;
+
 /// The Services and EndpointSlices of the cluster.
 pub(super) struct Services {
     services: Option<Resource>,
@@ -35,7 +37,7 @@ impl Services {
             return Err(format!("no service port {port} found for service {name:?}"));
         };
         let port_name = served.name.as_deref().unwrap_or_default();
-        let ready = self.ready(namespace, name, port_name);
+        let ready = of_first_family(&spec, self.ready(namespace, name, port_name));
         match ready.choose(&mut rand::rng()) {
             Some(found) => Ok(found.clone()),
             None => Err(format!("no endpoints available for service {name:?}")),

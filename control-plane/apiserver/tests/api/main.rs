@@ -9,6 +9,7 @@ mod conversion;
 mod crud;
 mod custom;
 mod custom_rules;
+mod dual_stack;
 mod fairness;
 mod faults;
 mod groups;

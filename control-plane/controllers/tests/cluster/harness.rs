@@ -46,6 +46,15 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) async fn start(config: Config) -> Self {
+        Self::start_with(config, None).await
+    }
+
+    /// With addresses of a second family for Services and pods.
+    pub(crate) async fn start_dual_stack(config: Config) -> Self {
+        Self::start_with(config, Some("fd00:96::/112")).await
+    }
+
+    async fn start_with(config: Config, second: Option<&str>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let etcd = Supervisor::start(SupervisorConfig::new(dir.path().join("etcd"))).await.unwrap();
         let storage = Storage::connect(etcd.etcd_config(), resource_schemas()).await.unwrap();
@@ -58,7 +67,8 @@ impl Cluster {
         // Endpoints may not be loopback addresses; nobody connects to this one (RFC 5737).
         let advertised = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
         let services = "10.96.0.0/16".parse().unwrap();
-        let server_config = skep_apiserver::Config::new(storage, services, advertised, 6443, Arc::new(kubelet));
+        let mut server_config = skep_apiserver::Config::new(storage, services, advertised, 6443, Arc::new(kubelet));
+        server_config.secondary_service_cidr = second.map(|range| range.parse().unwrap());
         let server = ApiServer::new(server_config).await.unwrap();
         let client = Client::new(server.service().with_user(UserInfo::master("test")), "default");
         let shutdown = CancellationToken::new();
@@ -67,7 +77,8 @@ impl Cluster {
             Self { client, shutdown, manager: Some(manager), kubelet: None, server, _etcd: etcd, _dir: dir };
         let accounts = cluster.api::<k8s_openapi::api::core::v1::ServiceAccount>("default");
         eventually("the default service account", || async { accounts.get_opt("default").await.unwrap() }).await;
-        cluster.kubelet = Some(tokio::spawn(run_pods(cluster.client.clone(), cluster.shutdown.clone())));
+        cluster.kubelet =
+            Some(tokio::spawn(run_pods(cluster.client.clone(), second.is_some(), cluster.shutdown.clone())));
         cluster
     }
 
@@ -128,7 +139,7 @@ where
 }
 
 /// What kubelets would report: every pod runs and is ready, unless its annotation `test/ready` says otherwise.
-async fn run_pods(client: Client, shutdown: CancellationToken) {
+async fn run_pods(client: Client, dual_stack: bool, shutdown: CancellationToken) {
     let all: Api<Pod> = Api::all(client.clone());
     let mut number = 0_u32;
     while !shutdown.is_cancelled() {
@@ -143,9 +154,13 @@ async fn run_pods(client: Client, shutdown: CancellationToken) {
             }
             number += 1;
             let ip = Ipv4Addr::from_bits(0x0a10_0000 + number).to_string();
+            let mut ips = vec![json!({"ip": ip})];
+            if dual_stack {
+                ips.push(json!({"ip": format!("fd00:16::{number:x}")}));
+            }
             let now = k8s_openapi::jiff::Timestamp::now().to_string();
             let status = json!({"status": {
-                "phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}],
+                "phase": "Running", "podIP": ip, "podIPs": ips,
                 "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": now}],
             }});
             let api: Api<Pod> = Api::namespaced(client.clone(), pod.metadata.namespace.as_deref().unwrap_or_default());

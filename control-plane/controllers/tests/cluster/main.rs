@@ -1,5 +1,6 @@
 //! The controller manager against a real API server and a real etcd.
 
+mod dual_stack;
 mod harness;
 mod mirroring;
 mod protection;

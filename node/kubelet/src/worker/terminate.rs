@@ -101,7 +101,7 @@ async fn persist<F: Future<Output = Result<(), Error>>>(what: &str, pod: &Pod, a
 
 /// Main and init containers at once, then sidecars in reverse order within what is left of the grace, then the sandbox.
 async fn stop(context: &Context, pod: &Pod, grace: i64) -> Result<(), Error> {
-    let view = PodView::load(&context.cri, pod.uid(), &PodView::default()).await?;
+    let view = context.view(pod.uid(), &PodView::default()).await?;
     let deadline = Instant::now() + seconds(grace);
     let role = |name: &str| pod.container(name).map_or(Role::Main, |(role, _)| role);
     let ips = view.sandbox().map(|sandbox| sandbox.ips.as_slice()).unwrap_or_default();
@@ -135,7 +135,7 @@ async fn stop(context: &Context, pod: &Pod, grace: i64) -> Result<(), Error> {
 
 /// A start that was cut off may have left something behind the list above.
 async fn settle(context: &Context, pod: &Pod) -> Result<(), Error> {
-    let view = PodView::load(&context.cri, pod.uid(), &PodView::default()).await?;
+    let view = context.view(pod.uid(), &PodView::default()).await?;
     let running = view.containers.iter().any(|record| record.state == State::Running);
     if running || view.sandboxes.iter().any(|sandbox| sandbox.ready) {
         return Err(Error::pod("something of the pod is still running"));

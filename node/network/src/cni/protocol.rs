@@ -110,12 +110,18 @@ pub(crate) struct NetConf {
     cni_version: String,
     #[serde(default, rename = "type")]
     pub(crate) kind: String,
+    #[serde(default, rename = "podCIDRs")]
+    pod_cidrs: Vec<IpNet>,
+    /// As daemons that knew one family wrote it.
     #[serde(rename = "podCIDR")]
-    pub(crate) pod_cidr: Option<IpNet>,
+    pod_cidr: Option<IpNet>,
     pub(crate) data_dir: Option<PathBuf>,
     pub(crate) mtu: Option<u32>,
+    #[serde(default, rename = "nodeIPs")]
+    node_ips: Vec<IpAddr>,
+    /// As daemons that knew one family wrote it.
     #[serde(rename = "nodeIP")]
-    pub(crate) node_ip: Option<IpAddr>,
+    node_ip: Option<IpAddr>,
     #[serde(default)]
     pub(crate) runtime_config: RuntimeConfig,
     /// CHECK: what ADD and the plugins after it made.
@@ -158,6 +164,16 @@ impl NetConf {
     pub(crate) fn parse(stdin: &str) -> Result<Self, CniError> {
         serde_json::from_str(stdin)
             .map_err(|error| CniError::new(code::DECODE, format!("the network configuration cannot be read: {error}")))
+    }
+
+    /// The node's pod CIDRs.
+    pub(crate) fn pod_cidrs(&self) -> Vec<IpNet> {
+        if self.pod_cidrs.is_empty() { self.pod_cidr.into_iter().collect() } else { self.pod_cidrs.clone() }
+    }
+
+    /// The node's addresses.
+    pub(crate) fn node_ips(&self) -> Vec<IpAddr> {
+        if self.node_ips.is_empty() { self.node_ip.into_iter().collect() } else { self.node_ips.clone() }
     }
 
     pub(crate) fn version(&self) -> Result<Version, CniError> {

@@ -2,12 +2,13 @@
 
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use serde_json::Value;
@@ -82,7 +83,10 @@ impl Drop for Namespace {
 /// A pod on a [`Node`].
 pub(crate) struct Pod {
     pub(crate) namespace: Namespace,
-    pub(crate) address: Ipv4Addr,
+    /// The primary one.
+    pub(crate) address: IpAddr,
+    /// The other, if it has two.
+    pub(crate) second: Option<IpAddr>,
 }
 
 /// A node: a namespace with an uplink to a second one, and the pod network set up in it.
@@ -124,7 +128,11 @@ impl Node {
     pub(crate) const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
     pub(crate) const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
 
-    pub(crate) fn prepare(pod_cidr: &str) -> Prepared {
+    pub(crate) const ADDRESS6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1);
+    pub(crate) const OUTSIDE6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 2);
+
+    /// With the given pod CIDRs, a comma between them, and addresses of the same families.
+    pub(crate) fn prepare(pod_cidrs: &str) -> Prepared {
         let (namespace, outside) = (Namespace::new(), Namespace::new());
         // `ip` takes names below /run/netns or process ids only; moving the peer is done from inside it instead.
         namespace.ip("link add up0 type veth peer name up1");
@@ -139,11 +147,24 @@ impl Node {
         namespace.ip("link set up0 mtu 1400 up");
         outside.ip(&format!("address add {}/24 dev up1", Self::OUTSIDE));
         outside.ip("link set up1 mtu 1400 up");
+        let pod_cidrs: Vec<IpNet> = pod_cidrs.split(',').map(|cidr| cidr.parse().unwrap()).collect();
+        let (mut service_cidrs, mut node_ips) = (Vec::new(), Vec::new());
+        for cidr in &pod_cidrs {
+            if cidr.addr().is_ipv4() {
+                service_cidrs.push("10.96.0.0/12".parse().unwrap());
+                node_ips.push(IpAddr::V4(Self::ADDRESS));
+            } else {
+                namespace.ip(&format!("address add {}/64 dev up0 nodad", Self::ADDRESS6));
+                outside.ip(&format!("address add {}/64 dev up1 nodad", Self::OUTSIDE6));
+                service_cidrs.push("fd96::/108".parse().unwrap());
+                node_ips.push(IpAddr::V6(Self::ADDRESS6));
+            }
+        }
         let dir = tempfile::tempdir().unwrap();
         let config = Config {
-            pod_cidr: pod_cidr.parse().unwrap(),
-            service_cidr: Some("10.96.0.0/12".parse().unwrap()),
-            node_ip: Some(IpAddr::V4(Self::ADDRESS)),
+            pod_cidrs,
+            service_cidrs,
+            node_ips,
             mtu: None,
             overhead: 0,
             cni_bin_dir: dir.path().join("bin"),
@@ -154,8 +175,8 @@ impl Node {
         Prepared { namespace, outside, dir, config }
     }
 
-    pub(crate) fn new(pod_cidr: &str) -> Self {
-        Self::prepare(pod_cidr).into_node()
+    pub(crate) fn new(pod_cidrs: &str) -> Self {
+        Self::prepare(pod_cidrs).into_node()
     }
 
     /// The plugin's configuration as the runtime hands it over.
@@ -206,8 +227,12 @@ impl Node {
     pub(crate) fn add(&self, container: &str) -> Pod {
         let namespace = Namespace::bare();
         let result = self.call("ADD", container, Some(&namespace.path)).unwrap();
-        let address = result["ips"][0]["address"].as_str().unwrap();
-        Pod { address: address.strip_suffix("/32").unwrap().parse().unwrap(), namespace }
+        let address = |n: usize| {
+            let told: IpNet = result["ips"][n]["address"].as_str()?.parse().unwrap();
+            assert_eq!(told.prefix_len(), told.max_prefix_len());
+            Some(told.addr())
+        };
+        Pod { address: address(0).unwrap(), second: address(1), namespace }
     }
 
     pub(crate) fn delete(&self, container: &str, namespace: Option<&Path>) {
@@ -260,13 +285,17 @@ fn inventory(namespace: &Namespace) -> String {
         names(namespace.ip("-oneline link show")),
         sorted(namespace.ip("-4 route show table all")),
         sorted(namespace.ip("-4 neigh show nud permanent")),
+        sorted(namespace.ip("-6 route show table main")),
+        sorted(namespace.ip("-6 neigh show nud permanent")),
     ]
     .join("\n--\n")
 }
 
 /// Sends a word from one namespace to `address` in another and back; returns the sender's address as the receiver saw it.
-pub(crate) fn exchange(from: &Namespace, to: &Namespace, address: Ipv4Addr) -> String {
-    let listener = to.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap());
+pub(crate) fn exchange(from: &Namespace, to: &Namespace, address: impl Into<IpAddr>) -> String {
+    let address = address.into();
+    let any = if address.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
+    let listener = to.run(|| TcpListener::bind((any, 0)).unwrap());
     let port = listener.local_addr().unwrap().port();
     std::thread::scope(|scope| {
         let server = scope.spawn(move || {

@@ -421,6 +421,28 @@ fn a_reply_entry_that_was_pushed_out_comes_back() {
     });
 }
 
+/// A pod or node that reached a backend through a node port, and asks it directly from the same port soon after.
+#[test]
+fn a_backend_that_accepts_anew_after_its_end_answers_as_itself() {
+    let mut rig = Rig::new();
+    for net in [IP4, IP6] {
+        rig.forget();
+        rig.serve(net.node, TCP, kind::NODE_PORT, &[(net.here, true)]);
+        let ask =
+            |rig: &mut Rig, flags| rig.run("from_device", &Craft::new(TCP, net.client, net.node).flags(flags).frame());
+        let answer =
+            |rig: &mut Rig, flags| rig.run("from_pod", &Craft::new(TCP, net.here, net.client).flags(flags).frame());
+        ask(&mut rig, SYN);
+        assert_eq!(answer(&mut rig, SYN | ACK).0, REDIRECT);
+        ask(&mut rig, FIN | ACK);
+        // The client's end may have been lost on its last way: that is the old connection still.
+        assert_eq!(answer(&mut rig, SYN | ACK).0, REDIRECT);
+        answer(&mut rig, FIN | ACK);
+        assert_eq!(answer(&mut rig, SYN | ACK).0, NEXT);
+        assert!(rig.flows().is_empty() && rig.replies().is_empty());
+    }
+}
+
 #[test]
 fn a_pod_cannot_speak_as_another_one() {
     each(|rig, net, protocol| {

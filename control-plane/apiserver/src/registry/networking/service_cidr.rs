@@ -78,10 +78,19 @@ impl Strategy for ServiceCidrs {
         range.status.clone_from(&old.status);
     }
 
+    /// A second network may be added: that is how a cluster becomes dual-stack.
     fn validate_update(&self, range: &ServiceCIDR, old: &ServiceCIDR) -> Errors {
+        let cidrs = |range: &'_ ServiceCIDR| range.spec.as_ref().and_then(|s| s.cidrs.clone()).unwrap_or_default();
+        let (new, old) = (cidrs(range), cidrs(old));
+        let path = Path::new("spec.cidrs");
         let mut errors = Errors::new();
-        let cidrs = |range: &ServiceCIDR| range.spec.as_ref().and_then(|s| s.cidrs.clone()).unwrap_or_default();
-        immutable(&mut errors, &Path::new("spec.cidrs"), &cidrs(range), &cidrs(old));
+        if new.len() != old.len() && (new.len(), old.len()) != (2, 1) {
+            immutable(&mut errors, &path, &new, &old);
+            return errors;
+        }
+        for (i, (new, old)) in new.iter().zip(&old).enumerate() {
+            immutable(&mut errors, &path.index(i), new, old);
+        }
         errors
     }
 
@@ -120,5 +129,25 @@ mod tests {
         ] {
             assert_eq!(ServiceCidrs.validate(&range(cidrs))[0].to_string(), why);
         }
+    }
+    #[test]
+    fn only_a_second_network_may_come_later() {
+        let range = |cidrs: Value| serde_json::from_value(json!({"spec": {"cidrs": cidrs}})).unwrap();
+        let changed = |new: Value, old: Value| {
+            let errors = ServiceCidrs.validate_update(&range(new), &range(old));
+            errors.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let (v4, both) = (json!(["10.0.0.0/16"]), json!(["10.0.0.0/16", "fd00::/112"]));
+        assert_eq!(changed(both.clone(), v4.clone()), [] as [&str; 0]);
+        assert_eq!(changed(both.clone(), both.clone()), [] as [&str; 0]);
+        assert_eq!(
+            changed(json!(["10.1.0.0/16", "fd00::/112"]), v4.clone()),
+            ["spec.cidrs[0]: Invalid value: \"10.1.0.0/16\": field is immutable"]
+        );
+        assert_eq!(
+            changed(json!(["10.0.0.0/16", "fd01::/112"]), both.clone()),
+            ["spec.cidrs[1]: Invalid value: \"fd01::/112\": field is immutable"]
+        );
+        assert_eq!(changed(v4, both), ["spec.cidrs: Invalid value: [\"10.0.0.0/16\"]: field is immutable"]);
     }
 }

@@ -123,6 +123,24 @@ fn a_status_update_changes_only_status() {
 }
 
 #[test]
+fn a_pod_has_at_most_one_address_of_each_family() {
+    let problems = |ips: &[&str]| {
+        let mut pod = simple();
+        let ips = ips.iter().map(|ip| PodIP { ip: (*ip).to_owned() }).collect();
+        pod.status = Some(PodStatus { pod_ips: Some(ips), ..PodStatus::default() });
+        Pods.validate_status_update(&pod, &simple()).iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(problems(&["10.0.0.1", "fd00::1"]), [] as [&str; 0]);
+    assert_eq!(
+        problems(&["10.0.0.1", "10.0.0.2"]),
+        [
+            "status.podIPs: Invalid value: [{\"ip\":\"10.0.0.1\"},{\"ip\":\"10.0.0.2\"}]: may specify no more than one IP \
+             for each IP family"
+        ]
+    );
+}
+
+#[test]
 fn running_pods_are_given_time_and_others_are_not() {
     let mut pod = simple();
     let options = DeleteOptions::default();

@@ -2,7 +2,7 @@
 //! services can ever hold the same. A cluster IP's key is the `IPAddress` object upstream keeps for it.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
@@ -16,9 +16,15 @@ use skep_api::field::{Error, Path};
 use skep_api::status::StatusError;
 use uuid::Uuid;
 
+use super::families::{self, family_of};
 use super::{needs_cluster_ip, needs_health_check_port, needs_node_port};
 use crate::registry::checks::text;
 use crate::registry::strategy::{Change, Reservation};
+
+mod ranges;
+
+use ranges::AddressRange;
+pub(crate) use ranges::{DEFAULT as DEFAULT_RANGE, usable};
 
 /// Where the addresses of services are kept.
 pub(crate) const ADDRESS_PREFIX: &str = "/registry/ipaddresses/";
@@ -31,24 +37,32 @@ const MOST_DOUBTS: usize = 32;
 /// Tells whether a key exists, as far as is known here. A wrong answer costs another attempt, nothing more.
 pub(crate) type IsTaken = Box<dyn Fn(&str) -> bool + Send + Sync>;
 
+/// The networks addresses may come from at the moment, in the order in which they are tried.
+pub(crate) type Networks = Box<dyn Fn() -> Vec<IpNet> + Send + Sync>;
+
 /// What services get their addresses and ports from.
 pub(crate) struct Allocators {
-    range: AddressRange,
+    families: Vec<&'static str>,
+    networks: Networks,
     node_ports: RangeInclusive<u16>,
     is_taken: IsTaken,
 }
 
 impl Allocators {
-    pub(crate) fn new(cidr: IpNet, node_ports: RangeInclusive<u16>, is_taken: IsTaken) -> Self {
-        Allocators { range: AddressRange::new(cidr), node_ports, is_taken }
+    /// For a cluster with the families of these ranges, the primary one first.
+    pub(crate) fn new(
+        configured: &[IpNet],
+        networks: Networks,
+        node_ports: RangeInclusive<u16>,
+        is_taken: IsTaken,
+    ) -> Self {
+        let families = configured.iter().map(|range| family_of(&range.addr())).collect();
+        Allocators { families, networks, node_ports, is_taken }
     }
 
-    /// The address family of the cluster.
-    pub(super) fn family(&self) -> &'static str {
-        match self.range.cidr {
-            IpNet::V4(_) => "IPv4",
-            IpNet::V6(_) => "IPv6",
-        }
+    /// The address families of the cluster, the primary one first.
+    pub(super) fn families(&self) -> &[&'static str] {
+        &self.families
     }
 
     pub(super) fn reserve(
@@ -79,25 +93,7 @@ impl Allocators {
         let path = Path::new("spec");
         let refuse = |error: Error| StatusError::invalid("", "Service", text(&owner.name), &[error]);
         if needs_cluster_ip(spec) && !super::is_headless(spec) {
-            let wanted = spec.cluster_ips.as_ref().and_then(|ips| ips.first()).filter(|ip| !ip.is_empty());
-            let address = match wanted {
-                Some(ip) => {
-                    let checked = self.check_address(ip, had, reservation);
-                    let list = &spec.cluster_ips;
-                    let at = path.child("clusterIPs");
-                    checked.map_err(|why| {
-                        refuse(Error::invalid(&at, list, format!("failed to allocate IP {ip}: {why}")))
-                    })?
-                }
-                None => self
-                    .free_address(reservation)
-                    .ok_or_else(|| StatusError::internal_error("failed to allocate a serviceIP: range is full"))?,
-            };
-            if !had.addresses.contains(&address) {
-                reservation.take.push((address_key(&address), address_object(address, &owner)?));
-            }
-            spec.cluster_ip = Some(address.to_string());
-            spec.cluster_ips = Some(vec![address.to_string()]);
+            self.allocate_addresses(spec, &owner, had, reservation)?;
         }
         let mut taken: BTreeSet<u16> = BTreeSet::new();
         if needs_node_port(spec) {
@@ -141,25 +137,49 @@ impl Allocators {
         Ok(())
     }
 
-    fn check_address(&self, ip: &str, had: &Held, reservation: &Reservation) -> Result<IpAddr, String> {
-        let address: IpAddr = ip.parse().map_err(|_| "not a valid IP address".to_owned())?;
-        if had.addresses.contains(&address) {
-            return Ok(address);
+    /// An address for each family of the service: the one asked for, the one it has, or any.
+    fn allocate_addresses(
+        &self,
+        spec: &mut ServiceSpec,
+        owner: &ObjectMeta,
+        had: &Held,
+        reservation: &mut Reservation,
+    ) -> Result<(), StatusError> {
+        let mut ranges: Option<Vec<AddressRange>> = None;
+        let mut ips = families::ips(spec).to_owned();
+        for (i, family) in spec.ip_families.iter().flatten().enumerate() {
+            let wanted = ips.get(i).filter(|ip| !ip.is_empty());
+            let parsed = wanted.map(|ip| ip.parse::<IpAddr>());
+            if matches!(&parsed, Some(Ok(address)) if had.addresses.contains(address)) {
+                continue;
+            }
+            let ranges =
+                ranges.get_or_insert_with(|| (self.networks)().into_iter().map(AddressRange::new).collect()).iter();
+            let address = match parsed {
+                Some(parsed) => {
+                    let checked = parsed.map_err(|_| "not a valid IP address");
+                    checked.and_then(|address| check_address(address, ranges, reservation)).map_err(|why| {
+                        let why = format!("failed to allocate IP {}: {why}", ips[i]);
+                        let error = Error::invalid(&Path::new("spec.clusterIPs"), &spec.cluster_ips, why);
+                        StatusError::invalid("", "Service", text(&owner.name), &[error])
+                    })?
+                }
+                None => {
+                    let ranges: Vec<_> = ranges.filter(|range| range.family() == family).copied().collect();
+                    let all = || ranges.iter().flat_map(|range| range.candidates());
+                    let address = self
+                        .first_free(reservation, all, address_key)
+                        .ok_or_else(|| StatusError::internal_error("failed to allocate a serviceIP: range is full"))?;
+                    ips.truncate(i);
+                    ips.push(address.to_string());
+                    address
+                }
+            };
+            reservation.take.push((address_key(&address), address_object(address, owner)?));
         }
-        if !self.range.contains(address) {
-            let range = self.range.cidr;
-            return Err(format!(
-                "the provided IP ({address}) is not in the valid range. The range of valid IPs is {range}"
-            ));
-        }
-        if is_lost(reservation, &address_key(&address)) {
-            return Err("provided IP is already allocated".to_owned());
-        }
-        Ok(address)
-    }
-
-    fn free_address(&self, reservation: &Reservation) -> Option<IpAddr> {
-        self.first_free(reservation, || self.range.candidates(), address_key)
+        spec.cluster_ip = ips.first().cloned();
+        spec.cluster_ips = Some(ips);
+        Ok(())
     }
 
     /// The first candidate nobody is known to hold. What is known may be old, so that when all seem taken some are tried
@@ -221,6 +241,21 @@ pub(crate) fn holdings(service: &Service) -> Vec<(String, Vec<u8>)> {
     addresses.chain(held.ports.iter().map(|port| (port_key(*port), port_object(*port)))).collect()
 }
 
+/// Whether an address that was asked for may be given.
+fn check_address<'a>(
+    address: IpAddr,
+    mut ranges: impl Iterator<Item = &'a AddressRange>,
+    reservation: &Reservation,
+) -> Result<IpAddr, &'static str> {
+    if !ranges.any(|range| range.contains(address)) {
+        return Err("the provided network does not match the current range");
+    }
+    if is_lost(reservation, &address_key(&address)) {
+        return Err("provided IP is already allocated");
+    }
+    Ok(address)
+}
+
 fn is_lost(reservation: &Reservation, key: &str) -> bool {
     reservation.lost.iter().any(|lost| lost == key)
 }
@@ -235,9 +270,8 @@ fn port_key(port: u16) -> String {
 
 /// The `IPAddress` that says which service an address belongs to.
 fn address_object(address: IpAddr, owner: &ObjectMeta) -> Result<Vec<u8>, StatusError> {
-    let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
     let labels = [
-        ("ipaddress.kubernetes.io/ip-family".to_owned(), family.to_owned()),
+        ("ipaddress.kubernetes.io/ip-family".to_owned(), family_of(&address).to_owned()),
         ("ipaddress.kubernetes.io/managed-by".to_owned(), "ipallocator.k8s.io".to_owned()),
     ];
     let object = IPAddress {
@@ -283,59 +317,6 @@ impl Held {
         Held {
             addresses: spec.cluster_ips.iter().flatten().filter_map(|ip| ip.parse().ok()).collect(),
             ports: numbers.filter_map(|n| u16::try_from(n).ok()).filter(|n| *n != 0).collect(),
-        }
-    }
-}
-
-/// The addresses services may have.
-struct AddressRange {
-    cidr: IpNet,
-    first: u128,
-    /// How many addresses follow the first usable one, itself included.
-    size: u128,
-    /// The lower part that free choices leave to those who ask for an address by name (KEP-3070).
-    reserved: u128,
-}
-
-/// More addresses than this are not looked through for a free one.
-const MOST_TRIES: usize = 1 << 16;
-
-impl AddressRange {
-    fn new(cidr: IpNet) -> Self {
-        let (bits, network) = match cidr.trunc() {
-            IpNet::V4(net) => (32 - net.prefix_len(), u128::from(u32::from(net.network()))),
-            IpNet::V6(net) => (128 - net.prefix_len(), u128::from(net.network())),
-        };
-        // The network's own address is never given out, nor is an IPv4 broadcast address.
-        let all = 1_u128 << bits.min(64);
-        let unusable = if matches!(cidr, IpNet::V4(_)) { 2 } else { 1 };
-        let size = all.saturating_sub(unusable);
-        let reserved = if size < 16 { 0 } else { (size / 16).clamp(16, 256).min(size / 2) };
-        AddressRange { cidr, first: network + 1, size, reserved }
-    }
-
-    fn contains(&self, address: IpAddr) -> bool {
-        let value = match (address, self.cidr) {
-            (IpAddr::V4(ip), IpNet::V4(_)) => u128::from(u32::from(ip)),
-            (IpAddr::V6(ip), IpNet::V6(_)) => u128::from(ip),
-            _ => return false,
-        };
-        value >= self.first && value - self.first < self.size
-    }
-
-    /// Addresses to try: from a random one of the upper part around, then the lower part.
-    fn candidates(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        let (low, high) = (self.reserved, self.size);
-        let start = if high > low { rand::rng().random_range(low..high) } else { low };
-        let offsets = (start..high).chain(low..start).chain(0..low);
-        offsets.take(MOST_TRIES).filter_map(|offset| self.nth(offset))
-    }
-
-    fn nth(&self, offset: u128) -> Option<IpAddr> {
-        let value = self.first + offset;
-        match self.cidr {
-            IpNet::V4(_) => u32::try_from(value).ok().map(|v| IpAddr::V4(Ipv4Addr::from(v))),
-            IpNet::V6(_) => Some(IpAddr::V6(Ipv6Addr::from(value))),
         }
     }
 }

@@ -3,7 +3,8 @@
 use k8s_openapi::api::core::v1::{ClientIPConfig, Service, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{is_headless, kind, needs_cluster_ip, takes_external_traffic};
+use super::families::ips;
+use super::{kind, needs_cluster_ip, takes_external_traffic};
 use crate::registry::checks::text;
 
 const STICKY_SECONDS: i32 = 10800;
@@ -60,44 +61,14 @@ pub(super) fn set_status(service: &mut Service) {
     }
 }
 
-/// `clusterIP` is the first of `clusterIPs`. An old client may know only the first of the two.
+/// `clusterIP` is the first of `clusterIPs`. An old client may know only the first of the two. Called after what the service
+/// had was filled in (upstream's `normalizeClusterIPs`).
 pub(super) fn cluster_ips(spec: &mut ServiceSpec, old: Option<&ServiceSpec>) {
-    let one = text(&spec.cluster_ip).to_owned();
-    let none = spec.cluster_ips.as_ref().is_none_or(Vec::is_empty);
-    let Some(old) = old else {
-        if !one.is_empty() && none {
-            spec.cluster_ips = Some(vec![one]);
-        }
-        return;
-    };
-    let (changed, list_changed) = (one != text(&old.cluster_ip), spec.cluster_ips != old.cluster_ips);
-    if changed && !list_changed {
-        spec.cluster_ips = (!one.is_empty()).then(|| vec![one]);
-    } else if !one.is_empty() && none && changed {
-        spec.cluster_ips = Some(vec![one]);
-    }
-}
-
-/// Families and policy on a cluster that has one family.
-pub(super) fn families(spec: &mut ServiceSpec, family: &str) {
-    if !needs_cluster_ip(spec) {
-        return;
-    }
-    let loose = is_headless(spec) && spec.selector.as_ref().is_none_or(|s| s.is_empty());
-    or(&mut spec.ip_family_policy, if loose { "RequireDualStack" } else { "SingleStack" });
-    let families = spec.ip_families.get_or_insert_default();
-    if families.is_empty() {
-        let given = spec.cluster_ips.as_ref().and_then(|ips| ips.first()).and_then(|ip| ip.parse().ok());
-        let first = match given {
-            Some(std::net::IpAddr::V4(_)) => "IPv4",
-            Some(std::net::IpAddr::V6(_)) => "IPv6",
-            None => family,
-        };
-        families.push(first.to_owned());
-    }
-    // A headless service without selector may have endpoints of any family.
-    if loose && families.len() == 1 && text(&spec.ip_family_policy) != "SingleStack" {
-        let other = if families[0] == "IPv4" { "IPv6" } else { "IPv4" };
-        families.push(other.to_owned());
+    let one = text(&spec.cluster_ip);
+    let sole = || (!one.is_empty()).then(|| vec![one.to_owned()]);
+    match old {
+        None if ips(spec).is_empty() => spec.cluster_ips = sole(),
+        Some(old) if one != text(&old.cluster_ip) && ips(spec) == ips(old) => spec.cluster_ips = sole(),
+        _ => {}
     }
 }

@@ -7,10 +7,16 @@ use skep_api::field::Error;
 use super::*;
 use crate::user::UserInfo;
 
-fn services(cidr: &str, taken: &[&str]) -> Services {
+mod dual_stack;
+
+/// Services of a cluster with these ranges, `10.96.0.0/24,fd00::/112`.
+fn services(cidrs: &str, taken: &[&str]) -> Services {
     let taken: Mutex<HashSet<String>> = Mutex::new(taken.iter().map(|s| (*s).to_owned()).collect());
     let is_taken = Box::new(move |key: &str| taken.lock().unwrap().contains(key));
-    Services::new(Some(Arc::new(Allocators::new(cidr.parse().unwrap(), 30000..=30003, is_taken))))
+    let configured: Vec<ipnet::IpNet> = cidrs.split(',').map(|cidr| cidr.parse().unwrap()).collect();
+    let networks = configured.clone();
+    let allocators = Allocators::new(&configured, Box::new(move || networks.clone()), 30000..=30003, is_taken);
+    Services::new(Some(Arc::new(allocators)))
 }
 
 fn service(spec: Value) -> Service {
@@ -32,6 +38,7 @@ fn prepared(strategy: &Services, spec: Value) -> Service {
 fn created(strategy: &Services, spec: Value) -> (Service, Reservation) {
     let mut service = prepared(strategy, spec);
     assert_eq!(strategy.validate(&service), []);
+    assert_eq!(strategy.validate_create(&service), []);
     let mut reservation = Reservation::default();
     strategy.reserve(Change::Create { object: &mut service }, &mut reservation).unwrap();
     (service, reservation)
@@ -52,8 +59,15 @@ fn updated(strategy: &Services, spec: Value, old: &Service) -> (Service, Errors,
 }
 
 fn problems(spec: Value) -> Vec<String> {
-    let strategy = services("10.96.0.0/24", &[]);
-    strategy.validate(&prepared(&strategy, spec)).iter().map(Error::to_string).collect()
+    problems_in("10.96.0.0/24", spec)
+}
+
+fn problems_in(cidrs: &str, spec: Value) -> Vec<String> {
+    let strategy = services(cidrs, &[]);
+    let service = prepared(&strategy, spec);
+    let mut errors = strategy.validate(&service);
+    errors.extend(strategy.validate_create(&service));
+    errors.iter().map(Error::to_string).collect()
 }
 
 #[test]
@@ -104,7 +118,7 @@ fn an_address_asked_for_is_given_unless_it_is_taken_or_elsewhere() {
     assert_eq!(service.spec.unwrap().cluster_ips, Some(vec!["10.96.0.1".to_owned()]));
     for (ip, lost, why) in [
         ("10.96.0.1", vec!["/registry/ipaddresses/10.96.0.1".to_owned()], "provided IP is already allocated"),
-        ("10.97.0.1", vec![], "is not in the valid range. The range of valid IPs is 10.96.0.0/24"),
+        ("10.97.0.1", vec![], "the provided network does not match the current range"),
     ] {
         let mut service = prepared(&strategy, json!({"clusterIP": ip, "ports": [{"port": 443}]}));
         let mut reservation = Reservation { lost, ..Default::default() };

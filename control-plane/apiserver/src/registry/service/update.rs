@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 use skep_api::field::{Error, Errors, Path};
 
-use super::{kind, needs_cluster_ip, needs_health_check_port, needs_node_port, takes_external_traffic};
+use super::{families, kind, needs_cluster_ip, needs_health_check_port, needs_node_port, takes_external_traffic};
 use crate::registry::checks::text;
 
 /// Values the server allocated stay when the client leaves them out.
@@ -14,7 +14,7 @@ pub(super) fn keep_allocations(spec: &mut ServiceSpec, old: &ServiceSpec) {
         if text(&spec.cluster_ip).is_empty() {
             spec.cluster_ip.clone_from(&old.cluster_ip);
         }
-        if spec.cluster_ips.as_ref().is_none_or(Vec::is_empty) && spec.cluster_ip == old.cluster_ip {
+        if spec.cluster_ips.as_ref().is_none_or(Vec::is_empty) {
             spec.cluster_ips.clone_from(&old.cluster_ips);
         }
     }
@@ -78,30 +78,18 @@ pub(super) fn drop_by_type(spec: &mut ServiceSpec, old: &ServiceSpec) {
     }
 }
 
-/// Addresses, once given, stay while the service has any.
-pub(super) fn validate(service: &Service, old: &Service) -> Errors {
-    const WHY: &str = "may not change once set";
-    let mut errors = Errors::new();
+/// Checks what may not change. `configured` are the cluster's families.
+pub(super) fn validate(service: &Service, old: &Service, configured: &[&str]) -> Errors {
     let empty = ServiceSpec::default();
     let (new, old) = (service.spec.as_ref().unwrap_or(&empty), old.spec.as_ref().unwrap_or(&empty));
-    let path = Path::new("spec");
-    if needs_cluster_ip(new) && needs_cluster_ip(old) {
-        let first = |spec: &ServiceSpec| spec.cluster_ips.as_ref().and_then(|ips| ips.first()).cloned();
-        if let Some(was) = first(old).filter(|ip| !ip.is_empty())
-            && first(new).as_ref() != Some(&was)
-        {
-            let list = path.child("clusterIPs");
-            errors.push(Error::invalid(&list.index(0), &new.cluster_ips, WHY));
-        }
-        let family = |spec: &ServiceSpec| spec.ip_families.as_ref().and_then(|f| f.first()).cloned();
-        if family(old).is_some() && family(new) != family(old) {
-            let list = path.child("ipFamilies");
-            errors.push(Error::invalid(&list.index(0), &new.ip_families, WHY));
-        }
+    let mut errors = families::settle(&mut new.clone(), Some(old), configured);
+    if errors.is_empty() {
+        errors = families::check_update(new, old);
     }
     if kind(old) == "LoadBalancer" && kind(new) == "LoadBalancer" && new.load_balancer_class != old.load_balancer_class
     {
-        errors.push(Error::invalid(&path.child("loadBalancerClass"), &new.load_balancer_class, WHY));
+        let path = Path::new("spec.loadBalancerClass");
+        errors.push(Error::invalid(&path, &new.load_balancer_class, "may not change once set"));
     }
     errors
 }

@@ -6,15 +6,15 @@ use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use skep_api::field::{Error, Errors, Path};
 use skep_api::{meta, name};
 
-use super::{is_headless, kind, needs_cluster_ip, needs_node_port, takes_external_traffic};
+use super::{families, is_headless, kind, needs_node_port, takes_external_traffic};
 use crate::registry::checks::{self, one_of, text};
 
 const TYPES: [&str; 4] = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
 const MAX_STICKY_SECONDS: i32 = 86400;
 
-/// Checks a service; `family` is the one the cluster has.
-pub(super) fn validate(service: &Service, family: &str) -> Errors {
+/// Checks a service, whatever the cluster.
+pub(super) fn validate(service: &Service) -> Errors {
     let mut errors = Errors::new();
     let empty = ServiceSpec::default();
     let spec = service.spec.as_ref().unwrap_or(&empty);
@@ -39,9 +39,7 @@ pub(super) fn validate(service: &Service, family: &str) -> Errors {
     }
     validate_affinity(spec, &path, &mut errors);
     one_of(&mut errors, &path.child("type"), kind(spec), &TYPES);
-    if needs_cluster_ip(spec) {
-        validate_addresses(spec, family, &path, &mut errors);
-    }
+    errors.extend(families::check(spec));
     let list = path.child("externalIPs");
     for (i, ip) in spec.external_ips.iter().flatten().enumerate() {
         checks::name(&mut errors, &list.index(i), ip, name::ip);
@@ -157,45 +155,6 @@ fn validate_affinity(spec: &ServiceSpec, path: &Path<'_>, errors: &mut Errors) {
     if let Some(seconds) = seconds.filter(|s| !(1..=MAX_STICKY_SECONDS).contains(s)) {
         let why = format!("must be greater than 0 and less than {MAX_STICKY_SECONDS}");
         errors.push(Error::invalid(&path.child("sessionAffinityConfig.clientIP.timeoutSeconds"), seconds, why));
-    }
-}
-
-fn validate_addresses(spec: &ServiceSpec, family: &str, path: &Path<'_>, errors: &mut Errors) {
-    let ips = spec.cluster_ips.as_deref().unwrap_or_default();
-    let list = path.child("clusterIPs");
-    let one = text(&spec.cluster_ip);
-    if one.is_empty() && !ips.is_empty() {
-        errors.push(Error::invalid(&list, ips, "must be empty when `clusterIP` is not specified"));
-    } else if !one.is_empty() && ips.first().map(String::as_str) != Some(one) {
-        errors.push(Error::invalid(&list, ips, "first value must match `clusterIP`"));
-    }
-    for (i, ip) in ips.iter().enumerate() {
-        if i == 0 && ip == "None" {
-            if ips.len() > 1 {
-                let why = "'None' must be the first and only value";
-                errors.push(Error::invalid(&list, ips, why));
-            }
-            break;
-        }
-        checks::name(errors, &list.index(i), ip, name::ip);
-    }
-    let policy = text(&spec.ip_family_policy);
-    let policies = ["SingleStack", "PreferDualStack", "RequireDualStack"];
-    let at = path.child("ipFamilyPolicy");
-    if !policy.is_empty() && !policies.contains(&policy) {
-        errors.push(Error::not_supported(&at, policy, &policies));
-    }
-    let loose = is_headless(spec) && spec.selector.as_ref().is_none_or(|s| s.is_empty());
-    if policy == "RequireDualStack" && !loose {
-        errors.push(Error::invalid(&at, policy, "this cluster is not configured for dual-stack services"));
-    }
-    let list = path.child("ipFamilies");
-    for (i, own) in spec.ip_families.iter().flatten().enumerate() {
-        if !["IPv4", "IPv6"].contains(&own.as_str()) {
-            errors.push(Error::not_supported(&list.index(i), own, &["IPv4", "IPv6"]));
-        } else if own != family && !loose {
-            errors.push(Error::invalid(&list.index(i), own, "not configured on this cluster"));
-        }
     }
 }
 
