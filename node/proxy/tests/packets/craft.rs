@@ -185,6 +185,11 @@ fn pseudo(source: IpAddr, destination: IpAddr, protocol: u8, length: usize) -> V
     bytes
 }
 
+/// The sum of the pseudo header, as a packet carries it whose checksum is to be finished by the device that sends it.
+pub(crate) fn pseudo_sum(source: IpAddr, destination: IpAddr, protocol: u8, length: usize) -> u16 {
+    sum(&[&pseudo(source, destination, protocol, length)])
+}
+
 /// One's complement sum of big-endian words.
 fn sum(parts: &[&[u8]]) -> u16 {
     let mut sum = 0_u64;
@@ -199,11 +204,6 @@ fn sum(parts: &[&[u8]]) -> u16 {
     sum as u16
 }
 
-/// What a frame says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Seen {
-    pub(crate) from: SocketAddr,
-    pub(crate) to: SocketAddr,
 /// How far the checksums of a frame are from right: the header's (of IPv4) and the transport's, each zero if it is right or
 /// absent, added as one's complement numbers. `None` for what has none or says of itself what it is not. A change that
 /// keeps checksums up to date leaves this as it was.
@@ -248,6 +248,11 @@ pub(crate) fn residue(frame: &[u8]) -> Option<u32> {
     Some((of_header << 16) | of_body)
 }
 
+/// What a frame says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) from: SocketAddr,
+    pub(crate) to: SocketAddr,
     pub(crate) protocol: u8,
     pub(crate) ttl: u8,
     pub(crate) body: Vec<u8>,
