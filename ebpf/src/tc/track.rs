@@ -225,8 +225,14 @@ fn choose(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> i32 {
 #[inline(always)]
 pub(super) fn may_begin(destination: &Address, origin: Origin) -> bool {
     // SAFETY: that there is a value is all that is asked.
-    unsafe { ADDRESSES.get(destination) }.is_some()
-        || (origin == Origin::Internal && NODE.get(0).is_some_and(|node| node.masquerade != 0))
+    unsafe { ADDRESSES.get(destination) }.is_some() || (origin == Origin::Internal && is_masqueraded(destination))
+}
+
+/// Does a packet of a pod to that address need the node's?
+#[inline(always)]
+fn is_masqueraded(destination: &Address) -> bool {
+    NODE.get(0).is_some_and(|node| node.masquerade != 0)
+        && INSIDE.get(lpm_trie::Key::new(128, *destination)).is_none()
 }
 
 /// Does a packet of a pod begin a flow to an address that is not the cluster's, which needs the node's address to be answered?
@@ -235,9 +241,7 @@ pub(super) fn may_begin(destination: &Address, origin: Origin) -> bool {
 fn leaves(scratch: &Scratch) -> bool {
     let packet = &scratch.packet;
     let key = &packet.tuple;
-    NODE.get(0).is_some_and(|node| node.masquerade != 0)
-        && (key.protocol == UDP || flows::opens(key.protocol, packet.flags))
-        && INSIDE.get(lpm_trie::Key::new(128, key.destination)).is_none()
+    (key.protocol == UDP || flows::opens(key.protocol, packet.flags)) && is_masqueraded(&key.destination)
 }
 
 /// Chooses a backend for a new flow and notes both directions. An error is the packet's end.
