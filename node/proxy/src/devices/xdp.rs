@@ -5,11 +5,17 @@
 //!
 //! A packet whose checksum its sender left to the device (`CHECKSUM_PARTIAL`: veth, virtio between machines of one host)
 //! would leave with a wrong one if it were sent on from here. The program recognises such packets and leaves them to tc, so
-//! no mode and no device needs a setting.
+//! no mode and no device needs a setting. And a veth device runs it natively only while its other end takes frames of a driver
+//! (an XDP program or GRO there): else what it sends back would be lost.
 
 mod link;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    os::fd::AsFd,
+    path::Path,
+};
 
 use aya::{
     Ebpf,
@@ -94,7 +100,7 @@ impl Devices {
     fn decelerate(&mut self, device: &str, index: u32) -> Result<()> {
         PINS.into_iter().try_for_each(|pin| {
             self.settled.remove(&(pin, index));
-            bpffs::unpin(&pins::path(&self.paths, pin, device))
+            take_off(&pins::path(&self.paths, pin, device))
         })
     }
 }
@@ -114,17 +120,23 @@ fn attach(
 ) -> Result<(&'static str, Attachment)> {
     let program = program(ebpf)?;
     let (native, generic) = (pins::path(paths, NATIVE, device), pins::path(paths, GENERIC, device));
+    let is_heard = sys::interface_index(device).and_then(link::is_heard);
+    let is_deaf = is_heard == Some(false);
+    // A device has it in one mode only.
     if Pinned::read(&generic).is_some() {
-        if acceleration == Acceleration::BestEffort {
+        if acceleration == Acceleration::BestEffort && is_heard != Some(true) {
             return renew(program, paths, GENERIC, device).map(|attachment| (GENERIC, attachment));
         }
-        // A device has it in one mode only.
-        bpffs::unpin(&generic)?;
+        take_off(&generic)?;
     }
     if Pinned::read(&native).is_some() {
-        return renew(program, paths, NATIVE, device).map(|attachment| (NATIVE, attachment));
+        if !is_deaf {
+            return renew(program, paths, NATIVE, device).map(|attachment| (NATIVE, attachment));
+        }
+        take_off(&native)?;
     }
-    match create(program, paths, NATIVE, XdpMode::Driver, device) {
+    let made = if is_deaf { Err(deaf()) } else { create(program, paths, NATIVE, XdpMode::Driver, device) };
+    match made {
         Ok(()) => Ok((NATIVE, Attachment::Attached)),
         Err(source) if acceleration == Acceleration::Native => {
             Err(Error::NotNative { device: device.to_owned(), source: Box::new(source) })
@@ -132,13 +144,27 @@ fn attach(
         Err(source) => {
             tracing::warn!(
                 device,
-                "the driver does not take the fast lane ({:#}); it runs behind the driver, where it saves less",
+                "the driver does not take the fast lane ({}); it runs behind the driver, where it saves less",
                 chain(&source)
             );
             create(program, paths, GENERIC, XdpMode::Skb, device)?;
             Ok((GENERIC, Attachment::Attached))
         }
     }
+}
+
+/// Takes a program off its device, if there is one.
+fn take_off(pin: &Path) -> Result<()> {
+    if let Ok(link) = sys::open_pin(pin) {
+        // At once, for another may follow. Where it does not work, the link goes with its pin.
+        let _ = sys::raw::detach(link.as_fd());
+    }
+    bpffs::unpin(pin)
+}
+
+fn deaf() -> Error {
+    let why = "the other end of the pair takes no frames of a driver: it needs GRO or an XDP program";
+    Error::io("send frames back by a veth device")(io::Error::new(io::ErrorKind::Unsupported, why))
 }
 
 /// Tells the program which devices have it.

@@ -1,5 +1,5 @@
-//! What the kernel says about a device: its hardware address (`rtnetlink(7)`), and whether its driver takes packets that are
-//! redirected to it (`linux/netdev.h`, kernel 6.3).
+//! What the kernel says about a device: its hardware address and kind (`rtnetlink(7)`), and whether its driver takes packets that
+//! are redirected to it (`linux/netdev.h`, kernel 6.3).
 
 use std::io;
 
@@ -12,6 +12,8 @@ const NLM_F_REQUEST: u16 = 1;
 const NLMSG_ERROR: u16 = 2;
 const RTM_GETLINK: u16 = 18;
 const IFLA_ADDRESS: u16 = 1;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
 /// The family that knows the other families, and how one is asked for by name.
 const GENL_ID_CTRL: u16 = 16;
 const CTRL_CMD_GETFAMILY: u8 = 3;
@@ -33,11 +35,24 @@ const BUFFER: usize = 64 * 1024;
 
 /// The hardware address of an Ethernet device of this thread's network namespace.
 pub(super) fn hardware_address(index: u32) -> io::Result<[u8; 6]> {
+    let attributes = attributes(index)?;
+    let address = attribute(&attributes, IFLA_ADDRESS);
+    address.and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Of one of a pair (veth): does the other end take frames of a driver? It does with an XDP program or with GRO; else what this
+/// one sends back is lost. `None` for other devices.
+pub(super) fn is_heard(index: u32) -> Option<bool> {
+    let attributes = attributes(index).ok()?;
+    let kind = attribute(attribute(&attributes, IFLA_LINKINFO)?, IFLA_INFO_KIND)?;
+    kind.starts_with(b"veth").then(|| takes_redirected(index))
+}
+
+fn attributes(index: u32) -> io::Result<Vec<u8>> {
     let mut body = vec![0; LINK];
     body[4..8].copy_from_slice(&index.to_ne_bytes());
     let answer = ask(NETLINK_ROUTE, RTM_GETLINK, &body)?;
-    let address = attribute(answer.get(LINK..).unwrap_or_default(), IFLA_ADDRESS);
-    address.and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    Ok(answer.get(LINK..).unwrap_or_default().to_vec())
 }
 
 /// Does its driver take redirected packets as it is now? Kernels that do not tell are taken for a no.
@@ -120,7 +135,7 @@ mod tests {
     fn the_loopback_device_has_an_address_of_zeros_and_takes_nothing() {
         assert_eq!(hardware_address(1).unwrap(), [0; 6]);
         assert!(!takes_redirected(1));
-        assert_eq!(hardware_address(u32::MAX).unwrap_err().raw_os_error(), Some(libc::ENODEV));
+        assert_eq!(hardware_address(i32::MAX as u32).unwrap_err().raw_os_error(), Some(libc::ENODEV));
     }
 
     #[test]
