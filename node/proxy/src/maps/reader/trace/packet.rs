@@ -113,7 +113,8 @@ impl Reader {
             return Ok(ended);
         }
         // All that has frontends is among the addresses; only what may leave the cluster is looked at further.
-        if self.maps.addresses.get(&frontend.address)?.is_none() && (external || node(&maps)?.masquerade == 0) {
+        let stays = external || node(&maps)?.masquerade == 0 || maps.is_inside(frontend.address)?;
+        if self.maps.addresses.get(&frontend.address)?.is_none() && stays {
             steps.add("ADDRESSES", format_args!("{} is no Service's and not this node's", question.to.ip()));
             return Ok((None, Outcome::Passes));
         }
