@@ -61,13 +61,13 @@ pub(crate) fn reply(key: &Tuple, reply: &mut Reply) -> Option<*mut Reply> {
     reply.is_sealed_for(key).then_some(entry)
 }
 
-/// Does a segment with those flags open a connection?
+/// Does a TCP segment with those flags, or an SCTP packet, open a connection?
 #[inline(always)]
 pub(crate) fn opens(protocol: u8, flags: u8) -> bool {
-    protocol == TCP && flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN
+    protocol != UDP && flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN
 }
 
-/// May a packet still go to the backend of its flow? Established TCP connections drain; datagrams and new connections go
+/// May a packet still go to the backend of its flow? Established connections drain; datagrams and new connections go
 /// where somebody is.
 #[inline(always)]
 pub(crate) fn is_served(flow: &Flow, protocol: u8, opens: bool) -> bool {

@@ -12,6 +12,7 @@
 //! Packets are read and changed through helpers that check every offset; one that is cut short or malformed, and one that
 //! is nobody's, goes on to the stack untouched.
 
+mod away;
 mod direct;
 mod dsr;
 mod icmp;

@@ -691,6 +691,29 @@ mod tests {
     }
 
     #[test]
+    fn capacities_are_read_within_their_bounds() {
+        let decide = |text: &str| -> Result<MapSizes, String> {
+            let options: Options = serde_yaml_ng::from_str(text).unwrap();
+            options.decide().map(|settings| settings.maps).map_err(|error| error.to_string())
+        };
+        let node = "node-name: a\nnode-ip: [192.0.2.1]\n";
+        assert_eq!(decide(node), Ok(MapSizes::default()));
+        let text =
+            format!("{node}service-capacity: 2048\nendpoint-capacity: 4096\nmax-peers: 8192\nmax-affinities: 1024");
+        let wanted = MapSizes {
+            services: 2048,
+            backends: 4096,
+            udp_peers: 8192,
+            tcp_peers: 8192,
+            sticky: 1024,
+            ..MapSizes::default()
+        };
+        assert_eq!(decide(&text), Ok(wanted));
+        let error = decide(&format!("{node}service-capacity: 2000000")).unwrap_err();
+        assert_eq!(error, "--service-capacity: 2000000 is not 1024 to 1048576");
+    }
+
+    #[test]
     fn taints_and_durations_are_read() {
         let taint = taint("a/b=c:NoSchedule").unwrap();
         assert_eq!(

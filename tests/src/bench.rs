@@ -27,6 +27,7 @@ pub mod usage;
 pub mod watch;
 pub mod wire;
 pub mod write;
+pub mod xdp;
 
 use anyhow::{Result, anyhow};
 use row::Row;
@@ -55,6 +56,7 @@ const GROUPS: &[Group] = &[
     Group { name: "restart", measure: restart::measure },
     Group { name: "pods-direct", measure: pods::direct },
     Group { name: "pods-vxlan", measure: pods::vxlan },
+    Group { name: "xdp", measure: xdp::measure },
     Group { name: "memory", measure: memory::measure },
 ];
 

@@ -6,7 +6,7 @@
 //! With direct server return (see [`crate::dsr`]) two nodes know the flow, each with both entries: the node that the client
 //! asked ([`dsr::SENT`]) translates the destination only, and that of the backend ([`dsr::RECEIVED`]) the answers only.
 
-use crate::{Address, TCP, packet::tcp_flags, seal};
+use crate::{Address, SCTP, TCP, packet::tcp_flags, seal};
 
 /// Bits of [`Flow::flags`] and [`Reply::flags`].
 pub mod dsr {
@@ -72,11 +72,12 @@ pub mod state {
     pub const RESET: u32 = 8;
     /// The backend sent FIN before the client did, so it is the backend that keeps the ports for a while (TIME-WAIT).
     pub const BACKEND_FIRST: u32 = 16;
-    /// The client went on after an answer: more than a question. Datagrams only.
+    /// The client went on after an answer: more than a question. Not of TCP.
     pub const STEADY: u32 = 32;
 }
 
-/// What a packet adds to the state of its flow: bits that are not among `bits` yet. `flags` are a TCP segment's, else zero.
+/// What a packet adds to the state of its flow: bits that are not among `bits` yet. `flags` are a TCP segment's, of SCTP those
+/// of [`crate::sctp::flags`], else zero.
 #[inline(always)]
 pub const fn learned(protocol: u8, flags: u8, from_backend: bool, bits: u32) -> u32 {
     let mut learned = if from_backend {
@@ -112,17 +113,24 @@ const CLOSED: u32 = state::CLIENT_FIN | state::BACKEND_FIN;
 
 /// How long a silent flow in that state is remembered, nanoseconds. (A full map forgets the longest unused one earlier.)
 ///
-/// TCP: a handshake 60 s, established 6 h, half closed 120 s; closed 10 s if the backend was first, whose TIME-WAIT would
+/// TCP: a handshake 60 s, established 6 h, half closed 120 s; closed 60 s if the backend was first, whose TIME-WAIT would
 /// meet a new connection from the same port, else 2 s, as after a reset. UDP: 180 s once the client went on after an answer,
-/// else 30 s (as `nf_conntrack` tells a stream from a question).
+/// else 30 s (as `nf_conntrack` tells a stream from a question). SCTP, as `nf_conntrack_proto_sctp` has it: established 210 s,
+/// closed or aborted 10 s, a handshake or half closed 3 s.
 #[inline(always)]
 pub const fn timeout(protocol: u8, bits: u32) -> u64 {
-    let seconds = if protocol != TCP {
+    let seconds = if protocol == SCTP {
+        match bits & (state::STEADY | state::RESET | CLOSED) {
+            state::STEADY => 210,
+            bits if is_over(bits) => 10,
+            _ => 3,
+        }
+    } else if protocol != TCP {
         if bits & state::STEADY != 0 { 180 } else { 30 }
     } else if bits & state::RESET != 0 {
         2
     } else if bits & CLOSED == CLOSED {
-        if bits & state::BACKEND_FIRST != 0 { 10 } else { 2 }
+        if bits & state::BACKEND_FIRST != 0 { 60 } else { 2 }
     } else if bits & CLOSED != 0 {
         120
     } else if bits & state::REPLIED != 0 {
@@ -134,14 +142,14 @@ pub const fn timeout(protocol: u8, bits: u32) -> u64 {
 }
 
 /// May a flow that has been silent for so many nanoseconds give its port to a new one, as there is no other? One that is
-/// over may, though its backend may still be in TIME-WAIT: Linux takes a new connection there at once, or after the client's
-/// second attempt (RFC 6191, RFC 1337). So may a handshake that got no answer to its first attempts, and a question.
+/// over may, though its backend may still be in TIME-WAIT: Linux takes a new connection there at once if its timestamp is
+/// the later one, else with the client's second attempt, a second later (RFC 6191, RFC 1337). So may a handshake that got no answer to its first attempts, and a question.
 #[inline(always)]
 pub const fn yields(protocol: u8, bits: u32, silent: u64) -> bool {
-    let least = if protocol != TCP {
-        if bits & state::STEADY != 0 { return false } else { 1 }
-    } else if bits & state::RESET != 0 || bits & CLOSED == CLOSED {
+    let least = if is_over(bits) {
         1
+    } else if protocol != TCP {
+        if bits & state::STEADY != 0 { return false } else { 1 }
     } else if bits & (state::REPLIED | CLOSED) == 0 {
         4
     } else {
@@ -527,10 +535,15 @@ mod tests {
         assert_eq!(seconds(UDP, state::REPLIED), 30);
         assert_eq!(seconds(UDP, state::REPLIED | state::STEADY), 180);
         assert_eq!(seconds(TCP, 0), 60);
+        assert_eq!([seconds(SCTP, 0), seconds(SCTP, state::REPLIED)], [3, 3]);
+        let established = state::REPLIED | state::STEADY;
+        assert_eq!([seconds(SCTP, established), seconds(SCTP, established | state::CLIENT_FIN)], [210, 3]);
+        assert_eq!([seconds(SCTP, established | CLOSED), seconds(SCTP, established | state::RESET)], [10, 10]);
+        assert!(!yields(SCTP, established, u64::MAX) && yields(SCTP, established | state::RESET, 2 * SECOND));
         assert_eq!(seconds(TCP, state::REPLIED), 21_600);
         assert_eq!(seconds(TCP, state::REPLIED | state::CLIENT_FIN), 120);
         assert_eq!(seconds(TCP, state::REPLIED | CLOSED), 2);
-        assert_eq!(seconds(TCP, state::REPLIED | CLOSED | state::BACKEND_FIRST), 10);
+        assert_eq!(seconds(TCP, state::REPLIED | CLOSED | state::BACKEND_FIRST), 60);
         assert_eq!(seconds(TCP, state::RESET), 2);
     }
 

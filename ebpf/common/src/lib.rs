@@ -23,6 +23,7 @@ pub mod load;
 pub mod packet;
 pub mod pod;
 pub mod policy;
+pub mod sctp;
 pub mod service;
 pub mod tcp;
 
@@ -39,6 +40,8 @@ pub const LAYOUT_VERSION: u32 = 3;
 pub const TCP: u8 = 6;
 /// `IPPROTO_UDP`, as in [`FrontendKey::protocol`].
 pub const UDP: u8 = 17;
+/// `IPPROTO_SCTP`, as in [`FrontendKey::protocol`].
+pub const SCTP: u8 = 132;
 
 /// An address of either family as the maps keep it.
 pub type Address = [u32; 4];

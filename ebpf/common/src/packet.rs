@@ -1,5 +1,7 @@
 //! Numbers of the protocols the per-packet programs read, and why they drop.
 
+use crate::Address;
+
 /// Length of an Ethernet header. Programs are attached to Ethernet devices only.
 pub const ETHERNET: u32 = 14;
 /// EtherType of IPv4, host order.
@@ -22,6 +24,64 @@ pub mod tcp_flags {
     /// The acknowledgement number counts.
     pub const ACK: u8 = 16;
 }
+
+/// Can nobody send from that address? The stack has its own word on such packets.
+#[inline(always)]
+pub const fn is_nobodys(source: &Address, ip6: bool) -> bool {
+    let first = (if ip6 { source[0] } else { source[3] }).to_ne_bytes()[0];
+    first == 0xff || (!ip6 && matches!(first, 0 | 127 | 224..))
+}
+
+/// Which program forwarded a packet: index into `PACKET_PATHS`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Path {
+    /// One of those of tc.
+    Tc = 0,
+    /// The fast lane, before the kernel made anything of the packet.
+    Xdp = 1,
+}
+
+impl Path {
+    /// Every path, by its number.
+    pub const ALL: [Self; 2] = [Self::Tc, Self::Xdp];
+
+    /// A name for metrics and tools.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tc => "tc",
+            Self::Xdp => "xdp",
+        }
+    }
+}
+
+/// Value of `DEVICES`, keyed by the device's number: a device of the node that has the fast lane.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Device {
+    /// Its hardware address, two bytes in a number as they lie in memory.
+    pub address: [u16; 3],
+    /// Some of the constants below.
+    pub flags: u16,
+}
+
+impl Device {
+    /// Its driver takes packets that are redirected to it.
+    pub const TAKES: u16 = 1;
+    /// Its own packets may be redirected to any device: the program runs behind the driver (generic XDP).
+    pub const HANDS_TO_ALL: u16 = 2;
+
+    /// A device with that hardware address.
+    pub const fn new(address: [u8; 6], flags: u16) -> Self {
+        let [a, b, c, d, e, f] = address;
+        let address = [u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]), u16::from_ne_bytes([e, f])];
+        Self { address, flags }
+    }
+}
+
+#[cfg(feature = "user")]
+// SAFETY: repr(C), made of integers only, without padding (8 bytes, see the tests), and any bit pattern is a value.
+unsafe impl aya::Pod for Device {}
 
 /// Why a packet was dropped (or answered instead of forwarded): index into `PACKET_DROPS`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +171,28 @@ mod tests {
         assert_eq!(fold(0xffff_ffff), 0xffff);
         for sum in [0x1_ffff_ffff_u64, u64::MAX, 0xdead_beef_1234_5678, 0x8000_0001_ffff_fffe] {
             assert_eq!(u64::from(fold(sum)) % 0xffff, sum % 0xffff, "{sum:x}");
+        }
+    }
+
+    #[test]
+    fn nobody_sends_from_loopback_or_groups() {
+        let from = |text: &str| match text.parse().unwrap() {
+            std::net::IpAddr::V4(ip) => is_nobodys(&crate::mapped(u32::from_ne_bytes(ip.octets())), false),
+            std::net::IpAddr::V6(ip) => is_nobodys(&crate::address(ip.octets()), true),
+        };
+        for nobody in ["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255", "ff02::1"] {
+            assert!(from(nobody), "{nobody}");
+        }
+        for somebody in ["1.0.0.1", "10.0.0.1", "223.255.0.1", "fe80::1", "2001:db8::1"] {
+            assert!(!from(somebody), "{somebody}");
+        }
+    }
+
+    #[test]
+    fn a_device_has_no_hidden_padding_and_paths_have_their_numbers() {
+        assert_eq!(size_of::<Device>(), 6 + 2);
+        for (number, path) in Path::ALL.into_iter().enumerate() {
+            assert_eq!(path as usize, number);
         }
     }
 

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Minimum kernel: 5.10; attached as TCX from 6.6, through clsact before. An object of its own: where no NetworkPolicy
-//! exists, neither its maps nor its programs do. `bpf_redirect_peer` would go past `policy_to_pod`: no program may use it
-//! towards a pod.
+//! exists, neither its maps nor its programs do. `bpf_redirect_peer` goes past `policy_to_pod`: it is used towards
+//! pods only that no policy selects (`ebpf/src/tc/direct.rs`; the enforcer's `Bypass` sees to it).
 //!
 //! What policies say holds for connections: whoever may open one gets its answers. So a packet passes if it belongs to a
 //! known flow that the rules in force still allow, or if it opens one that they allow. A TCP segment in the middle of a

@@ -63,7 +63,7 @@ fn answers(scratch: &mut Scratch) -> Option<bool> {
             return (scratch.key.protocol == TCP).then_some(false);
         }
         set_stamp(scratch, way);
-        scratch.flow.state |= learned(scratch.packet.flags, true);
+        scratch.flow.state |= learned(scratch.key.protocol, scratch.packet.flags, true, scratch.flow.state);
         store(scratch);
         return Some(true);
     }
@@ -104,7 +104,7 @@ fn opens(ctx: &TcContext, scratch: &mut Scratch) -> bool {
         }
     }
     set_stamp(scratch, way);
-    scratch.flow.state |= learned(scratch.packet.flags, false);
+    scratch.flow.state |= learned(scratch.key.protocol, scratch.packet.flags, false, scratch.flow.state);
     store(scratch);
     if is_new {
         tell::tell(scratch, Verdict::Allowed);
@@ -156,7 +156,7 @@ fn find(scratch: &mut Scratch) -> Option<*mut PolicyFlow> {
 #[inline(always)]
 fn touch(entry: *mut PolicyFlow, scratch: &Scratch, from_other: bool) {
     let (now, flow) = (now(), &scratch.flow);
-    let learned = learned(scratch.packet.flags, from_other) & !flow.state;
+    let learned = learned(scratch.key.protocol, scratch.packet.flags, from_other, flow.state);
     if learned != 0 || now.saturating_sub(flow.used) > CARE {
         // SAFETY: an element that changes hands meanwhile gets a time and bits of another flow: it lives a little longer or
         // shorter. What lets packets pass is covered by its seal and not written here.

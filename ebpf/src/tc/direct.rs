@@ -25,7 +25,7 @@ use skep_ebpf_common::{
     pod::{PodValue, pod_flags},
 };
 
-use super::{NEXT, dropped, maps::PODS, skb};
+use super::{NEXT, away, dropped, maps::PODS, skb};
 use crate::{lookup::Origin, maps::ADDRESSES};
 
 /// Version 4, five words: a header without options.
@@ -36,13 +36,16 @@ const FRAGMENT: u16 = 0x3fff;
 const HOP_BY_HOP: u8 = 0;
 const FRAGMENT6: u8 = 44;
 
+/// A length that nobody knows.
+const UNKNOWN: u32 = u32::MAX;
+
 /// What must be known of a packet.
-struct Head {
-    source: Address,
-    destination: Address,
-    ip6: bool,
-    ttl: u8,
-    protocol: u8,
+pub(super) struct Head {
+    pub(super) source: Address,
+    pub(super) destination: Address,
+    pub(super) ip6: bool,
+    pub(super) ttl: u8,
+    pub(super) protocol: u8,
     /// Checksum of an IPv4 header.
     check: u16,
 }
@@ -51,7 +54,9 @@ struct Head {
 #[inline(never)]
 pub(super) fn send(ctx: &TcContext, origin: Origin) -> i32 {
     let Some(head) = read(ctx) else { return NEXT };
-    let Some(pod) = PODS.get_ptr(&head.destination) else { return NEXT };
+    let Some(pod) = PODS.get_ptr(&head.destination) else {
+        return if origin == Origin::Internal { away::send(ctx, &head) } else { NEXT };
+    };
     // SAFETY: the copy is only believed when its seal fits.
     let PodValue { index, mtu, flags, seal, .. } = unsafe { pod.read() };
     let known = PodValue { index, mtu, flags, seal, macs: [[0; 6]; 2] };
@@ -110,21 +115,28 @@ fn may_from_outside(ctx: &TcContext, head: &Head) -> bool {
 /// Is the packet, or each of those it was made of, short enough?
 #[inline(always)]
 fn fits(ctx: &TcContext, head: &Head, mtu: u32) -> bool {
+    length(ctx, head) <= mtu
+}
+
+/// How long the packet is from its IP header on, or the longest of those it stands for; [`UNKNOWN`] is too long for anybody.
+/// (The compiler would copy the value of an `Option` that has none, which the verifier refuses.)
+#[inline(always)]
+pub(super) fn length(ctx: &TcContext, head: &Head) -> u32 {
     // SAFETY: the kernel hands a valid context to the program.
     let segment = unsafe { (&raw const (*skb(ctx)).gso_size).read_volatile() };
     if segment == 0 {
-        return ctx.len() - ETHERNET <= mtu;
+        return ctx.len() - ETHERNET;
     }
     let network = if head.ip6 { 40 } else { 20 };
     let transport = match head.protocol {
         TCP => match ctx.load::<u8>((ETHERNET + network + 12) as usize) {
             Ok(offset) => u32::from(offset >> 4) * 4,
-            Err(_) => return false,
+            Err(_) => return UNKNOWN,
         },
         UDP => 8,
-        _ => return false,
+        _ => return UNKNOWN,
     };
-    network + transport + segment <= mtu
+    network + transport + segment
 }
 
 #[repr(C)]
@@ -207,7 +219,7 @@ fn readdress(ctx: &TcContext, macs: *const [[u8; 6]; 2]) -> Result<(), i64> {
 /// One hop less to live. A sum of the whole packet that a network card made stays right: the checksum of an IPv4 header
 /// balances the change, of IPv6 the helper corrects the sum.
 #[inline(always)]
-fn age(ctx: &TcContext, head: &Head) -> Result<(), i64> {
+pub(super) fn age(ctx: &TcContext, head: &Head) -> Result<(), i64> {
     let ttl = head.ttl - 1;
     if head.ip6 {
         return ctx.store((ETHERNET + 7) as usize, &ttl, u64::from(BPF_F_RECOMPUTE_CSUM));

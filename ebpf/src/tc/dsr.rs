@@ -13,7 +13,7 @@
 
 use aya_ebpf::{maps::lpm_trie, programs::TcContext};
 use skep_ebpf_common::{
-    Address, FrontendKey, TCP,
+    Address, FrontendKey, SCTP, TCP,
     conntrack::{self, Node, Reply, dsr, inside},
     dsr::LocalKey,
     kind,
@@ -43,6 +43,7 @@ pub(super) fn is_wanted(packet: &Packet, chosen: &Choice) -> bool {
     let key = &packet.tuple;
     let bit = if key.protocol == TCP { Node::DSR_TCP } else { Node::DSR_UDP };
     NODE.get(0).is_some_and(|node| node.dsr & bit != 0)
+        && key.protocol != SCTP
         && (key.protocol != TCP || flows::opens(key.protocol, packet.flags))
         && is_plain(packet)
         && may_be_told(&key.destination, chosen.kind)

@@ -2,10 +2,11 @@
 
 use aya_ebpf::programs::TcContext;
 use skep_ebpf_common::{
-    Address, TCP, UDP,
+    Address, SCTP, TCP, UDP,
     conntrack::{FragmentKey, Tuple},
     dsr, mapped,
     packet::{ETHERNET, ETHERTYPE_IP4, ETHERTYPE_IP6, ICMP, ICMP6, is_nobodys},
+    sctp,
 };
 
 use super::maps::FRAGMENTS;
@@ -18,9 +19,9 @@ const MAX_EXTENSIONS: u32 = 4;
 pub(super) enum Kind {
     /// Nothing for these programs.
     Other,
-    /// TCP or UDP; the tuple is the packet's.
+    /// TCP, UDP or SCTP; the tuple is the packet's.
     Flow,
-    /// An ICMP error about TCP or UDP; the tuple is that of the packet it quotes.
+    /// An ICMP error about one of these; the tuple is that of the packet it quotes.
     Error,
 }
 
@@ -54,7 +55,7 @@ pub(super) struct Packet {
     pub(super) end: u32,
     pub(super) ip6: bool,
     pub(super) ttl: u8,
-    /// Flags of a TCP segment.
+    /// Flags of a TCP segment, or what comes to the same of SCTP.
     pub(super) flags: u8,
     pub(super) piece: Piece,
 }
@@ -164,6 +165,11 @@ pub(super) fn parse(ctx: &TcContext, packet: &mut Packet) -> Kind {
     }
     match packet.tuple.protocol {
         TCP | UDP => transport(ctx, packet),
+        SCTP => {
+            // Answers of its backends always come back by this node.
+            packet.noted = false;
+            transport(ctx, packet)
+        }
         ICMP if !packet.ip6 => error(ctx, packet),
         ICMP6 if packet.ip6 => error(ctx, packet),
         _ => Kind::Other,
@@ -179,7 +185,11 @@ fn transport(ctx: &TcContext, packet: &mut Packet) -> Kind {
         packet.tuple.destination_port = ports.destination;
         return Kind::Flow;
     }
-    let header = if packet.tuple.protocol == TCP { 20 } else { 8 };
+    let header = match packet.tuple.protocol {
+        TCP => 20,
+        SCTP => sctp::HEADER + 4,
+        _ => 8,
+    };
     if packet.l4 + header > packet.end {
         return Kind::Other;
     }
@@ -193,6 +203,9 @@ fn transport(ctx: &TcContext, packet: &mut Packet) -> Kind {
             return Kind::Other;
         }
         packet.flags = flags;
+    } else if packet.tuple.protocol == SCTP {
+        let Ok(chunk) = ctx.load::<u8>((packet.l4 + sctp::HEADER) as usize) else { return Kind::Other };
+        packet.flags = sctp::flags(chunk);
     } else {
         let Ok(length) = ctx.load::<u16>((packet.l4 + 4) as usize) else { return Kind::Other };
         let length = u32::from(u16::from_be(length));
@@ -228,7 +241,7 @@ fn error(ctx: &TcContext, packet: &mut Packet) -> Kind {
     // The quote ends where the error ends, whatever its own header says.
     packet.end = end;
     packet.ttl = ttl;
-    if packet.piece == Piece::Later || !matches!(packet.tuple.protocol, TCP | UDP) || packet.l4 + 4 > end {
+    if packet.piece == Piece::Later || !matches!(packet.tuple.protocol, TCP | UDP | SCTP) || packet.l4 + 4 > end {
         return Kind::Other;
     }
     let Ok(ports) = ctx.load::<[u16; 2]>(packet.l4 as usize) else { return Kind::Other };

@@ -10,7 +10,7 @@
 //! and the pseudo header's sum in that word, the whole adds up all the same.
 //!
 //! Packets with IP options or extension headers, fragments and resets get no answer; nor do packets that wait for their
-//! checksum, where an error says more than its kind or is about TCP.
+//! checksum, where an error says more than its kind or is about TCP or SCTP.
 
 use core::ptr;
 
@@ -20,7 +20,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use skep_ebpf_common::{
-    UDP, is_mapped,
+    TCP, UDP, is_mapped,
     packet::{Drop, ETHERNET, ICMP, ICMP6, fold, tcp_flags},
 };
 
@@ -45,7 +45,7 @@ pub(super) fn refuse(ctx: &TcContext, scratch: &mut Scratch) -> i32 {
     }
     let kind = if packet.ip6 { [1, 4] } else { [3, 3] };
     let done =
-        if packet.tuple.protocol == UDP { error(ctx, packet, head, quote, kind, 0) } else { reset(ctx, packet, head) };
+        if packet.tuple.protocol == TCP { reset(ctx, packet, head) } else { error(ctx, packet, head, quote, kind, 0) };
     if done.is_err() {
         return dropped(Drop::Rewrite);
     }

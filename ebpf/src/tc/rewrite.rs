@@ -1,6 +1,7 @@
 //! Changing addresses and ports, with every checksum kept as right (or as wrong) as it was.
 //!
-//! A UDP checksum of zero (none) stays zero. An error means the kernel could not make the packet writable; it may be half
+//! A UDP checksum of zero (none) stays zero. SCTP's covers ports but no addresses; one that is still to be made by whoever
+//! sends the packet out is made anew there, whatever is in the field. An error means the kernel could not make the packet writable; it may be half
 //! changed then and must be dropped.
 
 use core::ptr;
@@ -10,7 +11,7 @@ use aya_ebpf::{
     helpers::generated::bpf_csum_diff,
     programs::TcContext,
 };
-use skep_ebpf_common::{Address, TCP, UDP, conntrack::FragmentPorts, packet::ETHERNET};
+use skep_ebpf_common::{Address, SCTP, TCP, UDP, conntrack::FragmentPorts, packet::ETHERNET, sctp};
 
 use super::{
     maps::FRAGMENTS,
@@ -23,7 +24,7 @@ const IP6: u64 = 128;
 
 type Result<T = (), E = i64> = core::result::Result<T, E>;
 
-/// Gives a TCP or UDP packet its new addresses and ports, and remembers the ports of a first fragment.
+/// Gives a TCP, UDP or SCTP packet its new addresses and ports, and remembers the ports of a first fragment.
 #[inline(always)]
 pub(super) fn flow(ctx: &TcContext, packet: &Packet, target: &Target<'_>) -> Result {
     let tuple = &packet.tuple;
@@ -34,18 +35,47 @@ pub(super) fn flow(ctx: &TcContext, packet: &Packet, target: &Target<'_>) -> Res
     }
     let has_ports = packet.piece != Piece::Later;
     let (check, mangled) = match (has_ports, tuple.protocol) {
-        (false, _) => (0, 0),
+        (false, _) | (true, SCTP) => (0, 0),
         (true, TCP) => (packet.l4 + 16, 0),
         (true, _) => (packet.l4 + 6, u64::from(BPF_F_MARK_MANGLED_0)),
     };
     let flags = mangled | u64::from(BPF_F_PSEUDO_HDR);
     source(ctx, packet.ip6, ETHERNET, &tuple.source, target.source, check, flags)?;
     destination(ctx, packet.ip6, ETHERNET, &tuple.destination, target.destination, check, flags)?;
+    if has_ports && tuple.protocol == SCTP {
+        return sctp_ports(ctx, packet, target);
+    }
     if has_ports {
         port(ctx, packet.l4, tuple.source_port, target.source_port, check, mangled)?;
         port(ctx, packet.l4 + 2, tuple.destination_port, target.destination_port, check, mangled)?;
     }
     Ok(())
+}
+
+/// Changes the ports of an SCTP packet. One in pieces keeps its ports or cannot go on: how long it is, is not known yet.
+#[inline(always)]
+fn sctp_ports(ctx: &TcContext, packet: &Packet, target: &Target<'_>) -> Result {
+    let (old, new) =
+        ([packet.tuple.source_port, packet.tuple.destination_port], [target.source_port, target.destination_port]);
+    if old == new {
+        return Ok(());
+    }
+    if packet.piece != Piece::Whole {
+        return Err(-1);
+    }
+    let at = (packet.l4 + sctp::CHECKSUM) as usize;
+    let checksum = ctx.load::<u32>(at)?;
+    let ports = [old[0] ^ new[0], old[1] ^ new[1]];
+    let change = checksum_change(ports[0], ports[1], packet.end - packet.l4);
+    ctx.store(at, &(checksum ^ change), 0)?;
+    ctx.store(packet.l4 as usize, &new, 0)
+}
+
+/// A function of its own: it is long, and asked for at several places.
+#[inline(never)]
+fn checksum_change(source: u16, destination: u16, length: u32) -> u32 {
+    let ([a, b], [c, d]) = (source.to_ne_bytes(), destination.to_ne_bytes());
+    sctp::change(u32::from_le_bytes([a, b, c, d]), length).to_le()
 }
 
 /// Changes the source address of the IP header at `l3`. `check` is where the checksum lies that covers it besides the
@@ -145,7 +175,12 @@ pub(super) fn age(ctx: &TcContext, packet: &Packet) -> Result {
 /// change that the kernel does not apply then. Changes the checksum otherwise.
 #[inline(always)]
 pub(super) fn is_partial(ctx: &TcContext, packet: &Packet) -> Result<bool> {
-    let check = (packet.l4 + if packet.tuple.protocol == UDP { 6 } else { 16 }) as usize;
+    let check = match packet.tuple.protocol {
+        UDP => 6,
+        SCTP => sctp::CHECKSUM,
+        _ => 16,
+    };
+    let check = (packet.l4 + check) as usize;
     let before = ctx.load::<u16>(check)?;
     ctx.l4_csum_replace(check, 0, 1, 2)?;
     Ok(ctx.load::<u16>(check)? == before)

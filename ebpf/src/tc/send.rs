@@ -24,10 +24,10 @@ use crate::flows::Target;
 pub(crate) const AF_INET: u8 = 2;
 pub(crate) const AF_INET6: u8 = 10;
 
-const SUCCESS: i64 = 0;
+pub(super) const SUCCESS: i64 = 0;
 /// Not a destination to forward to: this node's own, or none at all. The stack knows what to do.
 const NOT_FORWARDED: i64 = 4;
-const NO_NEIGHBOUR: i64 = 7;
+pub(super) const NO_NEIGHBOUR: i64 = 7;
 const TOO_BIG: i64 = 8;
 
 /// The way to an address.

@@ -5,7 +5,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp},
     programs::TcContext,
 };
-use skep_ebpf_common::TCP;
+use skep_ebpf_common::{SCTP, TCP};
 
 use super::{maps::Scratch, skb};
 
@@ -16,6 +16,10 @@ const CURRENT: u64 = BPF_F_CURRENT_NETNS as i64 as u64;
 #[inline(always)]
 pub(super) fn has(ctx: &TcContext, scratch: &mut Scratch) -> bool {
     let Scratch { packet, flow, sockets, .. } = scratch;
+    if packet.tuple.protocol == SCTP {
+        // Nobody tells.
+        return false;
+    }
     // SAFETY: plain numbers, of one variant each.
     let length = unsafe {
         if packet.ip6 {

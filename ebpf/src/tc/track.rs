@@ -2,7 +2,7 @@
 
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_get_prandom_u32, maps::lpm_trie, programs::TcContext};
 use skep_ebpf_common::{
-    Address, BackendValue, FrontendKey, TCP, address_bits,
+    Address, BackendValue, FrontendKey, TCP, UDP, address_bits,
     conntrack::{self, Flow, Reply, Tuple, dsr, state},
     kind,
     packet::{Drop, tcp_flags},
@@ -22,11 +22,11 @@ use crate::{
 };
 
 /// How often a source port is claimed before a flow is given up.
-const ATTEMPTS: u32 = 8;
-/// For each of them, so many ports are looked at for one that is free. With nine of ten in use, one of thirty flows finds none.
+const ATTEMPTS: u32 = 10;
+/// For each of them, so many ports are looked at for one that is free. With nine of ten in use, one of seventy flows finds none.
 const LOOKS: u32 = 4;
 /// After so many attempts, a port is taken from a flow that gives it (see [`conntrack::yields`]).
-const POLITE: u32 = 2;
+const POLITE: u32 = 5;
 
 /// Translates the answer of a backend. `None`: it is none. An answer with an `origin` may leave by another device; else it is
 /// on its way out already.
@@ -241,19 +241,23 @@ fn choose(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> i32 {
 #[inline(always)]
 pub(super) fn may_begin(destination: &Address, origin: Origin) -> bool {
     // SAFETY: that there is a value is all that is asked.
-    unsafe { ADDRESSES.get(destination) }.is_some()
-        || (origin == Origin::Internal && NODE.get(0).is_some_and(|node| node.masquerade != 0))
+    unsafe { ADDRESSES.get(destination) }.is_some() || (origin == Origin::Internal && is_masqueraded(destination))
+}
+
+/// Does a packet of a pod to that address need the node's?
+#[inline(always)]
+fn is_masqueraded(destination: &Address) -> bool {
+    NODE.get(0).is_some_and(|node| node.masquerade != 0)
+        && INSIDE.get(lpm_trie::Key::new(128, *destination)).is_none()
 }
 
 /// Does a packet of a pod begin a flow to an address that is not the cluster's, which needs the node's address to be answered?
-/// A TCP segment that opens nothing belongs to a connection from outside, or to one that began without translation.
+/// A TCP segment, or SCTP packet, that opens nothing belongs to a connection from outside, or to one that began without translation.
 #[inline(always)]
 fn leaves(scratch: &Scratch) -> bool {
     let packet = &scratch.packet;
     let key = &packet.tuple;
-    NODE.get(0).is_some_and(|node| node.masquerade != 0)
-        && (key.protocol != TCP || flows::opens(key.protocol, packet.flags))
-        && INSIDE.get(lpm_trie::Key::new(128, key.destination)).is_none()
+    (key.protocol == UDP || flows::opens(key.protocol, packet.flags)) && is_masqueraded(&key.destination)
 }
 
 /// Chooses a backend for a new flow and notes both directions. An error is the packet's end.

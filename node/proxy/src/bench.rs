@@ -1,5 +1,7 @@
 //! How fast services get into the kernel, measured on this kernel's maps without a cluster.
 
+pub mod xdp;
+
 use std::{
     fmt,
     net::{Ipv4Addr, SocketAddr, SocketAddrV4},

@@ -9,9 +9,11 @@ use std::{
 };
 
 use serde::Serialize;
-use skep_ebpf_common::{Address, FrontendKey, TCP, UDP, address as address_of, host_port, kind, mapped, octets, port};
+use skep_ebpf_common::{
+    Address, FrontendKey, SCTP, TCP, UDP, address as address_of, host_port, kind, mapped, octets, port,
+};
 
-/// Transport protocol of a service port. (SCTP passes the data plane untouched.)
+/// Transport protocol of a service port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Protocol {
@@ -19,6 +21,8 @@ pub enum Protocol {
     Tcp,
     /// UDP.
     Udp,
+    /// SCTP. It has no hooks at sockets: packets of pods and from outside are translated.
+    Sctp,
 }
 
 impl Protocol {
@@ -27,6 +31,7 @@ impl Protocol {
         match protocol {
             None | Some("" | "TCP") => Some(Self::Tcp),
             Some("UDP") => Some(Self::Udp),
+            Some("SCTP") => Some(Self::Sctp),
             Some(_) => None,
         }
     }
@@ -35,6 +40,17 @@ impl Protocol {
         match self {
             Self::Tcp => TCP,
             Self::Udp => UDP,
+            Self::Sctp => SCTP,
+        }
+    }
+
+    /// From its number in an IP header; `None` for one this version does not know.
+    pub(crate) fn from_number(number: u8) -> Option<Self> {
+        match number {
+            TCP => Some(Self::Tcp),
+            UDP => Some(Self::Udp),
+            SCTP => Some(Self::Sctp),
+            _ => None,
         }
     }
 }
@@ -44,6 +60,7 @@ impl fmt::Display for Protocol {
         f.write_str(match self {
             Self::Tcp => "TCP",
             Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
         })
     }
 }
@@ -160,11 +177,7 @@ impl Frontend {
 
     /// From a map's key; `None` for a protocol this version does not know.
     pub fn from_key(key: &FrontendKey) -> Option<Self> {
-        let protocol = match key.protocol {
-            TCP => Protocol::Tcp,
-            UDP => Protocol::Udp,
-            _ => return None,
-        };
+        let protocol = Protocol::from_number(key.protocol)?;
         Some(Self { address: from_map(key.address), port: host_port(key.port), protocol })
     }
 }
@@ -307,7 +320,7 @@ mod tests {
             let frontend = Frontend { address: address.parse().unwrap(), port: 53, protocol: Protocol::Udp };
             assert_eq!(Frontend::from_key(&frontend.key()), Some(frontend));
             assert_eq!(frontend.to_string(), text);
-            assert_eq!(Frontend::from_key(&FrontendKey { protocol: 132, ..frontend.key() }), None);
+            assert_eq!(Frontend::from_key(&FrontendKey { protocol: 136, ..frontend.key() }), None);
         }
     }
 
@@ -323,7 +336,8 @@ mod tests {
     fn protocols_are_read_as_the_api_writes_them() {
         assert_eq!(Protocol::from_api(None), Some(Protocol::Tcp));
         assert_eq!(Protocol::from_api(Some("UDP")), Some(Protocol::Udp));
-        assert_eq!(Protocol::from_api(Some("SCTP")), None);
+        assert_eq!(Protocol::from_api(Some("SCTP")), Some(Protocol::Sctp));
+        assert_eq!(Protocol::from_api(Some("DCCP")), None);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod raw;
+pub(crate) mod verdict;
 
 use std::{
     ffi::CString,

@@ -1,6 +1,8 @@
 //! The per-packet programs on the real kernel: crafted packets through `BPF_PROG_TEST_RUN`, and real traffic between network
 //! namespaces. Needs root; nothing leaves the namespaces.
 
+#[path = "packets/acceleration.rs"]
+mod acceleration;
 #[path = "packets/conntrack.rs"]
 mod conntrack;
 #[path = "packets/craft.rs"]
@@ -27,6 +29,8 @@ mod pinned;
 mod ports;
 #[path = "packets/rig.rs"]
 mod rig;
+#[path = "packets/sctp.rs"]
+mod sctp;
 #[path = "packets/short_way.rs"]
 mod short_way;
 #[path = "packets/trace.rs"]

@@ -76,12 +76,22 @@ pub(crate) fn show(format: Format, status: &Status, out: &mut impl Write) -> Res
     writeln!(out)?;
     programs(proxy, &network_policy.devices, out)?;
     writeln!(out)?;
-    let mut maps = table(["MAP", "ENTRIES", "CAPACITY", "FULL"]);
+    let mut maps = table(["MAP", "ENTRIES", "CAPACITY", "FULL", "GROWS-TO"]);
     for map in &proxy.maps {
         let percent = map.entries as f64 * 100.0 / map.capacity.max(1) as f64;
-        maps.add_row([map.name.clone(), map.entries.to_string(), map.capacity.to_string(), format!("{percent:.1}%")]);
+        let (entries, capacity) = (map.entries.to_string(), map.capacity.to_string());
+        let most = if map.most > map.capacity { map.most.to_string() } else { "-".into() };
+        maps.add_row([map.name.clone(), entries, capacity, format!("{percent:.1}%"), most]);
     }
     print(&maps, out)?;
+    if !proxy.forwarded.is_empty() {
+        writeln!(out)?;
+        let mut paths = table(["FORWARDED-BY", "PACKETS"]);
+        for path in &proxy.forwarded {
+            paths.add_row([path.path.to_owned(), path.packets.to_string()]);
+        }
+        print(&paths, out)?;
+    }
     if proxy.drops.is_empty() {
         return Ok(());
     }

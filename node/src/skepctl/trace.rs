@@ -116,7 +116,7 @@ impl TraceCommand {
     /// Addresses to ask for, and the protocols that may be meant.
     fn targets(&self, reader: &Reader) -> Result<Vec<(SocketAddr, Vec<Protocol>)>> {
         if let Query::Address { at, protocol } = &self.service {
-            let all = vec![Protocol::Tcp, Protocol::Udp];
+            let all = vec![Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
             return Ok(vec![(*at, protocol.map_or(all, |protocol| vec![protocol]))]);
         }
         let services = query::find(&self.service, reader.services()?)?;
@@ -200,7 +200,11 @@ fn judge_by(
     policy: Option<&PolicyReader>,
     protocol: Protocol,
 ) -> impl Fn(IpAddr, SocketAddr, &str) -> Result<Vec<PolicyStep>> {
-    let number = if protocol == Protocol::Udp { skep_policy::UDP } else { skep_policy::TCP };
+    let number = match protocol {
+        Protocol::Tcp => skep_policy::TCP,
+        Protocol::Udp => skep_policy::UDP,
+        Protocol::Sctp => skep_policy::SCTP,
+    };
     move |from, to, end| {
         let Some(policy) = policy else { return Ok(Vec::new()) };
         let mut steps = policy.trace(from, to.ip(), number, to.port())?;

@@ -63,7 +63,14 @@ fn pods_programs_and_connections_of_a_node_are_shown() {
     assert_eq!((&status["devices"][0]["program"], &status["devices"][0]["device"]), (&json!("from_pod"), &json!(pod)));
     assert_eq!(status["networkPolicy"]["loaded"], false);
     assert!(status["drops"].as_array().unwrap().iter().all(|drop| drop["packets"] == 0));
+    let most = |name: &str| {
+        let map = status["maps"].as_array().unwrap().iter().find(|map| map["name"] == name).unwrap();
+        (map["capacity"].clone(), map["most"].clone())
+    };
+    assert_eq!(most("SERVICES").1, 1_048_576, "it grows");
+    assert_eq!(most("TCP_PEERS").0, most("TCP_PEERS").1, "it makes room by itself");
     let text = node.run(&["status"]);
+    assert!(text.contains("GROWS-TO"), "{text}");
     assert!(text.contains("DROPPED-FOR") && text.contains("source-denied"), "{text}");
 
     assert_eq!(json_of(&node, &["conntrack", "list"]), json!([]));

@@ -39,6 +39,7 @@ const NEEDS: &[Need] = &[
     Need { present: || find("containerd").is_some(), packages: &["containerd"], why: "runs the containers" },
     Need { present: || find("runc").is_some(), packages: &["runc"], why: "starts each container" },
     Need { present: || find("ip").is_some(), packages: &["iproute2"], why: "makes network namespaces for the tests" },
+    Need { present: || find("ethtool").is_some(), packages: &["ethtool"], why: "sets offloads of the tests' devices" },
     Need { present: || find("curl").is_some(), packages: &["curl"], why: "asks the demo's Service" },
     Need {
         present: || find("busybox").is_some(),

@@ -51,6 +51,10 @@ fn links_outlive_the_daemon_and_follow_devices() {
     drop(other);
     assert_eq!(kernel.attach(std::slice::from_ref(&pod)).unwrap(), 0, "nothing is left to do");
     assert_eq!(programs(TcAttachType::Egress).len(), 1);
+    // Where tools look for them.
+    let reader = crate::reader::Reader::open(dir.path()).unwrap();
+    let (names, links) = reader.programs();
+    assert!(names.iter().all(|name| links.join(format!("{name}-{NAME}")).exists()), "{names:?} {links:?}");
 
     // The daemon goes; the next one puts its own program in the link's place.
     drop(kernel);

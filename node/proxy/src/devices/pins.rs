@@ -145,6 +145,6 @@ mod tests {
         assert!(is_dead(&dead) && !is_dead(text));
         assert_eq!(Pinned::parse(&dead), None);
         assert_eq!(Pinned::parse(&text.replace("tcx", "cgroup")), None);
-        assert!(!is_dead(&dead.replace("tcx", "xdp")));
+        assert!(!is_dead(&dead.replace("tcx", "netns")));
     }
 }

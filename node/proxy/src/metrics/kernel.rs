@@ -7,11 +7,11 @@ use skep_ebpf_common::{
     conntrack::{Flow, Reply, Tuple},
 };
 
-use super::{Metrics, ReasonLabel};
+use super::{Metrics, PathLabel, ReasonLabel};
 use crate::{
     Result,
     bpffs::Paths,
-    maps::{FLOWS, REPLIES, Table, drops},
+    maps::{FLOWS, REPLIES, Table, drops, paths},
     programmer::Fill,
 };
 
@@ -29,6 +29,10 @@ impl Metrics {
         self.fill::<PeerKey, PeerValue>(&maps, "UDP_PEERS")?;
         for (reason, count) in drops::read(&maps)? {
             let counter = self.drops.get_or_create(&ReasonLabel { reason: reason.name() });
+            counter.inner().store(count, std::sync::atomic::Ordering::Relaxed);
+        }
+        for (path, count) in paths::read(&maps)? {
+            let counter = self.paths.get_or_create(&PathLabel { path: path.name() });
             counter.inner().store(count, std::sync::atomic::Ordering::Relaxed);
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! From this node's pods to what is programmed for their host ports (`ports[].hostPort`). No I/O.
 //!
 //! What upstream leaves to the CNI plugin `portmap`: the port leads to the pod at every address of the node, or at `hostIP`
-//! only, from when the pod has an address until it has ended. Ports of SCTP are not served.
+//! only, from when the pod has an address until it has ended.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -142,8 +142,10 @@ mod tests {
         assert_eq!(ports.apply(&web), None, "nothing is new");
         let wanted = [
             "web 0.0.0.0:8080/TCP 10.1.0.7:80",
+            "web 0.0.0.0:9/SCTP 10.1.0.7:9",
             "web 192.0.2.1:8080/UDP 10.1.0.7:53",
             "web [::]:8080/TCP [fd00::7]:80",
+            "web [::]:9/SCTP [fd00::7]:9",
         ];
         let mut found = shown(&ports, "web");
         found.sort();

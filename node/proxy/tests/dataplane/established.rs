@@ -17,13 +17,14 @@ use std::{
         mpsc,
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::sched::{CloneFlags, setns, unshare};
 use skep_proxy::{
-    Attachment, Backend, Config, Frontend, Kind, MapSizes, Protocol, Proxy, Service,
+    Attachment, Backend, Config, Error, Frontend, Kind, MapSizes, Protocol, Proxy, Service,
     devices::{Devices, Settings},
+    growth::Growth,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -124,6 +125,22 @@ struct Shared {
     stop: AtomicBool,
     rounds: AtomicUsize,
     opened: AtomicUsize,
+    /// No connections shall be opened for now; and nobody is at it.
+    pause: AtomicBool,
+    paused: AtomicBool,
+}
+
+fn wait(until: impl Fn() -> bool) {
+    let enough = Instant::now() + Duration::from_secs(60);
+    while !until() {
+        assert!(Instant::now() < enough, "nothing moves any more");
+        thread::yield_now();
+    }
+}
+
+/// Waits until all connections were busy so many times, or something went wrong.
+fn go_on(shared: &Shared, rounds: usize, streams: &JoinHandle<Vec<String>>) {
+    wait(|| shared.rounds.load(Relaxed) >= rounds || streams.is_finished());
 }
 
 /// Keeps so many connections busy until it is told to stop; what went wrong.
@@ -168,6 +185,12 @@ async fn stream(shared: Arc<Shared>, ready: mpsc::Sender<()>) -> Vec<String> {
 async fn open(shared: Arc<Shared>) -> Vec<String> {
     let mut failed = Vec::new();
     while !shared.stop.load(Relaxed) && failed.len() < 10 {
+        let pause = shared.pause.load(Relaxed);
+        shared.paused.store(pause, Relaxed);
+        if pause {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            continue;
+        }
         let result = match timeout(PATIENCE, TcpStream::connect(NODE_PORT)).await {
             Ok(Ok(mut stream)) => exchange(&mut stream, 7).await,
             Ok(Err(error)) => Err(error),
@@ -253,11 +276,27 @@ fn a_thousand_connections_stay_while_all_maps_double_twice() {
             .map(|(.., attachment)| attachment == Attachment::Kept)
             .collect();
         assert_eq!(done, [true].into());
-        let enough = std::time::Instant::now() + Duration::from_secs(60);
-        while shared.rounds.load(Relaxed) < rounds + 2 && !streams.is_finished() {
-            assert!(std::time::Instant::now() < enough, "nothing moves any more");
-            thread::yield_now();
-        }
+        go_on(&shared, rounds + 2, &streams);
+    }
+    // Deaths in the middle of it: before any program is exchanged, and when all are and no pin is.
+    type Step = fn(&mut Growth) -> Result<(), Error>;
+    let deaths: [&[Step]; 2] = [&[Growth::fill], &[Growth::fill, Growth::switch]];
+    for (n, steps) in deaths.into_iter().enumerate() {
+        let rounds = shared.rounds.load(Relaxed);
+        let capacity = 32_768 << n;
+        let mut growth = Growth::prepare(&root, &[("FLOWS", capacity), ("REPLIES", capacity)].into()).unwrap();
+        // The switch alone does not keep flows from beginning, as all of it does.
+        shared.pause.store(true, Relaxed);
+        wait(|| shared.paused.load(Relaxed));
+        steps.iter().for_each(|step| step(&mut growth).unwrap());
+        drop(growth);
+        drop(proxy);
+        shared.pause.store(false, Relaxed);
+        go_on(&shared, rounds + 2, &streams);
+        proxy = load(&ground, 4096);
+        assert_eq!(flows(&ground).1, capacity as usize);
+        devices.reconcile(&all, true).unwrap();
+        go_on(&shared, rounds + 4, &streams);
     }
     shared.stop.store(true, Relaxed);
     assert_eq!(streams.join().unwrap(), [""; 0]);

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
+pub(crate) const SCTP: u8 = 132;
 pub(crate) const SYN: u8 = 2;
 pub(crate) const RST: u8 = 4;
 pub(crate) const ACK: u8 = 16;
@@ -13,7 +14,7 @@ pub(crate) const FIN: u8 = 1;
 pub(crate) const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 pub(crate) const NEIGHBOUR: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
-/// A TCP or UDP packet to be.
+/// A TCP, UDP or SCTP packet to be. Of SCTP `flags` are the type of its only chunk.
 #[derive(Clone, Debug)]
 pub(crate) struct Craft {
     pub(crate) from: SocketAddr,
@@ -52,6 +53,9 @@ impl Craft {
 
     /// The transport header and payload.
     pub(crate) fn segment(&self) -> Vec<u8> {
+        if self.protocol == SCTP {
+            return self.sctp();
+        }
         let mut bytes = Vec::new();
         bytes.extend(self.from.port().to_be_bytes());
         bytes.extend(self.to.port().to_be_bytes());
@@ -71,6 +75,20 @@ impl Craft {
             let check = !sum(&[&pseudo(self.from.ip(), self.to.ip(), self.protocol, bytes.len()), &bytes]);
             let check = if check == 0 && self.protocol == UDP { 0xffff } else { check };
             bytes[at..at + 2].copy_from_slice(&check.to_be_bytes());
+        }
+        bytes
+    }
+
+    fn sctp(&self) -> Vec<u8> {
+        let mut bytes = [self.from.port().to_be_bytes(), self.to.port().to_be_bytes()].concat();
+        bytes.extend(0x5c7b_0001_u32.to_be_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend([self.flags, 0]);
+        bytes.extend((4 + self.payload.len() as u16).to_be_bytes());
+        bytes.extend(&self.payload);
+        if self.checksum {
+            let check = crc32c(&bytes).to_le_bytes();
+            bytes[8..12].copy_from_slice(&check);
         }
         bytes
     }
@@ -185,6 +203,11 @@ fn pseudo(source: IpAddr, destination: IpAddr, protocol: u8, length: usize) -> V
     bytes
 }
 
+/// The sum of the pseudo header, as a packet carries it whose checksum is to be finished by the device that sends it.
+pub(crate) fn pseudo_sum(source: IpAddr, destination: IpAddr, protocol: u8, length: usize) -> u16 {
+    sum(&[&pseudo(source, destination, protocol, length)])
+}
+
 /// One's complement sum of big-endian words.
 fn sum(parts: &[&[u8]]) -> u16 {
     let mut sum = 0_u64;
@@ -199,11 +222,20 @@ fn sum(parts: &[&[u8]]) -> u16 {
     sum as u16
 }
 
-/// What a frame says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Seen {
-    pub(crate) from: SocketAddr,
-    pub(crate) to: SocketAddr,
+/// As SCTP has it, bit by bit.
+pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
+    let step = |crc: u32, byte: &u8| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 })
+    };
+    !bytes.iter().fold(u32::MAX, step)
+}
+
+/// The checksum that an SCTP packet should have, and the one it has.
+pub(crate) fn checksums(packet: &[u8]) -> [u32; 2] {
+    let has = u32::from_le_bytes(packet[8..12].try_into().unwrap());
+    [crc32c(&[&packet[..8], &[0; 4], &packet[12..]].concat()), has]
+}
+
 /// How far the checksums of a frame are from right: the header's (of IPv4) and the transport's, each zero if it is right or
 /// absent, added as one's complement numbers. `None` for what has none or says of itself what it is not. A change that
 /// keeps checksums up to date leaves this as it was.
@@ -248,12 +280,17 @@ pub(crate) fn residue(frame: &[u8]) -> Option<u32> {
     Some((of_header << 16) | of_body)
 }
 
+/// What a frame says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) from: SocketAddr,
+    pub(crate) to: SocketAddr,
     pub(crate) protocol: u8,
     pub(crate) ttl: u8,
     pub(crate) body: Vec<u8>,
 }
 
-/// Reads a whole TCP, UDP or ICMP frame and verifies its checksums. ICMP has no ports: zero.
+/// Reads a whole TCP, UDP, SCTP or ICMP frame and verifies its checksums. ICMP has no ports: zero.
 pub(crate) fn read(frame: &[u8]) -> Seen {
     let (seen, l4) = read_ip(&frame[14..]);
     let packet = &frame[14..];
@@ -262,6 +299,7 @@ pub(crate) fn read(frame: &[u8]) -> Seen {
     let is_sound = match seen.protocol {
         1 => sum(&[body]) == 0xffff,
         UDP if body[6..8] == [0, 0] && seen.to.is_ipv4() => true,
+        SCTP => checksums(body)[0] == checksums(body)[1],
         _ => sum(&[covered, body]) == 0xffff,
     };
     assert!(is_sound, "the transport checksum of {seen:?} is wrong");
@@ -287,7 +325,7 @@ pub(crate) fn read_ip(packet: &[u8]) -> (Seen, usize) {
         l4 += 8;
     }
     let port = |i: usize| match protocol {
-        TCP | UDP => u16::from_be_bytes([packet[l4 + i], packet[l4 + i + 1]]),
+        TCP | UDP | SCTP => u16::from_be_bytes([packet[l4 + i], packet[l4 + i + 1]]),
         _ => 0,
     };
     let seen = Seen {

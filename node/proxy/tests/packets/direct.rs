@@ -209,3 +209,49 @@ fn what_a_service_needs_comes_before_the_short_way() {
         assert_eq!(rig.run("from_pod", &echo).0, REDIRECT);
     }
 }
+
+/// Sent on by the program: as it came, with one hop less. (The hardware addresses are the kernel's to write.)
+#[track_caller]
+fn sent_on(rig: &mut Rig, frame: &[u8]) {
+    let (action, after) = rig.run("from_pod", frame);
+    assert_eq!(action, REDIRECT);
+    let (before, seen) = (read(frame), read(&after));
+    assert_eq!((seen.ttl, seen.from, seen.to, seen.body), (before.ttl - 1, before.from, before.to, before.body));
+}
+
+#[test]
+fn what_pods_send_to_other_nodes_goes_out_past_the_stack() {
+    let mut rig = rig();
+    for (net, ranges, near, nowhere, link) in [
+        (IP4, [("10.0.0.0", 8), ("169.254.0.0", 16)], "10.1.0.77:1", "10.9.0.1:1", "169.254.1.1:1"),
+        (IP6, [("fd00::", 8), ("fe80::", 10)], "[fd01::77]:1", "[fd09::1]:1", "[fe80::1]:1"),
+    ] {
+        let craft = |to| Craft::new(TCP, net.here, to).flags(ACK);
+        left(&mut rig, "from_pod", &craft(net.there).frame());
+        ranges.iter().for_each(|(range, length)| rig.inside(range, *length));
+        sent_on(&mut rig, &craft(net.there).frame());
+        // Out of the cluster, to this node, back where it came from, nowhere, not through a router.
+        for to in [net.client, net.node, near, nowhere, link] {
+            left(&mut rig, "from_pod", &craft(to).frame());
+        }
+        left(&mut rig, "from_pod", &Craft { ttl: 1, ..craft(net.there) }.frame());
+        left(&mut rig, "from_pod", &Craft::new(TCP, other(net), net.there).frame());
+        left(&mut rig, "from_device", &Craft::new(TCP, net.client, net.there).frame());
+    }
+}
+
+#[test]
+fn what_pods_send_to_other_nodes_must_fit_the_way() {
+    let mut rig = rig();
+    for (net, range, length) in [(IP4, "10.0.0.0", 8), (IP6, "fd00::", 8)] {
+        rig.inside(range, length);
+        let craft = Craft::new(TCP, net.here, net.there).flags(ACK);
+        let headers = Craft { payload: Vec::new(), ..craft.clone() }.frame().len() - 14;
+        let whole = |size: usize| Craft { payload: vec![0; size - headers], ..craft.clone() }.frame();
+        sent_on(&mut rig, &whole(1500));
+        left(&mut rig, "from_pod", &whole(1501));
+        let (merged, fits) = (whole(3000), (1500 - headers) as u32);
+        assert_eq!(rig.run_merged("from_pod", &merged, fits).0, REDIRECT);
+        assert_eq!(rig.run_merged("from_pod", &merged, fits + 1), (NEXT, merged));
+    }
+}

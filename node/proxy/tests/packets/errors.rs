@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use skep_ebpf_common::kind;
 
 use crate::{
-    craft::{Craft, TCP, UDP, error, read, read_ip},
+    craft::{Craft, SCTP, TCP, UDP, error, read, read_ip},
     rig::{IP4, IP6, NEXT, REDIRECT, Rig},
 };
 
@@ -19,7 +19,7 @@ fn errors_reach_who_they_are_for_and_quote_what_it_knows() {
     let mut rig = Rig::new();
     for (net, router) in [(IP4, "10.2.0.1"), (IP6, "fd02::1")] {
         let router: IpAddr = router.parse().unwrap();
-        for protocol in [TCP, UDP] {
+        for protocol in [TCP, UDP, SCTP] {
             for (backend, local) in [(net.here, true), (net.there, false)] {
                 rig.forget();
                 rig.serve(net.node, protocol, kind::NODE_PORT, &[(backend, local)]);

@@ -347,6 +347,13 @@ pub(crate) fn ip(command: &str) {
     assert!(output.status.success(), "ip {command}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Switches an offload (`gro` or `tx`) of a device of this thread's namespace, as `ethtool -K` does (`SIOCETHTOOL`).
+pub(crate) fn offload(device: &str, which: &str, on: bool) {
+    let switch = if on { "on" } else { "off" };
+    let done = Command::new("ethtool").args(["-K", device, which, switch]).output().expect("this test needs ethtool");
+    assert!(done.status.success(), "ethtool {device} {which}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
 /// The number of a device in this thread's namespace.
 fn ifindex(name: &str) -> u32 {
     let output = Command::new("ip").args(["-o", "link", "show", "dev", name]).output().unwrap();

@@ -23,7 +23,7 @@ use skep_proxy::{
 };
 
 use crate::{
-    craft::{Craft, TCP, UDP, read},
+    craft::{Craft, SCTP, SYN, TCP, UDP, read},
     pinned::Pinned,
     rig::{NEXT, REDIRECT, Rig, ip, words},
 };
@@ -54,6 +54,7 @@ const FAMILIES: [Addresses; 2] = [
     },
 ];
 
+const PROTOCOLS: [u8; 3] = [TCP, UDP, SCTP];
 const PORTS: [u16; 3] = [80, 443, 30_080];
 const NODE_PORT: u32 = skep_ebpf_common::kind::NODE_PORT;
 
@@ -63,7 +64,7 @@ struct Spec {
     kind: u32,
     address: usize,
     port: u16,
-    tcp: bool,
+    protocol: u8,
     flags: u32,
     /// Index among the pods here, or behind them those elsewhere.
     backends: Vec<usize>,
@@ -84,7 +85,7 @@ enum Op {
         client_port: u16,
         to: usize,
         port: u16,
-        tcp: bool,
+        protocol: u8,
     },
     /// To the frontend of a service.
     Call {
@@ -98,7 +99,7 @@ enum Op {
         backend: usize,
         client: usize,
         client_port: u16,
-        tcp: bool,
+        protocol: u8,
     },
     /// A backend of a service goes.
     Gone(usize, usize),
@@ -124,14 +125,14 @@ fn place() -> (Range<u32>, Range<u32>) {
 }
 
 fn spec() -> impl Strategy<Value = Spec> {
-    let at = (1..=5_u32, 0..3_usize, select(&PORTS[..]), any::<bool>(), 0..128_u32);
+    let at = (1..=5_u32, 0..3_usize, select(&PORTS[..]), select(&PROTOCOLS[..]), 0..128_u32);
     let backends = (vec(0..6_usize, 0..6), vec(0..5_usize, 1..9), [place(), place(), place(), place()]);
     let rest = (weighted(0.5, 0..3_usize), weighted(0.08, 0..4_u8), vec((0..6_usize, 0..5_usize, any::<bool>()), 0..4));
-    (at, backends, rest).prop_map(|((kind, address, port, tcp, flags), (backends, slots, segments), rest)| Spec {
+    (at, backends, rest).prop_map(|((kind, address, port, protocol, flags), (backends, slots, segments), rest)| Spec {
         kind,
         address,
         port,
-        tcp,
+        protocol,
         flags,
         backends,
         slots,
@@ -143,19 +144,19 @@ fn spec() -> impl Strategy<Value = Spec> {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let packet = (any::<bool>(), 0..3_usize, 4000..4003_u16, 0..4_usize, select(&PORTS[..]), any::<bool>());
-    let packet = packet.prop_map(|(from_pod, client, client_port, to, port, tcp)| Op::Packet {
+    let packet = (any::<bool>(), 0..3_usize, 4000..4003_u16, 0..4_usize, select(&PORTS[..]), select(&PROTOCOLS[..]));
+    let packet = packet.prop_map(|(from_pod, client, client_port, to, port, protocol)| Op::Packet {
         from_pod,
         client,
         client_port,
         to,
         port,
-        tcp,
+        protocol,
     });
     let call = (any::<bool>(), 0..3_usize, 4000..4003_u16, 0..6_usize)
         .prop_map(|(from_pod, client, client_port, service)| Op::Call { from_pod, client, client_port, service });
-    let answer = (0..3_usize, 0..3_usize, 4000..4003_u16, any::<bool>())
-        .prop_map(|(backend, client, client_port, tcp)| Op::Answer { backend, client, client_port, tcp });
+    let answer = (0..3_usize, 0..3_usize, 4000..4003_u16, select(&PROTOCOLS[..]))
+        .prop_map(|(backend, client, client_port, protocol)| Op::Answer { backend, client, client_port, protocol });
     let gone = (0..6_usize, 0..5_usize).prop_map(|(service, backend)| Op::Gone(service, backend));
     prop_oneof![20 => packet, 60 => call, 20 => answer, 1 => gone]
 }
@@ -178,10 +179,6 @@ fn world() -> impl Strategy<Value = World> {
 
 fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
-}
-
-fn number(tcp: bool) -> u8 {
-    if tcp { TCP } else { UDP }
 }
 
 fn clear<K: Pod, V: Pod>(rig: &mut Rig, name: &str) {
@@ -279,7 +276,7 @@ impl World {
         } else {
             words(address(all.services[spec.address]))
         };
-        let key = FrontendKey::new(listens, port(spec.port), number(spec.tcp));
+        let key = FrontendKey::new(listens, port(spec.port), spec.protocol);
         let mut value = FrontendValue::sealed(&key, id, spec.kind);
         value.seal ^= u32::from(spec.damage == Some(2));
         rig.map("FRONTENDS").insert(key, value, 0).unwrap();
@@ -297,26 +294,31 @@ impl World {
 }
 
 impl World {
-    /// Of a packet: is it a pod's, is it TCP, from where and to where.
-    fn packet(&self, op: &Op) -> Option<(bool, bool, SocketAddr, SocketAddr)> {
+    /// Of a packet: is it a pod's, its protocol, from where and to where.
+    fn packet(&self, op: &Op) -> Option<(bool, u8, SocketAddr, SocketAddr)> {
         let all = self.addresses();
         let client_at =
             |from_pod: bool, client: usize| address(if from_pod { all.here[client] } else { all.clients[client] });
         Some(match *op {
-            Op::Packet { from_pod, client, client_port, to, port, tcp } => {
+            Op::Packet { from_pod, client, client_port, to, port, protocol } => {
                 // The last is a pod elsewhere: no Service, and not the cluster's own as `INSIDE` has it.
                 let to = address(all.services.get(to).copied().unwrap_or(all.there[0]));
-                (from_pod, tcp, SocketAddr::new(client_at(from_pod, client), client_port), SocketAddr::new(to, port))
+                (
+                    from_pod,
+                    protocol,
+                    SocketAddr::new(client_at(from_pod, client), client_port),
+                    SocketAddr::new(to, port),
+                )
             }
             Op::Call { from_pod, client, client_port, service } => {
                 let spec = self.specs.get(service % self.specs.len())?;
                 let to = address(all.services[if spec.kind == NODE_PORT { 0 } else { spec.address }]);
                 let from = SocketAddr::new(client_at(from_pod, client), client_port);
-                (from_pod, spec.tcp, from, SocketAddr::new(to, spec.port))
+                (from_pod, spec.protocol, from, SocketAddr::new(to, spec.port))
             }
-            Op::Answer { backend, client, client_port, tcp } => {
+            Op::Answer { backend, client, client_port, protocol } => {
                 let to = SocketAddr::new(client_at(false, client), client_port);
-                (true, tcp, SocketAddr::new(address(all.here[backend]), 8080), to)
+                (true, protocol, SocketAddr::new(address(all.here[backend]), 8080), to)
             }
             Op::Gone(..) => return None,
         })
@@ -442,21 +444,26 @@ fn check(
     op: &Op,
     tally: &Tally,
 ) -> Result<(), TestCaseError> {
-    let Some((from_pod, tcp, from, to)) = world.packet(op) else {
+    let Some((from_pod, number, from, to)) = world.packet(op) else {
         if let Op::Gone(service, backend) = *op {
             // One that is not there is no error.
             let _ = rig.map::<u32, BackendValue>("BACKENDS").remove(&(base + service as u32 * 10 + 1 + backend as u32));
         }
         return Ok(());
     };
-    let packet = Craft::new(number(tcp), &from.to_string(), &to.to_string());
+    // Of SCTP an INIT, which opens as SYN does.
+    let packet = Craft::new(number, &from.to_string(), &to.to_string()).flags(if number == SCTP { 1 } else { SYN });
     let ask = |client_port: Option<u16>| {
         let client = if from_pod {
             Client::Pod { address: from.ip(), port: client_port }
         } else {
             Client::Outside { address: from.ip(), port: client_port }
         };
-        let protocol = if tcp { Protocol::Tcp } else { Protocol::Udp };
+        let protocol = match number {
+            TCP => Protocol::Tcp,
+            UDP => Protocol::Udp,
+            _ => Protocol::Sctp,
+        };
         reader.trace(&Question { client, to, protocol }).unwrap()
     };
     let (exact, any) = (ask(Some(from.port())), ask(None));

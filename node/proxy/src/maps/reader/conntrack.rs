@@ -8,7 +8,7 @@ use std::{
 
 use serde::Serialize;
 use skep_ebpf_common::{
-    Address, TCP, UDP,
+    Address, SCTP, TCP, UDP,
     conntrack::{self, Flow, Reply, Tuple, dsr, state},
     host_port,
 };
@@ -116,7 +116,7 @@ fn record(key: &Tuple, reply_key: &Tuple, flow: Option<&Flow>, reply: Option<&Re
     let asked = (flow.filter(|_| received).map(|flow| end(flow.from, flow.from_port)))
         .or(reply.map(|reply| end(reply.frontend, reply.frontend_port)));
     Some(FlowRecord {
-        protocol: protocol(key.protocol)?,
+        protocol: Protocol::from_number(key.protocol)?,
         client: end(key.source, key.source_port),
         frontend: asked.filter(|_| received).unwrap_or_else(|| end(key.destination, key.destination_port)),
         backend: end(reply_key.source, reply_key.source_port),
@@ -143,25 +143,18 @@ fn end(address: Address, port: u16) -> SocketAddr {
     SocketAddr::new(from_map(address), host_port(port))
 }
 
-fn protocol(number: u8) -> Option<Protocol> {
-    match number {
-        TCP => Some(Protocol::Tcp),
-        UDP => Some(Protocol::Udp),
-        _ => None,
-    }
-}
-
 fn state_name(protocol: u8, bits: u32) -> &'static str {
     const FINS: u32 = state::CLIENT_FIN | state::BACKEND_FIN;
     let has = |bit: u32| bits & bit != 0;
     match protocol {
-        TCP if has(state::RESET) => "reset",
-        TCP if bits & FINS == FINS => "closed",
-        TCP if has(FINS) => "closing",
+        UDP if has(state::REPLIED) => "answered",
+        UDP => "unanswered",
+        _ if has(state::RESET) => "reset",
+        _ if bits & FINS == FINS => "closed",
+        _ if has(FINS) => "closing",
         TCP if has(state::REPLIED) => "established",
-        TCP => "opening",
-        _ if has(state::REPLIED) => "answered",
-        _ => "unanswered",
+        SCTP if has(state::STEADY) => "established",
+        _ => "opening",
     }
 }
 

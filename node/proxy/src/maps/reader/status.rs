@@ -15,10 +15,10 @@ use skep_ebpf_common::{
 
 use super::Reader;
 use crate::{
-    Error, Result, bpffs,
+    Error, MapSizes, Result, bpffs,
     devices::{self, pins},
     kernel,
-    maps::{FLOWS, INSIDE, REPLIES, Table, drops, trie},
+    maps::{FLOWS, INSIDE, Part, REPLIES, Table, drops, paths, pinned, trie},
     object::{Link, PROGRAMS},
 };
 
@@ -45,6 +45,8 @@ pub struct Status {
     pub maps: Vec<MapRecord>,
     /// Packets that ended in a program, by reason; none where no program sees packets.
     pub drops: Vec<DropRecord>,
+    /// Packets that were translated and sent on, by the program that did it; none where no program sees packets.
+    pub forwarded: Vec<PathRecord>,
 }
 
 /// One program of sockets.
@@ -75,10 +77,10 @@ pub struct DeviceRecord {
     pub device: String,
     /// Does the device live?
     pub attached: bool,
-    /// The kernel's number of the program.
-    pub id: Option<u32>,
     /// Is it a filter of the device's clsact qdisc, and no link?
     pub is_filter: bool,
+    /// The kernel's number of the program.
+    pub id: Option<u32>,
     /// Checksum of its instructions.
     pub tag: Option<String>,
 }
@@ -93,6 +95,8 @@ pub struct MapRecord {
     pub entries: usize,
     /// Entries it can hold.
     pub capacity: usize,
+    /// Entries it is made to hold when it fills up; the same number if it stays as it is.
+    pub most: usize,
 }
 
 /// Packets that ended for one reason.
@@ -101,6 +105,16 @@ pub struct MapRecord {
 pub struct DropRecord {
     /// The reason, as metrics have it.
     pub reason: &'static str,
+    /// How many.
+    pub packets: u64,
+}
+
+/// Packets that went one way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PathRecord {
+    /// The way, as metrics have it: `tc`, or `xdp` for the fast lane.
+    pub path: &'static str,
     /// How many.
     pub packets: u64,
 }
@@ -116,6 +130,9 @@ impl Reader {
         let devices = on_devices(devices::programs().chain(devices::xdp::PINS), &self.paths.links)?;
         let mut maps = self.maps_of_sockets()?;
         maps.extend(self.maps_of_packets()?);
+        for (name, most) in growing() {
+            maps.iter_mut().filter(|map| map.name == name).for_each(|map| map.most = map.most.max(most as usize));
+        }
         Ok(Status {
             kernel: kernel::release(),
             bpf_root: self.bpf_root.clone(),
@@ -125,6 +142,7 @@ impl Reader {
             devices,
             maps,
             drops: self.drops()?,
+            forwarded: self.forwarded()?,
         })
     }
 
@@ -135,6 +153,15 @@ impl Reader {
     pub fn drops(&self) -> Result<Vec<DropRecord>> {
         let drops = drops::read(&self.paths.maps)?;
         Ok(drops.into_iter().map(|(reason, packets)| DropRecord { reason: reason.name(), packets }).collect())
+    }
+
+    /// Packets that were sent on, by the program that did it; none where no program sees packets.
+    ///
+    /// # Errors
+    /// When the counters cannot be read.
+    pub fn forwarded(&self) -> Result<Vec<PathRecord>> {
+        let paths = paths::read(&self.paths.maps)?;
+        Ok(paths.into_iter().map(|(path, packets)| PathRecord { path: path.name(), packets }).collect())
     }
 
     fn program(&self, name: &str, links: &[PathBuf]) -> ProgramRecord {
@@ -236,11 +263,19 @@ fn warnings(programs: &[ProgramRecord], devices: &[DeviceRecord], maps: &[MapRec
     loose.chain(dead).chain(full).collect()
 }
 
+/// Maps that are made larger when they fill up, and how large.
+fn growing() -> impl Iterator<Item = (&'static str, u32)> {
+    // The room for Maglev tables is added to one of them, and goes without saying.
+    let all = pinned(Part::Sockets { maglev: 0 }, &MapSizes::MOST).into_iter();
+    all.filter(|(name, _)| !MAKE_ROOM.contains(name)).filter_map(|(name, most)| Some((name, most?)))
+}
+
 /// Maps that forget the entry that was not used for longest.
 const MAKE_ROOM: [&str; 7] = ["AFFINITY", "STICKY", "UDP_PEERS", "TCP_PEERS", FLOWS, REPLIES, "FRAGMENTS"];
 
 fn record<K: Pod, V: Pod>(table: &Table<K, V>) -> Result<MapRecord> {
-    Ok(MapRecord { name: table.name().into(), entries: table.count()?, capacity: table.capacity() })
+    let capacity = table.capacity();
+    Ok(MapRecord { name: table.name().into(), entries: table.count()?, capacity, most: capacity })
 }
 
 /// A trie of prefixes.
@@ -248,11 +283,11 @@ fn ranges<K: Pod>(folder: &Path, name: &'static str) -> Result<MapRecord> {
     let data = MapData::from_pin(folder.join(name)).map_err(Error::map(name))?;
     let capacity = data.info().map_err(Error::map(name))?.max_entries() as usize;
     let entries = trie::<K, u32>(folder, name)?.keys().flatten().count();
-    Ok(MapRecord { name: name.into(), entries, capacity })
+    Ok(MapRecord { name: name.into(), entries, capacity, most: capacity })
 }
 
 fn counted<V: Pod>(name: &str, map: &PerCpuHashMap<MapData, u32, V>, capacity: usize) -> MapRecord {
-    MapRecord { name: name.into(), entries: map.keys().flatten().count(), capacity }
+    MapRecord { name: name.into(), entries: map.keys().flatten().count(), capacity, most: capacity }
 }
 
 #[cfg(test)]
@@ -273,10 +308,11 @@ mod tests {
             program: "from_pod".into(),
             device: "eth0".into(),
             attached,
+            is_filter: false,
             id: None,
             tag: None,
         };
-        let map = |name: &str, entries| MapRecord { name: name.into(), entries, capacity: 100 };
+        let map = |name: &str, entries| MapRecord { name: name.into(), entries, capacity: 100, most: 100 };
         assert_eq!(warnings(&[program("connect4", true)], &[device(true)], &[map("SERVICES", 90)]), [""; 0]);
         let all = warnings(&[program("connect4", false)], &[device(false)], &[map("SERVICES", 91), map("FLOWS", 100)]);
         assert_eq!(all.len(), 3);
@@ -286,4 +322,3 @@ mod tests {
         );
     }
 }
-            is_filter: false,

@@ -8,7 +8,7 @@ use std::{
 
 use aya::maps::{Array, LpmTrie, Map, MapData, MapError, lpm_trie::Key};
 use skep_ebpf_common::{
-    Address, BackendValue, FrontendKey, TCP,
+    Address, BackendValue, FrontendKey, SCTP, TCP, UDP,
     conntrack::{self, Flow, Node, Reply, Tuple, inside},
     kind,
     packet::Drop,
@@ -73,6 +73,7 @@ impl PacketMaps {
             kind::NODE_PORT => self.known_as(frontend.address)? == Some(inside::NODE),
             _ => false,
         };
+        let may_be_told = may_be_told && frontend.protocol != SCTP;
         Ok(node.dsr & bit != 0 && may_be_told && !self.is_inside(client)?)
     }
 }
@@ -112,7 +113,8 @@ impl Reader {
             return Ok(ended);
         }
         // All that has frontends is among the addresses; only what may leave the cluster is looked at further.
-        if self.maps.addresses.get(&frontend.address)?.is_none() && (external || node(&maps)?.masquerade == 0) {
+        let stays = external || node(&maps)?.masquerade == 0 || maps.is_inside(frontend.address)?;
+        if self.maps.addresses.get(&frontend.address)?.is_none() && stays {
             steps.add("ADDRESSES", format_args!("{} is no Service's and not this node's", question.to.ip()));
             return Ok((None, Outcome::Passes));
         }
@@ -171,7 +173,7 @@ impl Reader {
         let reply = maps.replies.get(&reply_key)?.filter(|reply| reply.is_sealed_for(&reply_key));
         let backend = self.backend(flow.backend, flow.service)?;
         let alive = fresh(flow.used, flow.state) || reply.is_some_and(|reply| fresh(reply.used, flow.state));
-        if (tuple.protocol == TCP && conntrack::is_closing(flow.state))
+        if (tuple.protocol != UDP && conntrack::is_closing(flow.state))
             || (flow.service != 0 && backend.is_none())
             || !alive
         {

@@ -1,0 +1,126 @@
+//! The fast lane on devices: its modes, what it does to real traffic, and that it stays and goes as it should.
+
+use std::path::PathBuf;
+
+use nix::sched::{CloneFlags, unshare};
+use skep_proxy::{
+    Attachment::{self, Attached, Kept},
+    Error, MapSizes, Proxy,
+    devices::{Acceleration, Devices, Settings},
+};
+use tempfile::TempDir;
+
+use crate::rig::{ip, offload};
+
+/// A network namespace with a device of the node (a veth pair `up0` and `up0-x`), a bridge, whose driver knows no XDP, and a
+/// pod's device; and a place for pins.
+struct Ground(TempDir);
+
+impl Ground {
+    fn new() -> Self {
+        assert!(nix::unistd::geteuid().is_root(), "this test loads programs into the kernel: run it as root");
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        add("up0");
+        add("pod0");
+        ip("link add name br0 type bridge");
+        ip("link set br0 up");
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn root(&self) -> PathBuf {
+        self.0.path().join("bpf")
+    }
+
+    fn open(&self, acceleration: Acceleration) -> Devices {
+        let settings =
+            Settings { is_pod: |name| name == "pod0", ports: 61_000..=65_000, acceleration, ..Settings::default() };
+        let sizes = MapSizes { services: 1024, backends: 1024, flows: 1024, ..MapSizes::default() };
+        Devices::open(&self.root(), &sizes, settings).unwrap()
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        if let Err(error) = Proxy::cleanup(&self.root()) {
+            eprintln!("cannot clean up {}: {error}", self.root().display());
+        }
+    }
+}
+
+fn add(name: &str) {
+    ip(&format!("link add name {name} type veth peer name {name}-x"));
+    ip(&format!("link set {name} up"));
+    ip(&format!("link set {name}-x up"));
+}
+
+/// What became of the fast lane on the device: its pin's name, and whether it was put there now.
+fn lane<'a>(done: &'a [(String, &'static str, Attachment)]) -> Vec<(&'a str, &'static str, Attachment)> {
+    let lane = done.iter().filter(|(_, program, _)| program.starts_with("from_wire"));
+    lane.map(|(device, program, attachment)| (device.as_str(), *program, *attachment)).collect()
+}
+
+fn on(device: &str) -> Vec<String> {
+    vec![device.to_owned()]
+}
+
+#[test]
+fn it_outlives_the_daemon_and_goes_when_it_is_switched_off() {
+    let ground = Ground::new();
+    offload("up0-x", "gro", true);
+    let mut devices = ground.open(Acceleration::Native);
+    let done = devices.reconcile(&on("up0"), false).unwrap();
+    assert_eq!(lane(&done), [("up0", "from_wire", Attached)], "never on a pod's device");
+    assert_eq!(lane(&devices.reconcile(&on("up0"), true).unwrap()), [("up0", "from_wire", Kept)]);
+    drop(devices);
+    let mut devices = ground.open(Acceleration::BestEffort);
+    assert_eq!(lane(&devices.reconcile(&on("up0"), false).unwrap()), [("up0", "from_wire", Kept)]);
+    let status = skep_proxy::maps::Reader::open(&ground.root()).unwrap().status().unwrap();
+    assert!(status.devices.iter().any(|one| one.program == "from_wire" && one.device == "up0" && one.attached));
+
+    // The device goes and comes back; another one is the node's; nothing is left of it.
+    ip("link delete up0");
+    assert_eq!(lane(&devices.reconcile(&on("up0"), false).unwrap()), []);
+    add("up0");
+    offload("up0-x", "gro", true);
+    assert_eq!(lane(&devices.reconcile(&on("up0"), false).unwrap()), [("up0", "from_wire", Attached)]);
+    drop(devices);
+    let mut devices = ground.open(Acceleration::Disabled);
+    assert_eq!(lane(&devices.reconcile(&on("up0"), false).unwrap()), []);
+    let status = skep_proxy::maps::Reader::open(&ground.root()).unwrap().status().unwrap();
+    assert!(status.devices.iter().all(|one| !one.program.starts_with("from_wire")), "{:?}", status.devices);
+    devices.detach().unwrap();
+    skep_proxy::devices::cleanup().unwrap();
+}
+
+#[test]
+fn a_driver_that_cannot_is_said_or_gone_around() {
+    let ground = Ground::new();
+    let mut devices = ground.open(Acceleration::Native);
+    for device in ["br0", "up0"] {
+        // A pair whose other end would take no frame is as good as a driver that knows nothing of it.
+        let error = devices.reconcile(&on(device), false).unwrap_err();
+        assert!(matches!(&error, Error::NotNative { device: at, .. } if at == device), "{error:?}");
+        assert!(error.to_string().contains("--acceleration best-effort"), "{error}");
+    }
+    // All else is served nevertheless.
+    let status = skep_proxy::maps::Reader::open(&ground.root()).unwrap().status().unwrap();
+    assert!(status.devices.iter().any(|one| one.program == "from_device" && one.device == "up0" && one.attached));
+    drop(devices);
+    let mut devices = ground.open(Acceleration::BestEffort);
+    let both = ["br0", "up0"].map(str::to_owned);
+    let generic = |attachment| [("br0", "from_wire_generic", attachment), ("up0", "from_wire_generic", attachment)];
+    assert_eq!(lane(&devices.reconcile(&both, false).unwrap()), generic(Attached));
+    assert_eq!(lane(&devices.reconcile(&both, true).unwrap()), generic(Kept));
+    // Once the other end takes frames the mode changes, and back.
+    for (hears, pin) in [(true, "from_wire"), (false, "from_wire_generic")] {
+        offload("up0-x", "gro", hears);
+        assert_eq!(lane(&devices.reconcile(&both, true).unwrap())[1], ("up0", pin, Attached));
+        assert_eq!(lane(&devices.reconcile(&both, false).unwrap())[1], ("up0", pin, Kept));
+    }
+    drop(devices);
+    offload("up0-x", "gro", true);
+    let mut devices = ground.open(Acceleration::Native);
+    assert_eq!(lane(&devices.reconcile(&on("up0"), false).unwrap()), [("up0", "from_wire", Attached)]);
+    devices.detach().unwrap();
+    skep_proxy::devices::cleanup().unwrap();
+}
