@@ -15,6 +15,7 @@ mod metrics;
 mod peers;
 mod policy;
 mod run;
+mod service_ranges;
 mod settings;
 mod web;
 

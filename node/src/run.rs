@@ -28,6 +28,7 @@ use crate::host;
 use crate::metrics::{Metrics, MetricsServer, NetworkMetrics};
 use crate::peers;
 use crate::policy;
+use crate::service_ranges;
 use crate::settings::Settings;
 use crate::web;
 
@@ -262,7 +263,8 @@ async fn pod_network(
     let ground = Ground { settings, node_ips, pod_cidrs: &pod_cidrs };
     let ways = peers::Ways { own: &settings.node_name, peers, network: network.clone(), metrics };
     tokio::try_join!(
-        repair(network, metrics, drift.clone()),
+        repair(network.clone(), metrics, drift.clone()),
+        service_ranges::follow(policy_client.clone(), network),
         peers::follow(client, ways, drift.clone(), tell_addresses),
         devices::follow(ground, drift.clone(), addresses),
         policy::follow(policy_client, settings, policies, drift),
@@ -271,11 +273,7 @@ async fn pod_network(
 }
 
 /// Repairs the pod network when devices, addresses or routes have changed, and from time to time.
-async fn repair(
-    network: Arc<Network>,
-    metrics: &NetworkMetrics,
-    mut drift: watch::Receiver<()>,
-) -> anyhow::Result<()> {
+async fn repair(network: Arc<Network>, metrics: &NetworkMetrics, mut drift: watch::Receiver<()>) -> anyhow::Result<()> {
     loop {
         let worker = network.clone();
         match tokio::task::spawn_blocking(move || worker.reconcile()).await? {
@@ -306,6 +304,7 @@ pub(crate) fn network_config(
     skep_network::Config {
         pod_cidrs,
         service_cidrs: settings.service_cidrs.clone(),
+        awaits_more_ranges: true,
         node_ips: node_ips.to_vec(),
         mtu: settings.pod_mtu,
         overhead,
