@@ -103,8 +103,8 @@ fn tamper(node: &Cluster) -> Result<usize> {
         FrontendKey::new(address, port(80), TCP)
     };
     let mut ids = Vec::new();
-    for number in 0..SERVICES.len() {
-        ids.push(frontends.get(&key(number), 0).with_context(|| SERVICES[number])?.service);
+    for (number, name) in SERVICES.iter().enumerate() {
+        ids.push(frontends.get(&key(number), 0).with_context(|| format!("the frontend of {name}"))?.service);
     }
     let mut changed = 0;
     // Gone; and one that leads nowhere, and an address that is nobody's.
