@@ -16,6 +16,7 @@ mod metrics;
 mod peers;
 mod policy;
 mod run;
+mod service_ranges;
 mod settings;
 mod web;
 

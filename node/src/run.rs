@@ -29,12 +29,19 @@ use crate::host;
 use crate::metrics::{Metrics, MetricsServer, NetworkMetrics};
 use crate::peers;
 use crate::policy;
+use crate::service_ranges;
 use crate::settings::Settings;
 use crate::web;
 
 pub(crate) const FIRST_RETRY: Duration = Duration::from_millis(200);
 pub(crate) const LAST_RETRY: Duration = Duration::from_secs(5);
 pub(crate) const RECONCILE_NETWORK: Duration = Duration::from_secs(60);
+
+/// Between a change of devices or routes and a look at the pod network.
+const SETTLE_NETWORK: Duration = Duration::from_secs(2);
+
+/// How long after its own changes the kernel may still tell of them.
+const ECHO: Duration = Duration::from_millis(100);
 
 /// Runs the node until a signal; its pods and Services outlive it.
 pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
@@ -259,7 +266,8 @@ async fn pod_network(
     let ground = Ground { settings, node_ips, pod_cidrs: &pod_cidrs, direct };
     let ways = peers::Ways { own: &settings.node_name, peers, network: network.clone(), metrics };
     tokio::try_join!(
-        repair(network, metrics),
+        repair(network.clone(), metrics, drift.clone()),
+        service_ranges::follow(policy_client.clone(), network),
         peers::follow(client, ways, drift.clone(), tell_addresses),
         devices::follow(ground, drift.clone(), addresses),
         policy::follow(policy_client, settings, policies, direct, drift),
@@ -267,8 +275,8 @@ async fn pod_network(
     .map(drop)
 }
 
-/// Repairs the pod network from time to time.
-async fn repair(network: Arc<Network>, metrics: &NetworkMetrics) -> anyhow::Result<()> {
+/// Repairs the pod network when devices, addresses or routes have changed, and from time to time.
+async fn repair(network: Arc<Network>, metrics: &NetworkMetrics, mut drift: watch::Receiver<()>) -> anyhow::Result<()> {
     loop {
         let worker = network.clone();
         match tokio::task::spawn_blocking(move || worker.reconcile()).await? {
@@ -278,7 +286,14 @@ async fn repair(network: Arc<Network>, metrics: &NetworkMetrics) -> anyhow::Resu
             }
             Err(error) => tracing::warn!(%error, "could not put the pod network right"),
         }
-        tokio::time::sleep(RECONCILE_NETWORK).await;
+        // Its own writes are news, too.
+        tokio::time::sleep(ECHO).await;
+        drift.mark_unchanged();
+        tokio::select! {
+            // Every pod that comes or goes is such a change: those that come close together share one look.
+            () = drift::changed(&mut drift) => tokio::time::sleep(SETTLE_NETWORK).await,
+            () = tokio::time::sleep(RECONCILE_NETWORK) => {}
+        }
     }
 }
 
@@ -292,6 +307,7 @@ pub(crate) fn network_config(
     skep_network::Config {
         pod_cidrs,
         service_cidrs: settings.service_cidrs.clone(),
+        awaits_more_ranges: true,
         node_ips: node_ips.to_vec(),
         mtu: settings.pod_mtu,
         overhead,

@@ -247,8 +247,7 @@ pub(super) fn may_begin(destination: &Address, origin: Origin) -> bool {
 /// Does a packet of a pod to that address need the node's?
 #[inline(always)]
 fn is_masqueraded(destination: &Address) -> bool {
-    NODE.get(0).is_some_and(|node| node.masquerade != 0)
-        && INSIDE.get(lpm_trie::Key::new(128, *destination)).is_none()
+    NODE.get(0).is_some_and(|node| node.masquerade != 0) && INSIDE.get(lpm_trie::Key::new(128, *destination)).is_none()
 }
 
 /// Does a packet of a pod begin a flow to an address that is not the cluster's, which needs the node's address to be answered?

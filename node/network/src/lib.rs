@@ -13,6 +13,7 @@
 
 mod addresses;
 mod bandwidth;
+mod closed;
 mod cni;
 mod devices;
 mod error;

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use ipnet::IpNet;
 use serde_json::json;
 
+use crate::closed::ClosedRanges;
 use crate::netlink::{Link, Netlink, OWN_PROTOCOL, Route, Via};
 use crate::pod_link::{self, Wiring};
 use crate::{Error, Ipam, Lease, PLUGIN_NAME, Result, bandwidth, cni, files, forwarding, netns, peers, sysctl};
@@ -29,6 +30,8 @@ pub struct Config {
     pub pod_cidrs: Vec<IpNet>,
     /// The cluster's Service addresses, for the routes that keep an unknown one from leaving the node.
     pub service_cidrs: Vec<IpNet>,
+    /// Whether [`Network::close_ranges`] will tell of further ranges: those of a former life stay until then.
+    pub awaits_more_ranges: bool,
     /// The node's own addresses: the sources of its packets to pods, and what tells which device's MTU pods get.
     pub node_ips: Vec<IpAddr>,
     /// MTU of pods; `None`: the smallest of the devices with `node_ips`, else of the default route's, else 1500, less
@@ -52,6 +55,7 @@ pub struct Config {
 pub struct Network {
     config: Config,
     ipam: Ipam,
+    closed: ClosedRanges,
     /// The MTU pods get from now on.
     mtu: AtomicU32,
 }
@@ -90,7 +94,9 @@ impl Network {
         let ipam = Ipam::open(ipam_dir(&config), &config.pod_cidrs)?;
         let mut netlink = Netlink::open()?;
         let mtu = pod_mtu(&mut netlink, &config, config.overhead)?;
-        let network = Self { mtu: mtu.into(), ipam, config };
+        let closed =
+            ClosedRanges::new(&config.service_cidrs, &config.pod_cidrs, &config.node_ips, config.awaits_more_ranges);
+        let network = Self { mtu: mtu.into(), ipam, closed, config };
         forwarding::enable(network.config.pod_cidrs.iter().any(|cidr| cidr.addr().is_ipv6()))?;
         if sysctl::get("ipv4/conf/all/rp_filter")? == "2" {
             tracing::warn!(
@@ -98,9 +104,7 @@ impl Network {
                  under another's address; set it to 0 or 1"
             );
         }
-        for route in network.fixed_routes() {
-            netlink.replace_route(&route)?;
-        }
+        network.closed.keep(&mut netlink)?;
         network.install_plugin()?;
         network.write_conflist()?;
         tracing::info!(pod_cidrs = ?network.config.pod_cidrs, mtu, conf_dir = %network.config.cni_conf_dir.display(), "pod network is set up");
@@ -125,6 +129,15 @@ impl Network {
             self.write_conflist()?;
         }
         Ok(changed)
+    }
+
+    /// Has addresses of these Service ranges lead nowhere, too, unless they are served; those told before that are not among
+    /// them any more are opened.
+    ///
+    /// # Errors
+    /// When routes cannot be read or changed; [`Network::reconcile`] tries again.
+    pub fn close_ranges(&self, ranges: &[IpNet]) -> Result<()> {
+        self.closed.set(&mut Netlink::open()?, ranges)
     }
 
     fn wiring(&self) -> Wiring {
@@ -183,14 +196,7 @@ impl Network {
                 }
             }
         }
-        let fixed = self.fixed_routes();
-        for route in routes.iter().filter(|route| route.via == Via::Unreachable && !fixed.contains(route)) {
-            netlink.delete_route(route)?;
-            done.leftovers_removed += 1;
-        }
-        for route in fixed {
-            netlink.replace_route(&route)?;
-        }
+        done.leftovers_removed += self.closed.keep(&mut netlink)?;
         Ok(done)
     }
 
@@ -245,17 +251,6 @@ impl Network {
         results.push(self.remove_plugin());
         results.push(self.ipam.destroy());
         results.into_iter().collect()
-    }
-
-    /// Unknown Service addresses and unused pod addresses lead nowhere, rather than to the default gateway.
-    fn fixed_routes(&self) -> Vec<Route> {
-        let unreachable = |cidr: IpNet| Route {
-            destination: cidr.trunc(),
-            via: Via::Unreachable,
-            protocol: OWN_PROTOCOL,
-            source: None,
-        };
-        self.config.service_cidrs.iter().chain(&self.config.pod_cidrs).copied().map(unreachable).collect()
     }
 
     fn write_conflist(&self) -> Result<()> {

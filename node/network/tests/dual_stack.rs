@@ -163,6 +163,34 @@ fn unknown_service_and_pod_addresses_are_refused_at_once() {
 }
 
 #[test]
+fn service_ranges_that_come_later_are_closed_and_opened_again() {
+    let mut node = Node::new(BOTH);
+    let whole = node.inventory();
+    let close = |node: &Node, ranges: &[&str]| {
+        let ranges: Vec<_> = ranges.iter().map(|range| range.parse().unwrap()).collect();
+        node.namespace.run(|| node.network.close_ranges(&ranges).unwrap());
+    };
+    // Ranges that are closed anyway, and such as would cut the node or its pods off.
+    close(&node, &["10.96.0.0/12", "fd00:77::/48", "192.168.0.0/16", "10.77.0.128/25"]);
+    assert_eq!(node.inventory(), whole);
+    close(&node, &["10.120.0.0/16", "fd97::/112"]);
+    let closed = node.inventory();
+    for range in ["unreachable 10.120.0.0/16", "unreachable fd97::/112"] {
+        assert!(closed.contains(range), "{closed}");
+    }
+    assert_eq!(node.reconcile(), Reconciled::default());
+    assert_eq!(node.inventory(), closed);
+
+    // A daemon that comes back does not open them before it is told.
+    node.config.awaits_more_ranges = true;
+    node.network = node.namespace.run(|| Network::setup(node.config.clone()).unwrap());
+    assert_eq!(node.reconcile(), Reconciled::default());
+    assert_eq!(node.inventory(), closed);
+    close(&node, &[]);
+    assert_eq!(node.inventory(), whole);
+}
+
+#[test]
 fn pods_from_before_the_second_family_keep_their_one_address() {
     let mut node = Node::new("10.77.0.0/24");
     let old = node.add("old");

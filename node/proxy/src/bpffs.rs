@@ -104,6 +104,16 @@ pub(crate) fn take_maps(paths: &Paths) -> Result<File> {
     Ok(folder)
 }
 
+/// Makes a place for new pins if somebody took the former one away, and locks it. What was pinned goes on for as long as the
+/// former lock is held; what is pinned from now on is found by the next daemon. `None`: all is well.
+pub(crate) fn mend(bpf_root: &Path) -> Result<Option<Lock>> {
+    if Paths::new(bpf_root).maps.is_dir() {
+        return Ok(None);
+    }
+    prepare(bpf_root)?;
+    lock(bpf_root).map(Some)
+}
+
 /// Removes every pin below `bpf_root`, and the mount if [`prepare`] made it and nobody else uses it. Programs detach and
 /// maps vanish with their pins, unless a process still holds them. Nothing there is no error.
 ///

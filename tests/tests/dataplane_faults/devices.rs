@@ -68,13 +68,17 @@ fn device_of(node: &Cluster, address: &str) -> Result<String> {
     Ok(words.next().with_context(|| format!("no device in {route}"))?.to_owned())
 }
 
-/// Removes the node's device, and plugs a new one with the same address into the same network.
+/// Removes the node's device, and plugs a new one into the same network, with the same addresses: neighbours would take their
+/// time to notice another Ethernet address.
 fn replace_eth0(node: &Cluster) -> Result<()> {
     let netns = node.spec().netns.as_ref().and_then(|path| path.file_name()?.to_str()).context("no namespace")?;
     let network = format!("{}-lan0", netns.strip_suffix("-n2").context("not the second node")?);
     let run = |args: &[&str]| output(Command::new("ip").args(args)).map(drop);
+    let shown = ip(node, &["-o", "link", "show", "eth0"])?;
+    let ethernet = shown.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).context("no address")?;
     ip(node, &["link", "del", "eth0"])?;
-    run(&["-n", &network, "link", "add", "new", "type", "veth", "peer", "name", "eth0", "netns", netns])?;
+    let peer = ["peer", "name", "eth0", "address", ethernet, "netns", netns];
+    run(&[&["-n", &network, "link", "add", "new", "type", "veth"], &peer[..]].concat())?;
     run(&["-n", &network, "link", "set", "new", "master", "br0", "up"])?;
     ip(node, &["addr", "add", &format!("{NODE}/24"), "dev", "eth0"])?;
     ip(node, &["link", "set", "eth0", "up"]).map(drop)

@@ -67,7 +67,7 @@ fn connections_that_speak_outlive_a_storm_that_fills_connection_tracking() -> Re
     wait_outside_hears(&cluster, "10.111.0.1:30562", "web")?;
     // Pushing out the oldest drops nothing.
     let after = scrape::metrics(node)?;
-    for reason in ["conntrack", "no-port"] {
+    for reason in ["conntrack-full", "no-source-port"] {
         let name = format!(r#"skep_proxy_packet_drops_total{{reason="{reason}"}}"#);
         let dropped = scrape::sample(&after, &name)? - scrape::sample(&before, &name)?;
         ensure!(dropped == 0.0, "{dropped} packets were dropped: {reason}");

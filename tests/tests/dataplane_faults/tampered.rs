@@ -1,14 +1,17 @@
 //! Somebody else writes to the maps.
 
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::Ipv4Addr;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use aya::Pod;
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::lpm_trie::Key;
+use aya::maps::{HashMap, LpmTrie, Map, MapData};
 use skep_ebpf_common::{
-    Address, AddressValue, BackendValue, FrontendKey, FrontendValue, ServiceValue, SlotKey, SlotValue, TCP, mapped,
-    port,
+    Address, AddressValue, BackendValue, FrontendKey, FrontendValue, ServiceValue, SlotKey, SlotValue, SourceRange,
+    TCP, mapped, port,
 };
 use skep_tests::cluster::{Shape, TestCluster};
 use skep_tests::hammer::Hammer;
@@ -16,9 +19,13 @@ use skep_tests::scrape;
 use xtask::cluster::Cluster;
 use xtask::wait;
 
-use crate::{MENDED, pod, service, wait_node_hears};
+use crate::{MENDED, pod, service, wait_node_hears, wait_outside_hears};
 
-/// The Services, by what is done to the entries of each: its address, and its slots, its backend, all of it.
+/// A load balancer's address that is open to the client outside alone.
+const BALANCER: &str = "203.0.113.10";
+const OUTSIDE: &str = "10.111.0.100";
+
+/// The Services, by which entries of each are changed.
 const SERVICES: [&str; 5] = ["untouched", "frontend", "slots", "backend", "service"];
 
 /// The self-check's period, and time to do it.
@@ -35,21 +42,33 @@ fn what_somebody_else_does_to_the_maps_is_mended_and_counted() -> Result<()> {
     for (number, name) in SERVICES.iter().enumerate() {
         manifest += &service(name, "web", &address(number).to_string(), 30_560 + number as u16);
     }
+    manifest += &service("ranges", "web", "10.112.0.70", 30_570)
+        .replace("  type: NodePort", &format!("  type: LoadBalancer\n  loadBalancerSourceRanges: [{OUTSIDE}/32]"));
     cluster.apply(&manifest)?;
+    let status = format!(r#"{{"status":{{"loadBalancer":{{"ingress":[{{"ip":"{BALANCER}"}}]}}}}}}"#);
+    cluster.kubectl(&["patch", "service", "ranges", "--subresource=status", "--type=merge", "-p", &status])?;
+    cluster.outside()?.ip(&["route", "add", BALANCER, "via", "10.111.0.1"])?;
     cluster.wait_ready_pods("app=web", 1)?;
     let node = cluster.nodes()[0];
     let vips: Vec<String> = (0..SERVICES.len()).map(|number| format!("{}:80", address(number))).collect();
     for vip in &vips {
         wait_node_hears(&cluster, node, vip, "web")?;
     }
+    let balancer = format!("{BALANCER}:80");
+    wait_outside_hears(&cluster, &balancer, "web")?;
     ensure!(scrape::value(node, MENDED)? == 0.0, "the maps were mended before anybody touched them");
     let hammers =
         vips.iter().map(|vip| Hammer::start(cluster.toolbox_on(node, &["hammer", vip]))).collect::<Result<Vec<_>>>()?;
 
-    let changed = tamper(node)?;
-    for (name, vip) in SERVICES.iter().zip(&vips).skip(1) {
-        let asked = cluster.ask(vip);
-        ensure!(asked.is_err(), "{name} answers {asked:?} although its entries are damaged");
+    let changed = tamper(node)? + open_to_nobody(node)?;
+    let silent = is_silent(cluster.outside_toolbox(&["probe", "11000"])?, &balancer)?;
+    let asked: Vec<_> = SERVICES.iter().zip(&vips).skip(1).map(|(name, vip)| (name, cluster.ask(vip))).collect();
+    // Unless the self-check came just then.
+    if scrape::value(node, MENDED)? == 0.0 {
+        ensure!(silent, "who is in no source range any more is answered");
+        for (name, asked) in asked {
+            ensure!(asked.is_err(), "{name} answers {asked:?} although its entries are damaged");
+        }
     }
     wait::until("the self-check has come", PERIOD, || {
         let mended = scrape::value(node, MENDED)?;
@@ -59,6 +78,7 @@ fn what_somebody_else_does_to_the_maps_is_mended_and_counted() -> Result<()> {
     for vip in &vips {
         wait_node_hears(&cluster, node, vip, "web")?;
     }
+    wait_outside_hears(&cluster, &balancer, "web")?;
     for (name, hammer) in SERVICES.iter().zip(hammers) {
         let heard = hammer.stop()?;
         ensure!(heard.answers.keys().eq(["web"]), "{name}: {:?}", heard.answers);
@@ -83,8 +103,8 @@ fn tamper(node: &Cluster) -> Result<usize> {
         FrontendKey::new(address, port(80), TCP)
     };
     let mut ids = Vec::new();
-    for number in 0..SERVICES.len() {
-        ids.push(frontends.get(&key(number), 0).with_context(|| SERVICES[number])?.service);
+    for (number, name) in SERVICES.iter().enumerate() {
+        ids.push(frontends.get(&key(number), 0).with_context(|| format!("the frontend of {name}"))?.service);
     }
     let mut changed = 0;
     // Gone; and one that leads nowhere, and an address that is nobody's.
@@ -111,9 +131,36 @@ fn tamper(node: &Cluster) -> Result<usize> {
     Ok(changed + 1)
 }
 
-fn open<K: Pod, V: Pod>(node: &Cluster, name: &'static str) -> Result<HashMap<MapData, K, V>> {
+/// Takes the one source range away and puts another one there; returns how many entries that changed.
+fn open_to_nobody(node: &Cluster) -> Result<usize> {
+    let mut ranges: LpmTrie<_, SourceRange, u32> = map(node, "SOURCE_RANGES")?.try_into()?;
+    let key = ranges.keys().next().context("there is no source range")??;
+    let data = SourceRange { address: mapped(u32::from_ne_bytes([192, 0, 2, 1])), ..key.data() };
+    ranges.remove(&key)?;
+    ranges.insert(&Key::new(key.prefix_len(), data), 1, 0)?;
+    Ok(2)
+}
+
+/// Does `toolbox probe` hear nothing at all there?
+fn is_silent(mut probe: Command, address: &str) -> Result<bool> {
+    let mut child = probe.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let mut questions = child.stdin.take().context("no input")?;
+    questions.write_all(format!("0 tcp {address} 1\n").as_bytes())?;
+    let mut line = String::new();
+    let heard = BufReader::new(child.stdout.take().context("no output")?).read_line(&mut line);
+    let _ = child.kill();
+    child.wait()?;
+    heard?;
+    Ok(line.trim() == "0 silence")
+}
+
+fn open<K: Pod, V: Pod>(node: &Cluster, name: &str) -> Result<HashMap<MapData, K, V>> {
+    Ok(map(node, name)?.try_into()?)
+}
+
+fn map(node: &Cluster, name: &str) -> Result<Map> {
     let layout = format!("v{}", skep_ebpf_common::LAYOUT_VERSION);
     let pin = node.spec().bpf_root.join(layout).join("maps").join(name);
     let data = MapData::from_pin(&pin).with_context(|| pin.display().to_string())?;
-    Ok(Map::from_map_data(data)?.try_into()?)
+    Ok(Map::from_map_data(data)?)
 }

@@ -1,8 +1,9 @@
 //! Pods' addresses, who tells of them, and who reaches them.
 
 use std::net::IpAddr;
+use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use skep_tests::cluster::{Shape, TestCluster};
 use xtask::cluster::Cluster;
 use xtask::command::output;
@@ -74,10 +75,30 @@ fn pods_on_one_ethernet_have_two_addresses_and_reach_each_other_over_both() -> R
     first.start_node()?;
     let again = Web::read(&cluster, "web-1")?;
     ensure!(again.addresses == webs[0].addresses, "now it has {:?}", again.addresses);
-    ask_everybody(&cluster, &webs)
+    ask_everybody(&cluster, &webs)?;
+
+    // What cleans up removes what is of either family.
+    let second = cluster.nodes()[1];
+    second.destroy(true)?;
+    let netns = format!("--net={}", second.spec().netns.as_deref().context("a machine")?.display());
+    let look = |args: &[&str]| output(Command::new("nsenter").args([&netns, "--", "ip"]).args(args));
+    for args in [
+        &["-4", "route", "show", "proto", "83"][..],
+        &["-6", "route", "show", "proto", "83"],
+        &["-4", "route", "show", "proto", "84"],
+        &["-6", "route", "show", "proto", "84"],
+        &["-4", "address", "show", "dev", "lo", "to", "10.112.0.0/16"],
+        &["-6", "address", "show", "dev", "lo", "to", "fd00:112::/108"],
+    ] {
+        let left = look(args)?;
+        ensure!(left.trim().is_empty(), "{args:?}: {left}");
+    }
+    let links = look(&["link", "show"])?;
+    ensure!(!links.contains(": skep"), "{links}");
+    Ok(())
 }
 
-fn in_pod_sh(cluster: &TestCluster, pod: &str, line: &str) -> std::process::Command {
+fn in_pod_sh(cluster: &TestCluster, pod: &str, line: &str) -> Command {
     cluster.parts().kubectl(&["exec", pod, "--", "busybox", "sh", "-c", line])
 }
 

@@ -6,6 +6,7 @@ use std::process::{Child, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use skep_tests::cluster::{LIMIT, Shape, TestCluster};
+use xtask::command::output;
 use xtask::wait;
 
 use crate::{Web, apply_webs, at, families, in_pod, ips, wait_said};
@@ -46,6 +47,50 @@ fn answers(cluster: &TestCluster, webs: &[Web], addresses: &[IpAddr]) -> Result<
         }
     }
     Ok(())
+}
+
+const MORE: &str = "
+apiVersion: networking.k8s.io/v1
+kind: ServiceCIDR
+metadata: { name: more }
+spec: { cidrs: [10.114.0.0/24, 'fd00:114::/112'] }
+";
+
+/// Whether addresses of the ranges of [`MORE`] lead nowhere on every node.
+fn wait_closed(cluster: &TestCluster, expected: bool) -> Result<()> {
+    wait::until(&format!("the further ranges closed: {expected}"), LIMIT, || {
+        for node in cluster.nodes() {
+            for (family, range) in [("-4", "10.114.0.0/24"), ("-6", "fd00:114::/112")] {
+                let routes = output(node.on_machine("ip").args([family, "route", "show", "type", "unreachable"]))?;
+                ensure!(routes.contains(range) == expected, "{} has {routes}", node.spec().name);
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn addresses_of_ranges_that_came_later_are_served_and_never_leave_the_node() -> Result<()> {
+    let cluster = TestCluster::start_shape(&Shape::dual_stack(2))?;
+    let webs = apply_webs(&cluster)?;
+    cluster.apply(MORE)?;
+    wait_closed(&cluster, true)?;
+    let ready = "{.status.conditions[?(@.type=='Ready')].status}";
+    wait::until("the range is ready", LIMIT, || {
+        ensure!(cluster.get(&["servicecidr", "more"], ready)? == "True", "not yet");
+        Ok(())
+    })?;
+    let ips: [IpAddr; 2] = ["10.114.0.7".parse()?, "fd00:114::7".parse()?];
+    let [v4, v6] = ips;
+    let spec = format!("ipFamilyPolicy: RequireDualStack\n  clusterIP: {v4}\n  clusterIPs: ['{v4}', '{v6}']");
+    cluster.apply(&service("later", &spec))?;
+    answers(&cluster, &webs, &ips)?;
+    cluster.kubectl(&["delete", "service", "later"])?;
+    for address in ips {
+        is_refused(&cluster, "web-1", address)?;
+    }
+    cluster.kubectl(&["delete", "servicecidr", "more"])?;
+    wait_closed(&cluster, false)
 }
 
 /// Nobody is at the addresses any more, and that is said at once.

@@ -2,6 +2,7 @@
 //! kind of client, to every kind of address, under both policies, over TCP and UDP.
 #![allow(clippy::disallowed_methods, reason = "these tests have no runtime: they may sleep")]
 
+mod balancers;
 mod case;
 mod prober;
 mod table;

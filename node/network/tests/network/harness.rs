@@ -164,6 +164,7 @@ impl Node {
         let config = Config {
             pod_cidrs,
             service_cidrs,
+            awaits_more_ranges: false,
             node_ips,
             mtu: None,
             overhead: 0,

@@ -1,19 +1,25 @@
 //! Comparing the maps with the mirror, and mending what somebody else changed.
 
-use std::{collections::HashMap, hash::Hash};
+use std::{
+    collections::{HashMap, HashSet},
+    hash::Hash,
+};
 
-use aya::Pod;
+use aya::{
+    Pod,
+    maps::{LpmTrie, MapData, lpm_trie::Key},
+};
 use skep_ebpf_common::{
     Address, AddressValue, BackendValue, FrontendKey, FrontendValue, ServiceInfo, ServiceValue, SlotKey, SlotValue,
-    dsr::LocalKey,
+    SourceRange, dsr::LocalKey,
 };
 
 use super::{
     Plan, Programmer,
-    entries::{backend_value, info, slot_keys},
+    entries::{backend_value, info, range_key, slot_keys},
     locals,
 };
-use crate::{Result, maps::Table};
+use crate::{Error, Result, maps::Table};
 
 /// What the maps should hold.
 #[derive(Default)]
@@ -25,6 +31,8 @@ struct Wanted {
     locals: HashMap<LocalKey, u32>,
     infos: HashMap<u32, ServiceInfo>,
     addresses: HashMap<Address, AddressValue>,
+    /// Lengths of prefixes, and their data.
+    ranges: HashSet<(u32, SourceRange)>,
 }
 
 impl Programmer {
@@ -46,6 +54,8 @@ impl Programmer {
             wanted.slots.extend(keys.zip(&plan.slots).map(|(key, backend)| (key, SlotValue::sealed(&key, *backend))));
             wanted.backends.extend(live.backends.iter().map(|placed| (placed.id, backend_value(id, placed))));
             wanted.locals.extend(locals::entries(id, &live.backends));
+            let ranges = live.service.source_ranges.iter().map(|range| range_key(id, *range));
+            wanted.ranges.extend(ranges.map(|key| (key.prefix_len(), key.data())));
             for (frontend, kind) in &live.service.frontends {
                 let key = frontend.key();
                 wanted.frontends.insert(key, FrontendValue::sealed(&key, id, kind.number()));
@@ -57,6 +67,7 @@ impl Programmer {
             + mend(&mut maps.locals, &wanted.locals)?
             + mend(&mut maps.slots, &wanted.slots)?
             + mend(&mut maps.info, &wanted.infos)?
+            + mend_ranges(&mut maps.source_ranges, &wanted.ranges)?
             + mend(&mut maps.services, &wanted.services)?
             + mend(&mut maps.addresses, &wanted.addresses)?
             + mend(&mut maps.frontends, &wanted.frontends)?)
@@ -75,8 +86,28 @@ fn mend<K: Pod + Eq + Hash, V: Pod + PartialEq>(table: &mut Table<K, V>, wanted:
         table.remove(key)?;
         mended += 1;
     }
-    if mended > 0 {
-        tracing::error!(map = table.name(), entries = mended, "a service map was changed by somebody else; mended");
-    }
+    tell(table.name(), mended);
     Ok(mended)
+}
+
+/// The same for the source ranges, whose values say nothing.
+fn mend_ranges(map: &mut LpmTrie<MapData, SourceRange, u32>, wanted: &HashSet<(u32, SourceRange)>) -> Result<usize> {
+    let name = "SOURCE_RANGES";
+    let keys: Vec<Key<SourceRange>> = map.keys().collect::<Result<_, _>>().map_err(Error::map(name))?;
+    let found: HashSet<(u32, SourceRange)> = keys.iter().map(|key| (key.prefix_len(), key.data())).collect();
+    for (length, data) in wanted.difference(&found) {
+        map.insert(&Key::new(*length, *data), 1, 0).map_err(Error::map(name))?;
+    }
+    for (length, data) in found.difference(wanted) {
+        map.remove(&Key::new(*length, *data)).map_err(Error::map(name))?;
+    }
+    let mended = wanted.symmetric_difference(&found).count();
+    tell(name, mended);
+    Ok(mended)
+}
+
+fn tell(map: &str, entries: usize) {
+    if entries > 0 {
+        tracing::error!(map, entries, "a service map was changed by somebody else; mended");
+    }
 }

@@ -7,7 +7,7 @@ mod serve;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    path::PathBuf,
+    path::{Path, PathBuf},
     pin::pin,
     time::{Duration, Instant},
 };
@@ -28,7 +28,8 @@ use tokio_util::sync::CancellationToken;
 use self::{claims::Claims, room::Room};
 use super::Proxy;
 use crate::{
-    Error, Health, Metrics, Programmer, Result, bpffs,
+    Error, Health, Metrics, Programmer, Result,
+    bpffs::{self, Lock},
     loads::Auditor,
     node::NodeAddresses,
     service::{Family, Frontend, ServicePort},
@@ -105,6 +106,7 @@ impl Proxy {
             .ok();
         keeper.note_addresses(addresses.as_ref());
         let mut check_at = Instant::now() + CHECK;
+        let mut mended = Vec::new();
         loop {
             let retry_at = keeper.retry_at;
             let retry = async {
@@ -135,6 +137,7 @@ impl Proxy {
                 () = news(addresses.as_ref()) => keeper.note_addresses(addresses.as_ref()),
                 () = sleep_until(check_at.into()) => {
                     keeper.check();
+                    mended.extend(mend_pins(&root));
                     check_at = Instant::now() + CHECK;
                 }
                 growth = keeper.room.ready() => keeper.use_room(growth).await,
@@ -147,9 +150,23 @@ impl Proxy {
         }
         // Released last: the next daemon must find these maps at rest.
         drop(keeper);
-        drop(lock);
+        drop((lock, mended));
         Ok(())
     }
+}
+
+/// Sees to a place for pins if somebody unmounted or removed it.
+fn mend_pins(bpf_root: &Path) -> Option<Lock> {
+    let mended = bpffs::mend(bpf_root);
+    match &mended {
+        Ok(None) => {}
+        Ok(Some(_)) => tracing::error!(
+            bpf_root = %bpf_root.display(),
+            "the pins are gone: Services are served as long as this daemon lives; restart it at a quiet time, to pin them anew"
+        ),
+        Err(error) => tracing::error!(error = %chain(error), "the pins are gone, and there is no place for new ones"),
+    }
+    mended.ok().flatten()
 }
 
 /// Waits for news of the node's addresses.

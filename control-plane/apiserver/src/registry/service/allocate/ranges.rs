@@ -67,7 +67,8 @@ impl AddressRange {
         let unusable = if matches!(network, IpNet::V4(_)) { 2 } else { 1 };
         let size = all.saturating_sub(unusable);
         let reserved = if size < 16 { 0 } else { (size / 16).clamp(16, 256).min(size / 2) };
-        AddressRange { network, first: start + 1, size, reserved }
+        // Without room for a further address the size is none.
+        AddressRange { network, first: start.saturating_add(1), size, reserved }
     }
 
     /// The family of its addresses.
@@ -160,6 +161,9 @@ mod tests {
             ("10.0.0.0/29", &["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"][..]),
             ("fd00::8/126", &["fd00::9", "fd00::a", "fd00::b"]),
             ("10.0.0.0/32", &[]),
+            ("255.255.255.255/32", &[]),
+            ("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128", &[]),
+            ("ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffe/127", &["ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"]),
         ] {
             let range = AddressRange::new(network.parse().unwrap());
             let mut all: Vec<_> = range.candidates().collect();
