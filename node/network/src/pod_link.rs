@@ -262,7 +262,7 @@ mod tests {
 
     #[test]
     fn one_end_tells_the_hardware_address_of_the_other() {
-        let address = Ipv4Addr::new(10, 1, 2, 3);
+        let address = Addresses::new([Ipv4Addr::new(10, 1, 2, 3).into()]).unwrap();
         assert_eq!(other_end(host_mac(address)), pod_mac(address));
     }
 
