@@ -74,6 +74,9 @@ pub(super) struct Scratch {
     pub(super) head: [u32; 5],
     pub(super) quote: [u32; 12],
     pub(super) chosen: Choice,
+    /// The backend (key of `BACKENDS`, zero for none) and the source port that the client's former connection had.
+    pub(super) former: u32,
+    pub(super) former_port: u16,
     /// A question about sockets.
     pub(super) sockets: bpf_sock_tuple,
 }

@@ -114,6 +114,7 @@ pub(super) fn need(now: u64) -> bool {
 /// Sends a client's packet to its backend, which is chosen if the flow is new.
 #[inline(always)]
 pub(super) fn forward(ctx: &TcContext, scratch: &mut Scratch, origin: Origin, tracked: bool) -> i32 {
+    scratch.former = 0;
     if !(tracked && known(ctx, scratch, origin)) {
         if scratch.packet.piece == Piece::Later || !may_begin(&scratch.packet.tuple.destination, origin) {
             return NEXT;
@@ -139,7 +140,7 @@ pub(super) fn forward(ctx: &TcContext, scratch: &mut Scratch, origin: Origin, tr
 /// Reads the flow of a packet, if it goes on.
 #[inline(always)]
 fn known(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> bool {
-    let Scratch { packet, flow, reply, other, reply_key, route, .. } = scratch;
+    let Scratch { packet, flow, reply, other, reply_key, route, former, former_port, .. } = scratch;
     let key = &packet.tuple;
     let Some(entry) = flows::flow(key, flow) else { return false };
     // A new flow would be refused for the same reason.
@@ -155,8 +156,12 @@ fn known(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> bool {
         goes_on = look_after(key, flow, reply_key, reply, other, now);
     }
     if !goes_on {
-        // The port may be another flow's by now.
-        if flows::reply(reply_key, other).is_some() && other.flow_key(reply_key) == *key {
+        if opens && conntrack::is_closing(flow.state) {
+            // The backend may still be in TIME-WAIT, which the same client's new connection ends, and no other's: to it the
+            // port is kept.
+            (*former, *former_port) = (if flow.flags == 0 { flow.backend } else { 0 }, flow.from_port);
+        } else if flows::reply(reply_key, other).is_some() && other.flow_key(reply_key) == *key {
+            // Not if it is another flow's by now.
             let _ = REPLIES.remove(&*reply_key);
         }
         if FLOWS.remove(key).is_ok() {
@@ -251,7 +256,8 @@ fn is_masqueraded(destination: &Address) -> bool {
 }
 
 /// Does a packet of a pod begin a flow to an address that is not the cluster's, which needs the node's address to be answered?
-/// A TCP segment, or SCTP packet, that opens nothing belongs to a connection from outside, or to one that began without translation.
+/// A TCP segment, or SCTP packet, that opens nothing belongs to a connection from outside, or to one that began without
+/// translation.
 #[inline(always)]
 fn leaves(scratch: &Scratch) -> bool {
     let packet = &scratch.packet;
@@ -371,9 +377,13 @@ fn search(ctx: &TcContext, scratch: &mut Scratch) -> bool {
     // SAFETY: the helper takes no argument and always succeeds.
     let mut place = unsafe { bpf_get_prandom_u32() };
     for attempt in 0..ATTEMPTS {
-        let Scratch { packet, flow, reply_key, .. } = &mut *scratch;
+        let Scratch { packet, flow, reply_key, former, former_port, .. } = &mut *scratch;
         *reply_key = flow.reply_key(&packet.tuple);
-        for _ in 0..LOOKS {
+        let again = attempt == 0 && *former != 0 && *former == flow.backend;
+        if again {
+            flow.from_port = *former_port;
+        }
+        for _ in 0..if again { 0 } else { LOOKS } {
             // A stride that is prime to most counts, so that attempts differ.
             place = place.wrapping_add(7919);
             flow.from_port = (first + (place % count) as u16).to_be();

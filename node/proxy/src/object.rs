@@ -31,7 +31,7 @@ pub(crate) const PROGRAMS: [&str; 8] =
     ["connect4", "sendmsg4", "recvmsg4", "getpeername4", "connect6", "sendmsg6", "recvmsg6", "getpeername6"];
 
 /// The one that hears of sockets that are closed, where connections are counted.
-const ON_CLOSE: &str = "sock_release";
+pub(crate) const ON_CLOSE: &str = "sock_release";
 
 /// Loads the object; maps of that part pinned below `paths` are reused, missing ones created and pinned.
 pub(crate) fn load(paths: &Paths, part: Part, sizes: &MapSizes) -> Result<Ebpf> {

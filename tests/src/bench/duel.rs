@@ -106,18 +106,7 @@ impl<'a> Way<'a> {
 
 /// The row `<traffic> <name>`: how much of the bare way's rate ours has. `bare` comes with its name.
 pub fn fight(traffic: Traffic, name: &str, ours: &Way<'_>, bare: (&Way<'_>, &str), goal: f64) -> Result<Row> {
-    fight_over(traffic, traffic.amount(), name, ours, bare, goal)
-}
-
-/// The same with another amount in each round.
-pub fn fight_over(
-    traffic: Traffic,
-    amount: u32,
-    name: &str,
-    ours: &Way<'_>,
-    bare: (&Way<'_>, &str),
-    goal: f64,
-) -> Result<Row> {
+    let amount = traffic.amount();
     let (mut our_times, mut bare_times) = (Vec::new(), Vec::new());
     // The first round pays for neighbour entries and cold caches on both ways.
     bare.0.time(traffic, amount)?;

@@ -1,6 +1,7 @@
 //! NetworkPolicy on a cluster of two nodes: who reaches whom, as upstream's `test/e2e/network/netpol` asks it.
 #![allow(clippy::disallowed_methods, reason = "these tests have no runtime: they may sleep")]
 
+mod direct;
 mod net;
 
 use std::io::{BufRead as _, BufReader};

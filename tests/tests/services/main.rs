@@ -1,6 +1,7 @@
 //! Services of a cluster of two nodes, asked from outside and from within.
 #![allow(clippy::disallowed_methods, reason = "these tests have no runtime: they may sleep")]
 
+mod acceleration;
 mod dsr;
 mod hostport;
 mod maglev;

@@ -5,13 +5,14 @@ use std::path::Path;
 use skep_ebpf_common::{
     PeerKey, PeerValue,
     conntrack::{Flow, Reply, Tuple},
+    load::LoadKey,
 };
 
 use super::{Metrics, PathLabel, ReasonLabel};
 use crate::{
     Result,
     bpffs::Paths,
-    maps::{FLOWS, REPLIES, Table, drops, paths},
+    maps::{CONNECTED, FLOWS, LOADS, REPLIES, Table, drops, paths},
     programmer::Fill,
 };
 
@@ -27,6 +28,8 @@ impl Metrics {
         self.fill::<Tuple, Reply>(&maps, REPLIES)?;
         self.fill::<PeerKey, PeerValue>(&maps, "TCP_PEERS")?;
         self.fill::<PeerKey, PeerValue>(&maps, "UDP_PEERS")?;
+        self.fill::<LoadKey, u64>(&maps, LOADS)?;
+        self.fill::<u64, LoadKey>(&maps, CONNECTED)?;
         for (reason, count) in drops::read(&maps)? {
             let counter = self.drops.get_or_create(&ReasonLabel { reason: reason.name() });
             counter.inner().store(count, std::sync::atomic::Ordering::Relaxed);

@@ -144,6 +144,9 @@ fn the_option_comes_and_goes_with_a_restart() {
     drop(off);
     let on = Proxy::load(counting(&ground)).unwrap();
     assert!(pin("LOADS") && pin("CONNECTED"));
+    let status = ground.reader().status().unwrap();
+    assert!(status.programs.iter().any(|program| program.name == "sock_release"), "{:?}", status.programs);
+    assert!(status.maps.iter().any(|map| map.name == "CONNECTED" && map.capacity == 4096), "{:?}", status.maps);
     // Programs that choose no backend need not be exchanged.
     assert!(attached(&on, Attachment::Attached) >= 5, "{:?}", on.attachments());
     assert_eq!(on.attachments().len(), 9);

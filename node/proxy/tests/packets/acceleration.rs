@@ -1,12 +1,16 @@
 //! The fast lane on devices: its modes, what it does to real traffic, and that it stays and goes as it should.
 
-use std::path::PathBuf;
+use std::{collections::HashMap, path::PathBuf};
 
+use aya::{maps::MapData, programs::loaded_programs};
 use nix::sched::{CloneFlags, unshare};
+use skep_ebpf_common::LAYOUT_VERSION;
 use skep_proxy::{
     Attachment::{self, Attached, Kept},
     Error, MapSizes, Proxy,
     devices::{Acceleration, Devices, Settings},
+    growth::Growth,
+    maps::Reader,
 };
 use tempfile::TempDir;
 
@@ -123,4 +127,36 @@ fn a_driver_that_cannot_is_said_or_gone_around() {
     assert_eq!(lane(&devices.reconcile(&on("up0"), false).unwrap()), [("up0", "from_wire", Attached)]);
     devices.detach().unwrap();
     skep_proxy::devices::cleanup().unwrap();
+}
+
+#[test]
+fn larger_maps_get_into_every_program_whatever_its_link() {
+    let ground = Ground::new();
+    offload("up0-x", "gro", true);
+    let both = ["up0".to_owned(), "br0".to_owned()];
+    let mut devices = ground.open(Acceleration::BestEffort);
+    let attached = devices.reconcile(&both, false).unwrap().len();
+    let on_larger = || {
+        let flows = MapData::from_pin(ground.root().join(format!("v{LAYOUT_VERSION}/maps/FLOWS"))).unwrap();
+        let info = flows.info().unwrap();
+        let records = Reader::open(&ground.root()).unwrap().status().unwrap().devices;
+        let ids: Vec<u32> = records.iter().map(|record| record.id.unwrap()).collect();
+        let programs = loaded_programs().map(Result::unwrap).filter(|program| ids.contains(&program.id()));
+        let on: HashMap<u32, bool> =
+            programs.map(|one| (one.id(), one.map_ids().unwrap().unwrap().contains(&info.id()))).collect();
+        (info.max_entries(), records.len(), ids.iter().all(|id| on[id]))
+    };
+    assert_eq!(on_larger(), (1024, attached, true));
+    Growth::prepare(&ground.root(), &[("FLOWS", 8192), ("REPLIES", 8192)].into()).unwrap().finish().unwrap();
+    assert_eq!(on_larger(), (8192, attached, true));
+    // The daemon's own programs are on them, too, for devices that come.
+    let kept = devices.reconcile(&both, true).unwrap();
+    assert!(kept.iter().all(|(.., attachment)| *attachment == Kept), "{kept:?}");
+    add("pod0b");
+    ip("link delete pod0");
+    ip("link set pod0b down");
+    ip("link set pod0b name pod0");
+    ip("link set pod0 up");
+    devices.reconcile(&both, false).unwrap();
+    assert_eq!(on_larger(), (8192, attached, true));
 }

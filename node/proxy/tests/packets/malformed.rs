@@ -7,6 +7,7 @@ use skep_ebpf_common::kind;
 use crate::{
     craft::{ACK, Craft, FIN, RST, SYN, TCP, UDP, error, read, read_ip, residue},
     rig::{IP4, IP6, NEXT, Net, REDIRECT, Rig, SHOT},
+    xdp,
 };
 
 /// Kinds of packets that mean something to the programs.
@@ -35,6 +36,9 @@ const KINDS: [Kind; 7] = [
     Kind::Error,
     Kind::Optioned,
 ];
+
+/// The fast lane, which only knows whether a packet is another's and how it is to be changed.
+const ON_THE_WIRE: &str = "from_wire";
 
 /// A damage.
 #[derive(Clone, Debug)]
@@ -71,7 +75,7 @@ struct Case {
 
 fn cases() -> impl Strategy<Value = Case> {
     let flags = prop::sample::select(vec![SYN, SYN | ACK, ACK, FIN | ACK, RST]);
-    let program = prop::sample::select(vec!["from_device", "from_pod", "to_device"]);
+    let program = prop::sample::select(vec!["from_device", "from_pod", "to_device", ON_THE_WIRE]);
     let protocol = prop::sample::select(vec![TCP, UDP]);
     let kind = prop::sample::select(KINDS.to_vec());
     let damages = prop::collection::vec(damage(), 0..4);
@@ -138,7 +142,7 @@ fn packet(case: &Case, net: Net, source: &str, sent: &[u8]) -> Vec<u8> {
 
 #[test]
 fn no_packet_is_corrupted_and_none_is_made_to_look_sound() {
-    let mut rig = Rig::new();
+    let mut rig = xdp::rig();
     let mut runner = TestRunner::new(ProptestConfig { cases: 6000, failure_persistence: None, ..Default::default() });
     // One backend here and one elsewhere, so that both ways are taken.
     let mut known = Vec::new();
@@ -147,18 +151,33 @@ fn no_packet_is_corrupted_and_none_is_made_to_look_sound() {
             rig.serve(net.node, protocol, kind::NODE_PORT, &[(net.there, false)]);
             let (verdict, sent) = rig.run("from_device", &Craft::new(protocol, net.client, net.node).frame());
             assert_eq!(verdict, REDIRECT);
-            known.push((net, protocol, read(&sent).from.to_string(), sent));
+            let source = read(&sent).from.to_string();
+            let answer = Craft::new(protocol, net.there, &source).flags(SYN | ACK).frame();
+            assert_eq!(rig.run("from_device", &answer).0, REDIRECT);
+            known.push((net, protocol, source, sent));
             rig.serve(net.node, protocol, kind::NODE_PORT, &[(net.there, false), (net.here, true)]);
         }
     }
     let rig = std::cell::RefCell::new(rig);
-    let changed = std::cell::Cell::new(0);
+    let (changed, lane) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
     let result = runner.run(&cases(), |case| {
         let net = if case.ip6 { IP6 } else { IP4 };
         let is_it =
             |(known, protocol, ..): &&(Net, u8, String, Vec<u8>)| known.node == net.node && *protocol == case.protocol;
         let (_, _, source, sent) = known.iter().find(is_it).unwrap();
         let frame = packet(&case, net, source, sent);
+        if case.program == ON_THE_WIRE {
+            let (verdict, out) = rig.borrow_mut().run_on_wire(&frame);
+            match verdict {
+                xdp::PASS => prop_assert_eq!(out, frame),
+                xdp::TX | xdp::REDIRECTED => {
+                    lane.set(lane.get() + 1);
+                    prop_assert_eq!((out.len(), residue(&out)), (frame.len(), residue(&frame)));
+                }
+                other => prop_assert!(false, "verdict {} of the fast lane", other),
+            }
+            return Ok(());
+        }
         let (verdict, out) = rig.borrow_mut().run(case.program, &frame);
         match verdict {
             NEXT if out == frame => {}
@@ -179,6 +198,7 @@ fn no_packet_is_corrupted_and_none_is_made_to_look_sound() {
     });
     result.unwrap();
     assert!(changed.get() > 600, "only {} packets were changed: what was tested?", changed.get());
+    assert!(lane.get() > 50, "only {} packets took the fast lane", lane.get());
 }
 
 #[test]

@@ -86,6 +86,26 @@ fn a_range_of_ports_serves_six_times_as_many_connections_as_it_has_ports_within_
 }
 
 #[test]
+fn a_client_that_comes_again_from_its_port_keeps_the_one_it_had_and_nobody_else_gets_it() {
+    for (net, by_backend) in [(IP4, true), (IP6, false), (IP4, false), (IP6, true)] {
+        let mut rig = Rig::new();
+        rig.set_node(Node { first_port: 2000, last_port: 2999, ..Node::default() });
+        rig.serve(net.node, TCP, kind::NODE_PORT, &[(net.there, false)]);
+        let source = |rig: &mut Rig, number| {
+            let from = client(net, number);
+            read(&rig.run("from_device", &Craft::new(TCP, &from, net.node).frame()).1).from.port()
+        };
+        let mut ports = std::collections::BTreeSet::new();
+        for number in 0..20 {
+            assert!(connection(&mut rig, net, number, by_backend));
+            let flow = rig.flows().into_iter().find(|(key, _)| key.source_port == (1024 + number).to_be()).unwrap().1;
+            assert_eq!(source(&mut rig, number), u16::from_be(flow.from_port));
+            assert!(ports.insert(flow.from_port), "one for each");
+        }
+    }
+}
+
+#[test]
 fn connections_that_are_open_keep_their_ports() {
     for net in [IP4, IP6] {
         let mut rig = small(net, TCP);

@@ -15,16 +15,16 @@ use crate::{
     rig::{IP4, IP6, Net, REDIRECT, Rig, ip},
 };
 
-const PASS: u32 = 2;
-const TX: u32 = 3;
-const REDIRECTED: u32 = 4;
+pub(crate) const PASS: u32 = 2;
+pub(crate) const TX: u32 = 3;
+pub(crate) const REDIRECTED: u32 = 4;
 
 /// Hardware addresses of the client and of the way to the other node.
 const CLIENT: [u8; 6] = [2, 0, 0, 0, 0, 9];
 const ROUTER: [u8; 6] = [2, 0, 0, 0, 0, 0x22];
 
 /// A rig whose neighbours are known.
-fn rig() -> Rig {
+pub(crate) fn rig() -> Rig {
     let mut rig = Rig::new();
     for (address, hardware) in [("192.0.2.9", CLIENT), ("192.0.2.2", ROUTER)] {
         let hardware = hardware.map(|byte| format!("{byte:02x}")).join(":");

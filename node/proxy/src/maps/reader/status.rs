@@ -11,6 +11,7 @@ use serde::Serialize;
 use skep_ebpf_common::{
     Address, LAYOUT_VERSION, SourceRange,
     conntrack::{Flow, FragmentKey, FragmentPorts, Reply, Tuple},
+    load::LoadKey,
 };
 
 use super::Reader;
@@ -18,8 +19,8 @@ use crate::{
     Error, MapSizes, Result, bpffs,
     devices::{self, pins},
     kernel,
-    maps::{FLOWS, INSIDE, Part, REPLIES, Table, drops, paths, pinned, trie},
-    object::{Link, PROGRAMS},
+    maps::{CONNECTED, FLOWS, INSIDE, LOADS, Part, REPLIES, Table, drops, paths, pinned, trie},
+    object::{Link, ON_CLOSE, PROGRAMS},
 };
 
 /// A map that is fuller than this is worth a warning, percent.
@@ -126,7 +127,9 @@ impl Reader {
     /// When a map or the folder of links cannot be read.
     pub fn status(&self) -> Result<Status> {
         let links = bpffs::pins(&self.paths.links)?;
-        let programs: Vec<_> = PROGRAMS.iter().map(|name| self.program(name, &links)).collect();
+        let counts = self.paths.maps.join(LOADS).exists();
+        let programs = PROGRAMS.into_iter().chain(counts.then_some(ON_CLOSE));
+        let programs: Vec<_> = programs.map(|name| self.program(name, &links)).collect();
         let devices = on_devices(devices::programs().chain(devices::xdp::PINS), &self.paths.links)?;
         let mut maps = self.maps_of_sockets()?;
         maps.extend(self.maps_of_packets()?);
@@ -183,7 +186,7 @@ impl Reader {
     }
 
     fn maps_of_sockets(&self) -> Result<Vec<MapRecord>> {
-        Ok(vec![
+        let mut records = vec![
             record(&self.maps.services)?,
             record(&self.maps.slots)?,
             record(&self.maps.backends)?,
@@ -197,7 +200,12 @@ impl Reader {
             record(&self.flows.tcp_peers)?,
             counted("SERVICE_STATS", &self.maps.service_stats, self.maps.services.capacity()),
             counted("BACKEND_STATS", &self.maps.backend_stats, self.maps.backends.capacity()),
-        ])
+        ];
+        if self.paths.maps.join(LOADS).exists() {
+            records.push(record(&Table::<LoadKey, u64>::open(&self.paths.maps, LOADS)?)?);
+            records.push(record(&Table::<u64, LoadKey>::open(&self.paths.maps, CONNECTED)?)?);
+        }
+        Ok(records)
     }
 
     fn maps_of_packets(&self) -> Result<Vec<MapRecord>> {

@@ -132,6 +132,20 @@ async fn list_pods(keeper: &mut Keeper, pods: impl IntoIterator<Item = Pod>) {
 }
 
 #[tokio::test]
+async fn an_annotation_that_cannot_be_read_is_counted_and_the_service_served_without_it() {
+    let ground = Ground::new();
+    let mut keeper = ground.keeper();
+    let mut a = service("a", "10.97.0.1", &[80]);
+    a.metadata.annotations = Some([("skep.dev/zone-weights".to_owned(), "a=much".to_owned())].into());
+    list_services(&mut keeper, [a.clone()]).await;
+    list_slices(&mut keeper, [slice("a", &["10.0.0.1"])]).await;
+    assert_eq!(ground.served(), ["a 10.97.0.1:80 10.0.0.1"]);
+    assert_eq!(keeper.metrics.annotations_ignored.get(), 1);
+    keeper.service_event(Event::Apply(a)).await;
+    assert_eq!(keeper.metrics.annotations_ignored.get(), 1, "said once");
+}
+
+#[tokio::test]
 async fn every_change_is_served_at_once() {
     let ground = Ground::new();
     let mut keeper = ground.keeper();
