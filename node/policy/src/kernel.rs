@@ -94,6 +94,11 @@ impl Kernel {
 
     /// Attaches the programs to these devices, forgets those that are gone.
     pub(crate) fn attach(&mut self, devices: &[PodDevice]) -> Result<usize> {
+        let links = &self.paths.links;
+        // Somebody unmounted the file system, and the service data plane has mounted another.
+        if !links.exists() && self.paths.own.parent().is_some_and(is_bpffs) {
+            fs::create_dir_all(links).map_err(Error::io(format!("create {}", links.display())))?;
+        }
         self.attacher.reconcile(&mut self.ebpf, &self.paths.links, devices)
     }
 }

@@ -4,9 +4,10 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
-use skep_tests::cluster::{Shape, TestCluster};
+use skep_tests::cluster::{LIMIT, Shape, TestCluster};
 use xtask::cluster::Cluster;
 use xtask::command::output;
+use xtask::wait;
 
 use crate::{pod, service, wait_node_hears, wait_outside_hears};
 
@@ -50,6 +51,26 @@ fn a_device_that_is_made_anew_serves_as_the_old_one_did() -> Result<()> {
     println!("the pod's device serves again after {:?}", start.elapsed());
     ensure!(device_of(second, &address)? == device, "the pod has another device");
     Ok(())
+}
+
+/// What one part of a daemon puts right is news to the others: they must not keep each other busy.
+#[test]
+fn a_node_at_rest_writes_no_devices_addresses_or_routes() -> Result<()> {
+    let cluster = TestCluster::start_shape(&Shape { segments: 2, ..Shape::nodes(2) })?;
+    cluster.apply(&pod(&cluster, "web", "web", 2, "serve"))?;
+    cluster.wait_ready_pods("app=web", 1)?;
+    let node = cluster.nodes()[1];
+    let monitor = || {
+        let mut command = node.on_machine("timeout");
+        // It ends by the signal, which is no failure here.
+        let done = command.args(["10", "ip", "monitor", "link", "address", "route"]).output()?;
+        Ok::<_, anyhow::Error>(String::from_utf8_lossy(&done.stdout).into_owned())
+    };
+    wait::until("a time of rest", LIMIT, || {
+        let told = monitor()?;
+        ensure!(told.is_empty(), "the kernel tells of\n{told}");
+        Ok(())
+    })
 }
 
 fn ip(node: &Cluster, args: &[&str]) -> Result<String> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::table::{Origin, Policy, Seen, State, Target, WAYS, Way, Without};
-use crate::world::{NODES, Service, World};
+use crate::world::{Service, World};
 
 pub(crate) const TARGETS: [Target; 5] =
     [Target::ClusterIP, Target::NodePort, Target::NodePortElsewhere, Target::LoadBalancer, Target::ExternalIP];
@@ -59,7 +59,7 @@ impl Case {
         let Place { origin, node: by } = place;
         let differs = way.differs.map(|differs| format!("; differs: {differs}")).unwrap_or_default();
         Self {
-            question: format!("{protocol} {}", service.address(target, place.node)),
+            question: format!("{protocol} {}", service.address(world.net, target, place.node)),
             what: format!(
                 "{}: {origin:?} at node {} to {target:?} of {} ({protocol}) [{}; {}{differs}]",
                 state.name,
@@ -111,7 +111,7 @@ fn expected(world: &World, state: &State, place: Place, way: &Way, node: usize) 
     let seen = |pod: &str| match way.seen {
         Seen::Own => own,
         Seen::OwnIfHere if is_on(state, pod, node) => own,
-        Seen::OwnIfHere => NODES[node],
+        Seen::OwnIfHere => world.net.nodes[node],
     };
     set.split(' ').map(|pod| format!("{pod}@{}", seen(pod))).collect()
 }

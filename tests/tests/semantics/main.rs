@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use case::{Case, Place, TARGETS, rows};
 use prober::Prober;
 use table::{Origin, Policy, STATES, State, Target, WAYS};
-use world::{NODES, World};
+use world::{IP4, IP6, Net, World};
 
 /// How often addresses are asked anew until every backend that may answer has answered.
 const ROUNDS: usize = 8;
@@ -31,10 +31,19 @@ struct Asker {
 
 #[test]
 fn every_client_meets_the_endpoints_that_upstream_says() -> Result<()> {
-    let world = World::start()?;
+    compare(&IP4)
+}
+
+#[test]
+fn every_client_meets_the_same_endpoints_over_ipv6() -> Result<()> {
+    compare(&IP6)
+}
+
+fn compare(net: &'static Net) -> Result<()> {
+    let world = World::start(net)?;
     let mut askers = Vec::new();
     for origin in ORIGINS {
-        for node in 0..NODES.len() {
+        for node in 0..net.nodes.len() {
             let prober = world.prober(origin, node)?;
             askers.push(Asker { place: Place { origin, node }, prober });
         }
@@ -43,7 +52,7 @@ fn every_client_meets_the_endpoints_that_upstream_says() -> Result<()> {
     for state in STATES {
         world.set(state).with_context(|| state.name)?;
         // The client outside has one way to the ClusterIPs at a time.
-        for by in 0..NODES.len() {
+        for by in 0..net.nodes.len() {
             world.lead_outside(by)?;
             let now = |place: Place| if place.origin == Origin::Outside { place.node == by } else { by == 0 };
             let some = askers.iter_mut().filter(|asker| now(asker.place));

@@ -10,9 +10,53 @@ use xtask::wait;
 use crate::prober::Prober;
 use crate::table::{Conditions, Endpoint, Hint, Origin, Policy, State, Target};
 
-/// Addresses of the nodes and of the client outside ([`Shape`]).
-pub(crate) const NODES: [&str; 2] = ["10.111.0.1", "10.111.0.2"];
-pub(crate) const CLIENT: &str = "10.111.0.100";
+/// The addresses of one family.
+#[derive(Debug)]
+pub(crate) struct Net {
+    pub(crate) family: &'static str,
+    /// Of the nodes ([`Shape`]).
+    pub(crate) nodes: [&'static str; 2],
+    /// Of the client outside.
+    client: &'static str,
+    /// Of all Services.
+    services: &'static str,
+    /// What comes before the last part of ClusterIPs, and of addresses of balancers and others.
+    prefixes: [&'static str; 2],
+}
+
+pub(crate) const IP4: Net = Net {
+    family: "IPv4",
+    nodes: ["10.111.0.1", "10.111.0.2"],
+    client: "10.111.0.100",
+    services: "10.112.0.0/16",
+    prefixes: ["10.112.0.", "203.0.113."],
+};
+pub(crate) const IP6: Net = Net {
+    family: "IPv6",
+    nodes: ["fd00:111::1", "fd00:111::2"],
+    client: "fd00:111::64",
+    services: "fd00:112::/108",
+    prefixes: ["fd00:112::", "2001:db8::"],
+};
+
+impl Net {
+    fn cluster_ip(&self, service: usize) -> String {
+        format!("{}{}", self.prefixes[0], 50 + service)
+    }
+
+    /// The client outside has a route to each by way of one node.
+    fn balancer(&self, service: usize, node: usize) -> String {
+        format!("{}{}", self.prefixes[1], 10 + 2 * service + node)
+    }
+
+    fn external(&self, service: usize, node: usize) -> String {
+        format!("{}{}", self.prefixes[1], 50 + 2 * service + node)
+    }
+}
+
+fn at(address: &str, port: &str) -> String {
+    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
+}
 
 /// Zones of the nodes.
 const ZONES: [&str; 2] = ["one", "two"];
@@ -36,13 +80,13 @@ pub(crate) struct Service {
 
 impl Service {
     /// Where an origin at node `node` (from 0) finds it.
-    pub(crate) fn address(&self, target: Target, node: usize) -> String {
+    pub(crate) fn address(&self, net: &Net, target: Target, node: usize) -> String {
         match target {
-            Target::ClusterIP => format!("{}:80", cluster_ip(self.number)),
-            Target::NodePort => format!("{}:{}", NODES[node], self.node_port),
-            Target::NodePortElsewhere => format!("{}:{}", NODES[1 - node], self.node_port),
-            Target::LoadBalancer => format!("{}:80", balancer(self.number, node)),
-            Target::ExternalIP => format!("{}:80", external(self.number, node)),
+            Target::ClusterIP => at(&net.cluster_ip(self.number), "80"),
+            Target::NodePort => at(net.nodes[node], &self.node_port),
+            Target::NodePortElsewhere => at(net.nodes[1 - node], &self.node_port),
+            Target::LoadBalancer => at(&net.balancer(self.number, node), "80"),
+            Target::ExternalIP => at(&net.external(self.number, node), "80"),
         }
     }
 
@@ -52,20 +96,8 @@ impl Service {
     }
 }
 
-fn cluster_ip(service: usize) -> String {
-    format!("10.112.0.{}", 50 + service)
-}
-
-/// The client outside has a route to each by way of one node.
-fn balancer(service: usize, node: usize) -> String {
-    format!("203.0.113.{}", 10 + 2 * service + node)
-}
-
-fn external(service: usize, node: usize) -> String {
-    format!("203.0.113.{}", 50 + 2 * service + node)
-}
-
 pub(crate) struct World {
+    pub(crate) net: &'static Net,
     pub(crate) cluster: TestCluster,
     pub(crate) services: Vec<Service>,
     /// The addresses of pods, by name.
@@ -74,8 +106,9 @@ pub(crate) struct World {
 
 impl World {
     /// Everything runs, and no Service has an endpoint.
-    pub(crate) fn start() -> Result<Self> {
-        let cluster = TestCluster::start_shape(&Shape::nodes(2))?;
+    pub(crate) fn start(net: &'static Net) -> Result<Self> {
+        let shape = if net.family == IP4.family { Shape::nodes(2) } else { Shape::dual_stack(2) };
+        let cluster = TestCluster::start_shape(&shape)?;
         for (node, zone) in cluster.nodes().into_iter().zip(ZONES) {
             cluster.kubectl(&["label", "node", &node.spec().name, &format!("topology.kubernetes.io/zone={zone}")])?;
         }
@@ -93,16 +126,16 @@ impl World {
             .collect();
         let pods = ENDPOINTS.iter().chain(&CLIENTS).map(|(name, node)| pod(&cluster, name, *node, false));
         let hosts = HOSTS.iter().map(|(name, node)| pod(&cluster, name, *node, true));
-        cluster.apply(&pods.chain(hosts).chain(services.iter().map(service)).collect::<String>())?;
+        cluster.apply(&pods.chain(hosts).chain(services.iter().map(|one| service(net, one))).collect::<String>())?;
         for service in &mut services {
             let ingress: Vec<String> =
-                (0..2).map(|node| format!(r#"{{"ip":"{}"}}"#, balancer(service.number, node))).collect();
+                (0..2).map(|node| format!(r#"{{"ip":"{}"}}"#, net.balancer(service.number, node))).collect();
             let status = format!(r#"{{"status":{{"loadBalancer":{{"ingress":[{}]}}}}}}"#, ingress.join(","));
             let patch = ["patch", "service", &service.name, "--subresource=status", "--type=merge", "-p", &status];
             cluster.kubectl(&patch)?;
             service.node_port = cluster.get(&["service", &service.name], "{.spec.ports[0].nodePort}")?;
-            for (node, via) in NODES.iter().enumerate() {
-                for address in [balancer(service.number, node), external(service.number, node)] {
+            for (node, via) in net.nodes.iter().enumerate() {
+                for address in [net.balancer(service.number, node), net.external(service.number, node)] {
                     cluster.outside()?.ip(&["route", "add", &address, "via", via])?;
                 }
             }
@@ -110,14 +143,16 @@ impl World {
         cluster.wait_ready_pods("for=semantics", ENDPOINTS.len() + CLIENTS.len() + HOSTS.len())?;
         let mut pods = BTreeMap::new();
         for (name, _) in ENDPOINTS.iter().chain(&CLIENTS) {
-            pods.insert(*name, cluster.get(&["pod", name], "{.status.podIP}")?);
+            let addresses = cluster.get(&["pod", name], "{.status.podIPs[*].ip}")?;
+            let address = addresses.split(' ').find(|address| address.contains(':') == (net.family == IP6.family));
+            pods.insert(*name, address.with_context(|| format!("{name} has {addresses}"))?.to_owned());
         }
-        Ok(Self { cluster, services, pods })
+        Ok(Self { net, cluster, services, pods })
     }
 
     /// Lets the client outside send to ClusterIPs by way of node `node` (from 0).
     pub(crate) fn lead_outside(&self, node: usize) -> Result<()> {
-        self.cluster.outside()?.ip(&["route", "replace", "10.112.0.0/16", "via", NODES[node]]).map(drop)
+        self.cluster.outside()?.ip(&["route", "replace", self.net.services, "via", self.net.nodes[node]]).map(drop)
     }
 
     /// A prober at an origin on, or by way of, node `node` (from 0).
@@ -140,8 +175,8 @@ impl World {
         match origin {
             Origin::Pod => pod(CLIENTS[node].0),
             Origin::Endpoint => pod(["a1", "b1"][node]),
-            Origin::HostNetwork | Origin::Process => NODES[node],
-            Origin::Outside => CLIENT,
+            Origin::HostNetwork | Origin::Process => self.net.nodes[node],
+            Origin::Outside => self.net.client,
         }
     }
 
@@ -170,11 +205,12 @@ metadata:
   name: {name}
   labels: {{ kubernetes.io/service-name: {name}, endpointslice.kubernetes.io/managed-by: semantics.skep.test }}
   annotations: {{ state: '{state}' }}
-addressType: IPv4
+addressType: {family}
 ports: [{{ name: tcp, port: 8080, protocol: TCP }}, {{ name: udp, port: 8080, protocol: UDP }}]
 endpoints: [{endpoints}]
 ",
             name = service.name,
+            family = self.net.family,
             state = state.name,
             endpoints = endpoints.join(", ")
         ))
@@ -227,7 +263,7 @@ spec:
 }
 
 /// Without a selector: nobody else writes its slices.
-fn service(service: &Service) -> String {
+fn service(net: &Net, service: &Service) -> String {
     format!(
         "---
 apiVersion: v1
@@ -235,8 +271,9 @@ kind: Service
 metadata: {{ name: {name} }}
 spec:
   type: LoadBalancer
-  clusterIP: {cluster_ip}
-  externalIPs: [{first}, {second}]
+  ipFamilies: [{family}]
+  clusterIP: '{cluster_ip}'
+  externalIPs: ['{first}', '{second}']
   internalTrafficPolicy: {internal:?}
   externalTrafficPolicy: {external:?}
   ports:
@@ -244,9 +281,10 @@ spec:
     - {{ name: udp, port: 80, targetPort: 8080, nodePort: {port}, protocol: UDP }}
 ",
         name = service.name,
-        cluster_ip = cluster_ip(service.number),
-        first = external(service.number, 0),
-        second = external(service.number, 1),
+        family = net.family,
+        cluster_ip = net.cluster_ip(service.number),
+        first = net.external(service.number, 0),
+        second = net.external(service.number, 1),
         internal = service.internal,
         external = service.external,
         port = 30_500 + service.number,

@@ -1,11 +1,11 @@
 //! Who answers, and whom they see: one server that says both, and one client that asks many addresses at once.
 
 use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::server::{end_on_signal, listen, pod_name};
+use crate::server::{end_on_signal, everywhere, pod_name};
 
 /// How long a client waits before it takes its packets for dropped: time for TCP's second repetition. Far more than an answer
 /// takes.
@@ -23,8 +23,7 @@ static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
 pub(crate) fn tell(port: u16) -> Result<(), String> {
     end_on_signal()?;
     let name = pod_name()?;
-    let tcp = listen(port)?;
-    let udp = UdpSocket::bind(("0.0.0.0", port)).map_err(|e| format!("cannot listen on UDP port {port}: {e}"))?;
+    let (tcp, udp) = everywhere(port)?;
     println!("telling as {name} on port {port}");
     std::thread::spawn({
         let name = name.clone();
@@ -32,7 +31,7 @@ pub(crate) fn tell(port: u16) -> Result<(), String> {
             loop {
                 if let Ok((_, from)) = udp.recv_from(&mut [0; 64]) {
                     // Nobody may be there to hear it.
-                    let _ = udp.send_to(format!("{name}@{}", from.ip()).as_bytes(), from);
+                    let _ = udp.send_to(format!("{name}@{}", from.ip().to_canonical()).as_bytes(), from);
                 }
             }
         }
@@ -49,7 +48,7 @@ pub(crate) fn tell(port: u16) -> Result<(), String> {
 
 /// The client closes first: else its address and port would be closed to it here for a minute.
 fn tell_client(mut stream: TcpStream, name: &str) -> std::io::Result<()> {
-    let from = stream.peer_addr()?.ip();
+    let from = stream.peer_addr()?.ip().to_canonical();
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(format!("{name}@{from}\n").as_bytes())?;
     stream.read(&mut [0]).map(drop)
@@ -102,7 +101,7 @@ fn ask_tcp(address: SocketAddr) -> std::io::Result<String> {
 }
 
 fn ask_udp(address: SocketAddr, first_port: u16) -> std::io::Result<String> {
-    let socket = fresh_socket(first_port)?;
+    let socket = fresh_socket(address.is_ipv6(), first_port)?;
     socket.set_read_timeout(Some(AGAIN))?;
     socket.connect(address)?;
     let start = Instant::now();
@@ -117,10 +116,11 @@ fn ask_udp(address: SocketAddr, first_port: u16) -> std::io::Result<String> {
 }
 
 /// With the next port that nobody has.
-fn fresh_socket(first_port: u16) -> std::io::Result<UdpSocket> {
+fn fresh_socket(ipv6: bool, first_port: u16) -> std::io::Result<UdpSocket> {
     loop {
         let port = first_port.saturating_add(NEXT_PORT.fetch_add(1, Ordering::Relaxed) % PORTS);
-        match UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)) {
+        let any: IpAddr = if ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        match UdpSocket::bind((any, port)) {
             Err(error) if error.kind() == ErrorKind::AddrInUse => {}
             bound => return bound,
         }

@@ -104,12 +104,12 @@ fn swallow(stream: &mut TcpStream) -> std::io::Result<u64> {
     }
 }
 
-pub(crate) fn listen(port: u16) -> Result<TcpListener, String> {
+fn listen(port: u16) -> Result<TcpListener, String> {
     TcpListener::bind(("0.0.0.0", port)).map_err(|e| format!("cannot listen on TCP port {port}: {e}"))
 }
 
 /// TCP and UDP on all addresses of both families; of IPv4 alone where there is no other.
-fn everywhere(port: u16) -> Result<(TcpListener, UdpSocket), String> {
+pub(crate) fn everywhere(port: u16) -> Result<(TcpListener, UdpSocket), String> {
     let tcp = TcpListener::bind(("::", port)).or_else(|_| TcpListener::bind(("0.0.0.0", port)));
     let tcp = tcp.map_err(|e| format!("cannot listen on TCP port {port}: {e}"))?;
     let udp = UdpSocket::bind(("::", port)).or_else(|_| UdpSocket::bind(("0.0.0.0", port)));
