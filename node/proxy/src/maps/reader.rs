@@ -126,10 +126,6 @@ impl Reader {
         Ok(Self { bpf_root: bpf_root.to_owned(), paths, maps, flows })
     }
 
-    /// Every service port with its backends, sorted by namespace, name and port.
-    ///
-    /// # Errors
-    /// When a map cannot be read.
     /// The maps that are in force by now: larger ones may have taken the places of those this one has open.
     ///
     /// # Errors
@@ -138,6 +134,10 @@ impl Reader {
         Self::open(&self.bpf_root)
     }
 
+    /// Every service port with its backends, sorted by namespace, name and port.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
     pub fn services(&self) -> Result<Vec<ServiceRecord>> {
         let slots: HashMap<SlotKey, u32> =
             self.maps.slots.entries()?.into_iter().map(|(key, value)| (key, value.backend)).collect();
