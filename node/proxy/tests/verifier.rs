@@ -4,6 +4,7 @@
 mod record;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SKEP_EBPF_OBJECT"));
+static TCP_OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SKEP_TCP_OBJECT"));
 
 #[test]
 fn no_program_weighs_more_than_was_recorded() {
@@ -14,4 +15,9 @@ fn no_program_weighs_more_than_was_recorded() {
 fn nor_with_least_connections() {
     let globals = [("HAS_SET_RETVAL", 1), ("LEAST_CONNECTIONS", 1)];
     record::compare(OBJECT, &globals, "skep-least-connections.txt", "skep-proxy");
+}
+
+#[test]
+fn nor_does_the_one_that_watches_connections() {
+    record::compare(TCP_OBJECT, &[], "skep-tcp.txt", "skep-proxy");
 }
