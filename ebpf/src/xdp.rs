@@ -50,13 +50,14 @@ fn forward(ctx: &XdpContext) -> Option<u32> {
 fn lane<const IP6: bool>(ctx: &XdpContext, frame: &Frame) -> Option<u32> {
     let packet = packet::read::<IP6>(frame)?;
     let (tuple, now) = (&packet.tuple, flows::now());
-    if is_answer(&packet) {
+    if may_be_answer(&packet) {
         let mut reply = Reply::new(tuple, 0);
-        flows::reply(tuple, &mut reply)?;
-        if reply.flags != 0 || !is_settled(tuple.protocol, reply.state, true, reply.used, now) {
-            return None;
+        if flows::reply(tuple, &mut reply).is_some() {
+            if reply.flags != 0 || !is_settled(tuple.protocol, reply.state, true, reply.used, now) {
+                return None;
+            }
+            return send::send::<IP6>(ctx, frame, &packet, &Target::of_reply(&reply), now);
         }
-        return send::send::<IP6>(ctx, frame, &packet, &Target::of_reply(&reply), now);
     }
     let mut flow = Flow::default();
     flows::flow(tuple, &mut flow)?;
@@ -77,10 +78,10 @@ fn is_settled(protocol: u8, bits: u32, from_backend: bool, used: u64, now: u64) 
         && now.wrapping_sub(used) <= flows::CARE
 }
 
-/// Is it for a port of translated sources? Then it can only be an answer; and an answer that leaves the node again is for
-/// such a port, because its backend is elsewhere.
+/// Is it for a port of translated sources? An answer that leaves the node again is, because its backend is elsewhere. So may be
+/// what is sent to a Service with such a port.
 #[inline(always)]
-fn is_answer(packet: &Packet) -> bool {
+fn may_be_answer(packet: &Packet) -> bool {
     let (first, last) = flows::ports(NODE.get(0));
     let port = u16::from_be(packet.tuple.destination_port);
     first <= port && port <= last

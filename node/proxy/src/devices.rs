@@ -20,7 +20,7 @@ pub(crate) mod xdp;
 
 use std::{
     collections::BTreeSet,
-    fs, io,
+    fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::RangeInclusive,
     path::Path,
@@ -29,7 +29,7 @@ use std::{
 use aya::{
     Ebpf,
     maps::{Array, MapData},
-    programs::{ProgramError, SchedClassifier, TcAttachType},
+    programs::{SchedClassifier, TcAttachType},
     util::KernelVersion,
 };
 use skep_ebpf_common::{Address, address, conntrack::Node, mapped};
@@ -39,14 +39,11 @@ use crate::{
     bpffs::{self, Paths},
     kernel,
     maps::Part,
-    object, sys,
+    object, sys, verifier,
 };
 
 /// Name of the map with what the programs know of the node.
 const NODE: &str = "NODE";
-
-/// How often loading is tried when a signal interrupts it.
-const LOAD_ATTEMPTS: u32 = 5;
 
 /// A program, and the side of a device it is for.
 #[derive(Clone, Copy, Debug)]
@@ -347,39 +344,6 @@ pub fn cleanup() -> Result<()> {
     Ok(())
 }
 
-/// A program that is a filter of a device.
-#[derive(Clone, Debug)]
-pub(crate) struct Placed {
-    device: String,
-    hook: Hook,
-    priority: u16,
-}
-
-impl Placed {
-    /// The program's name.
-    pub(crate) fn program(&self) -> &'static str {
-        self.hook.program
-    }
-
-    /// Puts another program in its place, with a short gap.
-    pub(crate) fn replace(&self, program: &mut SchedClassifier) -> Result<()> {
-        attach::filter(program, self.hook, self.priority, &self.device)
-    }
-}
-
-/// Those of these programs that are filters of devices in this thread's network namespace.
-///
-/// # Errors
-/// When the kernel cannot be asked.
-pub(crate) fn filters() -> Result<Vec<Placed>> {
-    let placed = filters::all()?.into_iter().filter_map(|(device, side, filter)| {
-        let mut hooks = ON_NODE.iter().chain(ON_POD);
-        let hook = hooks.find(|hook| hook.side == side && hook.program == filter.program)?;
-        Some(Placed { device, hook: *hook, priority: filter.priority })
-    });
-    Ok(placed.collect())
-}
-
 fn word4(ip: Option<Ipv4Addr>) -> Address {
     ip.map(|ip| mapped(u32::from_ne_bytes(ip.octets()))).unwrap_or_default()
 }
@@ -417,21 +381,10 @@ fn load_all(paths: &Paths, sizes: &MapSizes, acceleration: Acceleration) -> Resu
     Ok((ebpf, maps))
 }
 
+/// Loads one program.
 fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<()> {
-    let program = program(ebpf, name)?;
-    verify(name, || program.load())
-}
-
-/// Has the kernel's verifier look at a program.
-fn verify(name: &'static str, mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<()> {
-    for _ in 1..LOAD_ATTEMPTS {
-        match load() {
-            // A signal came while it was at work.
-            Err(ProgramError::LoadError { io_error, .. }) if io_error.kind() == io::ErrorKind::WouldBlock => {}
-            other => return other.map_err(|source| Error::Program { name, source }),
-        }
-    }
-    load().map_err(|source| Error::Program { name, source })
+    let program = ebpf.program_mut(name).ok_or_else(|| Error::Object(format!("program {name}")))?;
+    verifier::load(program).map_err(|source| Error::Program { name, source })
 }
 
 fn is_at_least(major: u8, minor: u8) -> bool {

@@ -6,10 +6,10 @@
 //! comes into force, [`HostRouting::open`] after it has gone. A daemon that dies in between leaves the long way, which is
 //! always right; one that comes back leaves pods as they are until it is told, and takes new ones the long way.
 //!
-//! The map is compared with the kernel's devices whenever they change, and once a minute. Until an entry is removed whose
-//! device has gone, what is sent to it is lost. Should its number be given to another device (the kernel counts on), that
-//! one's pod refuses what is not for its own address; should its address be given to another pod (the last one first that was
-//! given back longest ago), that pod has to wait.
+//! The map is compared with the kernel's devices whenever they change, and once a minute. Until the entry of a device that has
+//! gone is removed, what is sent to it is lost. Its number is given to another device only after two thousand million others, or
+//! to one that asks for it; that one's pod refuses what is not for its own address. Its address is the last of the node's that
+//! is given out again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

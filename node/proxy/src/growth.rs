@@ -23,7 +23,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    fs,
     os::fd::AsFd,
     path::{Path, PathBuf},
 };
@@ -31,19 +31,20 @@ use std::{
 use aya::{
     Ebpf,
     maps::{Array, Map, MapData, MapError},
-    programs::{Program, ProgramError},
+    programs::Program,
 };
 
 use crate::{
     Error, MapSizes, Result,
     bpffs::{self, Paths},
-    devices::{self, Placed},
+    devices::filters::{self, Placed},
     maps::{self, FLOWS, LOADS, Part, REPLIES, reader::trace::since_boot},
     object,
     sys::{
         self,
         raw::{Copy, RawMap, link_update},
     },
+    verifier,
 };
 
 /// Larger maps by name, with how many entries each shall hold.
@@ -54,9 +55,6 @@ const HOLD: u64 = 3;
 
 /// Name of the map with the word that says so.
 const TRACKING: &str = "TRACKING";
-
-/// How often loading is tried when a signal interrupts the verifier.
-const LOAD_ATTEMPTS: u32 = 5;
 
 /// Larger maps on their way. Dropping it at any point leaves what a death would leave.
 #[derive(Debug)]
@@ -202,14 +200,14 @@ impl Growth {
 
     /// Programs that are filters of devices.
     fn filters(&self) -> Result<Vec<Placed>> {
-        if self.part == Part::Packets { devices::filters() } else { Ok(Vec::new()) }
+        if self.part == Part::Packets { filters::ours() } else { Ok(Vec::new()) }
     }
 
     /// A program, loaded when first asked for.
     fn program(&mut self, name: &str) -> Result<&mut Program> {
         let program = self.ebpf.program_mut(name).ok_or_else(|| Error::Object(format!("program {name}")))?;
         if program.fd().is_err() {
-            load(program).map_err(|source| Error::Exchange { name: name.to_owned(), source })?;
+            verifier::load(program).map_err(|source| Error::Exchange { name: name.to_owned(), source })?;
         }
         Ok(program)
     }
@@ -312,23 +310,4 @@ fn part(paths: &Paths) -> Part {
 /// Which maps are there that need not be: what is asked of it is only their names.
 fn there(paths: &Paths) -> MapSizes {
     MapSizes { connections: u32::from(paths.maps.join(LOADS).exists()), ..MapSizes::default() }
-}
-
-/// Loads a program of any type that this object has.
-fn load(program: &mut Program) -> Result<(), ProgramError> {
-    let mut once = || match program {
-        Program::CgroupSockAddr(program) => program.load(),
-        Program::CgroupSock(program) => program.load(),
-        Program::SchedClassifier(program) => program.load(),
-        Program::Xdp(program) => program.load(),
-        _ => Err(ProgramError::UnexpectedProgramType),
-    };
-    for _ in 1..LOAD_ATTEMPTS {
-        match once() {
-            // A signal came while the verifier was at work.
-            Err(ProgramError::LoadError { io_error, .. }) if io_error.kind() == io::ErrorKind::WouldBlock => {}
-            other => return other,
-        }
-    }
-    once()
 }

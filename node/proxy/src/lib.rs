@@ -36,6 +36,7 @@ pub mod service;
 mod sockets;
 mod sys;
 mod tracker;
+mod verifier;
 
 pub use config::{Config, MapSizes};
 pub use error::{Error, Result};

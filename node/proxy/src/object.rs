@@ -21,7 +21,7 @@ use crate::{
     bpffs::{self, Paths},
     kernel,
     maps::{self, Part},
-    sys,
+    sys, verifier,
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SKEP_EBPF_OBJECT"));
@@ -113,7 +113,7 @@ fn attach_one(
     cgroup_id: u64,
 ) -> Result<Attachment> {
     let failed = |source| Error::Program { name, source };
-    load_one(program).map_err(failed)?;
+    verifier::load(program).map_err(failed)?;
     let info = program.info().map_err(failed)?;
     let pin = format!("{name}-{:016x}-{cgroup_id}", info.tag());
     let link = paths.links.join(&pin);
@@ -142,15 +142,6 @@ fn attach_one(
         }
     }
     Ok(if runs { Attachment::Kept } else { Attachment::Attached })
-}
-
-/// Loads a program of a cgroup.
-fn load_one(program: &mut Program) -> Result<(), ProgramError> {
-    match program {
-        Program::CgroupSockAddr(program) => program.load(),
-        Program::CgroupSock(program) => program.load(),
-        _ => Err(ProgramError::UnexpectedProgramType),
-    }
 }
 
 /// Attaches it. A link always allows others beside it; the kernel refuses to be told so.

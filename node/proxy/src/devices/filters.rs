@@ -3,10 +3,10 @@
 
 use std::{ffi::CStr, io};
 
-use aya::programs::TcAttachType;
+use aya::programs::{SchedClassifier, TcAttachType};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
-use super::names;
+use super::{Hook, ON_NODE, ON_POD, attach, names};
 use crate::{Error, Result, sys};
 
 const RTM_NEWTFILTER: u16 = 44;
@@ -79,6 +79,39 @@ pub(crate) fn all() -> Result<Vec<(String, TcAttachType, Filter)>> {
         }
     }
     Ok(all)
+}
+
+/// A program of [`super::programs`] that is a filter.
+#[derive(Clone, Debug)]
+pub(crate) struct Placed {
+    device: String,
+    hook: Hook,
+    priority: u16,
+}
+
+impl Placed {
+    /// The program's name.
+    pub(crate) fn program(&self) -> &'static str {
+        self.hook.program
+    }
+
+    /// Puts another program in its place, with a short gap.
+    pub(crate) fn replace(&self, program: &mut SchedClassifier) -> Result<()> {
+        attach::filter(program, self.hook, self.priority, &self.device)
+    }
+}
+
+/// The filters of this thread's network namespace that are programs of ours.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub(crate) fn ours() -> Result<Vec<Placed>> {
+    let placed = all()?.into_iter().filter_map(|(device, side, filter)| {
+        let mut hooks = ON_NODE.iter().chain(ON_POD);
+        let hook = hooks.find(|hook| hook.side == side && hook.program == filter.program)?;
+        Some(Placed { device, hook: *hook, priority: filter.priority })
+    });
+    Ok(placed.collect())
 }
 
 fn question(index: u32, parent: u32) -> Vec<u8> {

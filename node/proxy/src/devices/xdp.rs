@@ -107,8 +107,7 @@ impl Devices {
 
 /// Loads the program.
 pub(crate) fn load(ebpf: &mut Ebpf) -> Result<()> {
-    let program = program(ebpf)?;
-    super::verify(PROGRAM, || program.load())
+    super::load(ebpf, PROGRAM)
 }
 
 /// Puts the program on a device, or keeps it there. What is returned first is the pin's name, which tells the mode.

@@ -1,10 +1,16 @@
 //! The fast lane on devices: its modes, what it does to real traffic, and that it stays and goes as it should.
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{collections::HashMap, net::SocketAddr, path::PathBuf};
 
-use aya::{maps::MapData, programs::loaded_programs};
+use aya::{
+    maps::MapData,
+    programs::{LinkOrder, TcAttachType, loaded_programs, tc::TcAttachOptions},
+};
 use nix::sched::{CloneFlags, unshare};
-use skep_ebpf_common::LAYOUT_VERSION;
+use skep_ebpf_common::{
+    LAYOUT_VERSION, kind,
+    packet::{Device, Path},
+};
 use skep_proxy::{
     Attachment::{self, Attached, Kept},
     Error, MapSizes, Proxy,
@@ -14,7 +20,11 @@ use skep_proxy::{
 };
 use tempfile::TempDir;
 
-use crate::rig::{ip, offload};
+use crate::{
+    craft::{TCP, UDP},
+    rig::{IP4, IP6, Rig, ip, offload},
+    traffic::Namespace,
+};
 
 /// A network namespace with a device of the node (a veth pair `up0` and `up0-x`), a bridge, whose driver knows no XDP, and a
 /// pod's device; and a place for pins.
@@ -159,4 +169,63 @@ fn larger_maps_get_into_every_program_whatever_its_link() {
     ip("link set pod0 up");
     devices.reconcile(&both, false).unwrap();
     assert_eq!(on_larger(), (8192, attached, true));
+}
+
+/// As in the test of tc's programs, but the node has the lane on both devices, whose other ends take a driver's frames and
+/// finish their checksums.
+#[test]
+fn real_traffic_is_handed_from_one_device_to_another() {
+    let mut rig = Rig::bare();
+    let client = Namespace::new("out0", ["192.0.2.1/24", "2001:db8::1/64"], ["192.0.2.9/24", "2001:db8::9/64"]);
+    let there = Namespace::new("other0", ["198.51.100.1/24", "fd09::1/64"], ["198.51.100.2/24", "fd09::2/64"]);
+    for route in [" route add 192.0.2.1/32 via 198.51.100.1", " -6 route add 2001:db8::1/128 via fd09::1"] {
+        ip(&format!("-n {}{route}", there.name()));
+    }
+    for address in ["10.2.0.5/32", "fd02::5/128"] {
+        ip(&format!("-n {} address add {address} dev lo", there.name()));
+    }
+    ip("route add 10.2.0.0/24 via 198.51.100.2");
+    ip("-6 route add fd02::/64 via fd09::2");
+    for machine in [&client, &there] {
+        let switch = || ["gro", "tx"].into_iter().for_each(|which| offload("eth0", which, which == "gro"));
+        machine.run(switch).join().unwrap();
+    }
+    for device in ["out0", "other0"] {
+        let order = TcAttachOptions::TcxOrder(LinkOrder::default());
+        rig.program("from_device").attach_with_options(device, TcAttachType::Ingress, order).unwrap();
+        rig.on_the_wire(device);
+        rig.set_device(device, Device::new(hardware(device), Device::TAKES));
+    }
+    for net in [IP4, IP6] {
+        there.answer(net.there);
+        let node = net.node.parse::<SocketAddr>().unwrap().ip();
+        for protocol in [TCP, UDP] {
+            rig.serve(net.node, protocol, kind::NODE_PORT, &[(net.there, false)]);
+        }
+        let check = |answer: Result<String, std::io::ErrorKind>| {
+            let answer = answer.expect("an answer");
+            let mut words = answer.split(' ');
+            assert_eq!(words.next(), Some(net.there));
+            let from: SocketAddr = words.next().unwrap().parse().unwrap();
+            assert_eq!(from.ip(), node, "the client as the backend sees it");
+        };
+        let before = rig.forwarded(Path::Xdp);
+        for _ in 0..10 {
+            check(client.tcp(net.node));
+            check(client.udp(net.node, 64));
+            check(client.udp(net.node, 3000));
+        }
+        // Of a connection the lane has at least an acknowledgement and what the server says.
+        let carried = rig.forwarded(Path::Xdp) - before;
+        assert!(carried >= 20, "{} packets of {net:?} took the lane", carried);
+    }
+}
+
+/// The hardware address of a device.
+fn hardware(device: &str) -> [u8; 6] {
+    let output = std::process::Command::new("ip").args(["-o", "link", "show", "dev", device]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let address = text.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).unwrap();
+    let bytes: Vec<u8> = address.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+    bytes.try_into().unwrap()
 }

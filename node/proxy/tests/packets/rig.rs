@@ -134,7 +134,9 @@ impl Rig {
     /// Puts the fast lane on a device, which [`Self::run_on_wire`] needs: the kernel knows a place of reception then.
     pub(crate) fn on_the_wire(&mut self, device: &str) {
         let program: &mut Xdp = self.ebpf.program_mut("from_wire").unwrap().try_into().unwrap();
-        program.load().unwrap();
+        if program.fd().is_err() {
+            program.load().unwrap();
+        }
         program.attach(device, XdpMode::Driver).unwrap();
     }
 

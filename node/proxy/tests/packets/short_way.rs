@@ -319,8 +319,8 @@ fn a_device_that_takes_the_number_of_another_gets_nothing_for_it() {
     drop(b);
     let c = Pod::with_index("podc", 3, Some(index));
     assert_eq!(c.device().index, index);
-    for place in 0..2 {
-        assert!(!heard(&a, any(a.addresses[place]), &c, old[place]));
+    for (own, gone) in a.addresses.into_iter().zip(old) {
+        assert!(!heard(&a, any(own), &c, gone));
     }
     node.tell(&[&a, &c]);
     node.routing.open(Open::All).unwrap();

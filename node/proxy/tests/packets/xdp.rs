@@ -5,7 +5,7 @@ use proptest::{
     test_runner::{Config, TestRunner},
 };
 use skep_ebpf_common::{
-    conntrack::{Flow, Reply, Tuple, state},
+    conntrack::{Flow, Node, Reply, Tuple, state},
     kind,
     packet::{Device, Path},
 };
@@ -88,6 +88,23 @@ fn packets_of_a_flow_that_goes_on_are_translated_both_ways() {
         assert_eq!(frame[..12], [CLIENT, MAC].concat());
         assert_eq!(rig.forwarded(Path::Xdp), before + 2);
     });
+}
+
+#[test]
+fn a_service_may_have_a_port_of_those_that_translated_sources_get() {
+    let mut rig = rig();
+    rig.set_node(Node { first_port: 1024, last_port: 29_999, ..Node::default() });
+    for (net, balanced) in [(IP4, "192.0.2.1:8080"), (IP6, "[2001:db8::1]:8080")] {
+        let net = Net { node: balanced, ..net };
+        for protocol in [TCP, UDP] {
+            let answer = opened(&mut rig, net, protocol);
+            let forth = Craft::new(protocol, net.client, net.node).flags(ACK);
+            for (packet, to) in [(&forth, net.there), (&answer, net.client)] {
+                let (verdict, frame) = rig.run_on_wire(&packet.frame());
+                assert_eq!((verdict, read(&frame).to.to_string()), (TX, to.to_owned()));
+            }
+        }
+    }
 }
 
 #[test]
