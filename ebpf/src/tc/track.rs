@@ -160,7 +160,7 @@ fn known(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> bool {
     // SAFETY: see `reply`.
     unsafe { (*entry).used = now };
     if learned != 0 {
-        load::learned(&flow.to, flow.to_port, flow.state, learned);
+        load::learned(&flow.to, flow.to_port, flow.state | flow.unseen(), learned);
         // SAFETY: see `reply`.
         unsafe { (*entry).state |= learned };
         if let Some(reply) = REPLIES.get_ptr_mut(&*reply_key) {
