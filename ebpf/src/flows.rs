@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use skep_ebpf_common::{
-    Address, TCP, UDP,
+    Address, UDP,
     conntrack::{Flow, Node, Reply, Tuple},
     packet::tcp_flags,
 };

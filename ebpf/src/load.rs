@@ -12,7 +12,7 @@
 use core::arch::asm;
 
 use aya_ebpf::{
-    EbpfContext, Global,
+    Global,
     bindings::BPF_F_NO_PREALLOC,
     macros::{cgroup_sock, map},
     maps::HashMap,
@@ -100,7 +100,7 @@ pub(crate) fn disconnect(socket: u64) {
 /// A flow was noted.
 #[inline(always)]
 pub(crate) fn noted(flow: &Flow) {
-    if is_on() && flow.service != 0 && !is_over(flow.state) {
+    if is_on() && flow.is_open() {
         begin(&LoadKey::new(flow.to, flow.to_port));
     }
 }
@@ -108,7 +108,7 @@ pub(crate) fn noted(flow: &Flow) {
 /// A flow was forgotten.
 #[inline(always)]
 pub(crate) fn forgotten(flow: &Flow) {
-    if is_on() && flow.service != 0 && !is_over(flow.state) {
+    if is_on() && flow.is_open() {
         end(&LoadKey::new(flow.to, flow.to_port));
     }
 }

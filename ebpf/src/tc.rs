@@ -13,6 +13,7 @@
 //! is nobody's, goes on to the stack untouched.
 
 mod away;
+mod claim;
 mod direct;
 mod dsr;
 mod icmp;

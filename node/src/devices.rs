@@ -35,7 +35,7 @@ pub(crate) async fn follow(
     mut nodes: watch::Receiver<Option<Cluster>>,
 ) -> anyhow::Result<()> {
     let Some(mut devices) = open(&ground).await else { return std::future::pending().await };
-    let (mut thorough, mut known) = (true, Vec::new());
+    let (mut thorough, mut known, mut refused) = (true, Vec::new(), Vec::new());
     loop {
         drift.mark_unchanged();
         // Until the Nodes are known it is as a former life left it.
@@ -71,6 +71,11 @@ pub(crate) async fn follow(
         match done {
             Ok((attached, node)) => {
                 report(&attached);
+                let now: Vec<String> = devices.refused().iter().map(ToString::to_string).collect();
+                if now != refused {
+                    devices.refused().iter().for_each(|error| tracing::error!("{}", causes(error)));
+                    refused = now;
+                }
                 if node != known {
                     said(&node);
                     known = node;
@@ -147,6 +152,12 @@ fn first4(addresses: &[IpAddr]) -> Option<Ipv4Addr> {
 
 fn first6(addresses: &[IpAddr]) -> Option<Ipv6Addr> {
     addresses.iter().find_map(|address| if let IpAddr::V6(address) = address { Some(*address) } else { None })
+}
+
+/// An error with its causes.
+fn causes(error: &Error) -> String {
+    let causes = std::iter::successors(std::error::Error::source(error), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 fn said(node: &[String]) {

@@ -224,6 +224,19 @@ impl Flow {
         self.seal == self.checksum(key)
     }
 
+    /// What this node takes for seen of answers that do not come by it ([`dsr::SENT`]): once the client has closed, the
+    /// connection is over.
+    #[inline(always)]
+    pub const fn unseen(&self) -> u32 {
+        if self.flags & dsr::SENT != 0 { state::BACKEND_FIN } else { 0 }
+    }
+
+    /// Does it count as an open connection of its backend? Of those of Services, this node counts what it chose the backend for.
+    #[inline(always)]
+    pub const fn is_open(&self) -> bool {
+        self.service != 0 && self.flags & dsr::RECEIVED == 0 && !is_over(self.state | self.unseen())
+    }
+
     /// Key of the entry for the other direction. `key` is this one's.
     #[inline(always)]
     pub const fn reply_key(&self, key: &Tuple) -> Tuple {

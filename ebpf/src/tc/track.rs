@@ -1,6 +1,6 @@
 //! Connection tracking: which flow a packet belongs to, and the choice for a new one.
 
-use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_get_prandom_u32, maps::lpm_trie, programs::TcContext};
+use aya_ebpf::{bindings::BPF_NOEXIST, maps::lpm_trie, programs::TcContext};
 use skep_ebpf_common::{
     Address, BackendValue, FrontendKey, TCP, UDP, address_bits,
     conntrack::{self, Flow, Reply, Tuple, dsr, state},
@@ -9,10 +9,10 @@ use skep_ebpf_common::{
 };
 
 use super::{
-    NEXT, dropped,
+    NEXT, claim, dropped,
     maps::{Choice, FLOWS, INSIDE, NODE, REPLIES, Scratch, TRACKING},
     parse::Piece,
-    refuse, send, sockets,
+    refuse, send,
 };
 use crate::{
     flows::{self, Target},
@@ -20,13 +20,6 @@ use crate::{
     lookup::{self, Chosen, Client, Origin, Reason, Verdict},
     maps::ADDRESSES,
 };
-
-/// How often a source port is claimed before a flow is given up.
-const ATTEMPTS: u32 = 10;
-/// For each of them, so many ports are looked at for one that is free. With nine of ten in use, one of seventy flows finds none.
-const LOOKS: u32 = 4;
-/// After so many attempts, a port is taken from a flow that gives it (see [`conntrack::yields`]).
-const POLITE: u32 = 5;
 
 /// Translates the answer of a backend. `None`: it is none. An answer with an `origin` may leave by another device; else it is
 /// on its way out already.
@@ -176,7 +169,7 @@ fn known(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> bool {
     // SAFETY: see `reply`.
     unsafe { (*entry).used = now };
     if learned != 0 {
-        load::learned(&flow.to, flow.to_port, flow.state, learned);
+        load::learned(&flow.to, flow.to_port, flow.state | flow.unseen(), learned);
         // SAFETY: see `reply`.
         unsafe { (*entry).state |= learned };
         if let Some(reply) = REPLIES.get_ptr_mut(&*reply_key) {
@@ -315,9 +308,9 @@ fn begin(ctx: &TcContext, scratch: &mut Scratch, origin: Origin) -> Result<(), i
         return Err(dropped(Drop::Conntrack));
     }
     // The client's own port is the first choice where it can be.
-    if (translate && flow.flags == 0) || !claim(scratch, false) {
+    if (translate && flow.flags == 0) || !claim::claim(scratch, false) {
         show_node(ctx, scratch, translate)?;
-        if !search(ctx, scratch) {
+        if !claim::search(ctx, scratch) {
             return Err(dropped(Drop::NoPort));
         }
     }
@@ -367,73 +360,6 @@ fn show_node(ctx: &TcContext, scratch: &mut Scratch, translate: bool) -> Result<
         }
     }
     Ok(())
-}
-
-/// Finds a source port whose answers nobody else waits for, and claims it.
-#[inline(always)]
-fn search(ctx: &TcContext, scratch: &mut Scratch) -> bool {
-    let (first, last) = flows::ports(NODE.get(0));
-    let count = u32::from(last - first) + 1;
-    // SAFETY: the helper takes no argument and always succeeds.
-    let mut place = unsafe { bpf_get_prandom_u32() };
-    for attempt in 0..ATTEMPTS {
-        let Scratch { packet, flow, reply_key, former, former_port, .. } = &mut *scratch;
-        *reply_key = flow.reply_key(&packet.tuple);
-        let again = attempt == 0 && *former != 0 && *former == flow.backend;
-        if again {
-            flow.from_port = *former_port;
-        }
-        for _ in 0..if again { 0 } else { LOOKS } {
-            // A stride that is prime to most counts, so that attempts differ.
-            place = place.wrapping_add(7919);
-            flow.from_port = (first + (place % count) as u16).to_be();
-            reply_key.destination_port = flow.from_port;
-            if REPLIES.get_ptr(&*reply_key).is_none() {
-                break;
-            }
-        }
-        if !sockets::has(ctx, scratch) && claim(scratch, attempt >= POLITE) {
-            return true;
-        }
-    }
-    false
-}
-
-/// Claims the answers to the source that the flow has, unless another flow waits for them. A function of its own: it is
-/// called in a loop.
-#[inline(never)]
-fn claim(scratch: &mut Scratch, insists: bool) -> bool {
-    let Scratch { packet, flow, reply, other, reply_key, flow_key, .. } = scratch;
-    let key = &packet.tuple;
-    *reply_key = flow.reply_key(key);
-    *reply = flow.reply(key, flow.used);
-    reply.seal_for(reply_key);
-    if REPLIES.insert(&*reply_key, &*reply, u64::from(BPF_NOEXIST)).is_ok() {
-        return true;
-    }
-    if flows::reply(reply_key, other).is_none() {
-        return false;
-    }
-    *flow_key = other.flow_key(reply_key);
-    let has_way = *flow_key == *key
-        || !is_alive(other, flow_key, flow.used)
-        || (insists && conntrack::yields(key.protocol, other.state, silence(other, flow_key, flow.used)));
-    if !has_way {
-        return false;
-    }
-    let _ = REPLIES.remove(&*reply_key);
-    REPLIES.insert(&*reply_key, &*reply, u64::from(BPF_NOEXIST)).is_ok()
-}
-
-/// For how long neither side of a flow has been heard of.
-#[inline(always)]
-fn silence(reply: &Reply, key: &Tuple, now: u64) -> u64 {
-    let answers = now.wrapping_sub(reply.used);
-    // SAFETY: see `is_alive`.
-    match FLOWS.get_ptr(key).map(|flow| now.wrapping_sub(unsafe { (*flow).used })) {
-        Some(questions) if questions < answers => questions,
-        _ => answers,
-    }
 }
 
 /// The sender of a packet, as the choice of a backend sees it.

@@ -148,6 +148,8 @@ pub struct Devices {
     masquerade: bool,
     /// Programs that were found or put on a device (its number) by this process.
     settled: BTreeSet<(&'static str, u32)>,
+    /// Why devices do not have the fast lane that was asked for.
+    refused: Vec<Error>,
 }
 
 impl Devices {
@@ -172,7 +174,18 @@ impl Devices {
         // Goes on as it was until somebody says what is to be.
         let masquerade = node(&mut ebpf)?.get(&0, 0).map_err(Error::map(NODE))?.masquerade != 0;
         let settled = BTreeSet::new();
-        Ok(Self { ebpf, maps, paths, sizes: *sizes, settings, told: None, inside, masquerade, settled })
+        Ok(Self {
+            ebpf,
+            maps,
+            paths,
+            sizes: *sizes,
+            settings,
+            told: None,
+            inside,
+            masquerade,
+            settled,
+            refused: Vec::new(),
+        })
     }
 
     /// Says which addresses are the cluster's own, and which of them are nodes': those that other nodes may have been asked at

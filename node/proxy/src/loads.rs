@@ -17,7 +17,7 @@ use std::{
 
 use skep_ebpf_common::{
     BackendValue,
-    conntrack::{self, Flow, Reply, Tuple, dsr},
+    conntrack::{self, Flow, Reply, Tuple},
     load::{LoadKey, open},
 };
 
@@ -106,17 +106,12 @@ impl Loads {
             let reply = replies.get(&flow.reply_key(&key));
             let used = flow.used.max(reply.map_or(0, |reply| reply.used));
             let lives = now.saturating_sub(used) <= conntrack::timeout(key.protocol, flow.state);
-            if lives && is_counted(&flow) {
+            if lives && flow.is_open() {
                 *counts.entry(LoadKey::new(flow.to, flow.to_port)).or_default() += 1;
             }
         }
         Ok(counts)
     }
-}
-
-/// Those of Services that this node chose the backend for, while they are open.
-fn is_counted(flow: &Flow) -> bool {
-    flow.service != 0 && flow.flags & dsr::RECEIVED == 0 && !conntrack::is_over(flow.state)
 }
 
 /// What is to be written (`None`: removed) where the counts did not change while everything was read: those that did are in

@@ -251,7 +251,7 @@ impl Programmer {
         let id = self.service_ids.take();
         let added = self.write_info(id, port).and_then(|()| {
             let placed = self.place(id, &backends)?;
-            match self.write_generation(id, 1, service, &placed) {
+            match self.write_generation(id, 1, service, &placed, &[]) {
                 Ok(count) => Ok((placed, count)),
                 Err(error) => {
                     let _ = self.drop_backends(id, &placed);
@@ -289,7 +289,7 @@ impl Programmer {
         let generation = old_generation.wrapping_add(1);
         let placed = self.place(id, &new)?;
         next.extend(&placed);
-        let count = match self.write_generation(id, generation, service, &next) {
+        let count = match self.write_generation(id, generation, service, &next, &old_ranges) {
             Ok(count) => count,
             Err(error) => {
                 let _ = self.drop_backends(id, &placed);
@@ -316,7 +316,15 @@ impl Programmer {
 
     /// Writes slots and source ranges of a generation and makes it live. Returns the number of slots; on failure none of
     /// them is left.
-    fn write_generation(&mut self, id: u32, generation: u32, service: &Service, placed: &[Placed]) -> Result<usize> {
+    /// `old_ranges` are those that are there already.
+    fn write_generation(
+        &mut self,
+        id: u32,
+        generation: u32,
+        service: &Service,
+        placed: &[Placed],
+        old_ranges: &[(IpAddr, u8)],
+    ) -> Result<usize> {
         let plan = Plan::new(service, placed);
         self.write_slots(id, generation, &plan.slots)?;
         // From now on programs choose from that generation.
@@ -325,6 +333,10 @@ impl Programmer {
             self.write_ranges(id, &service.source_ranges).and_then(|()| self.maps.services.insert(&id, &value));
         if let Err(error) = flipped {
             let _ = self.drop_slots(id, generation, plan.slots.len());
+            for range in service.source_ranges.iter().filter(|range| !old_ranges.contains(range)) {
+                // Those behind the one that failed are not there.
+                let _ = self.drop_ranges(id, &[*range]);
+            }
             return Err(error);
         }
         self.writes.updates += 1;

@@ -13,6 +13,8 @@ mod growth;
 mod kinds;
 #[path = "dataplane/loads.rs"]
 mod loads;
+#[path = "dataplane/locals.rs"]
+mod locals;
 #[path = "dataplane/maps.rs"]
 mod maps;
 #[path = "dataplane/restart.rs"]

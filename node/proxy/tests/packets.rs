@@ -13,6 +13,8 @@ mod devices;
 mod direct;
 #[path = "packets/dsr.rs"]
 mod dsr;
+#[path = "packets/dsr_traffic.rs"]
+mod dsr_traffic;
 #[path = "packets/errors.rs"]
 mod errors;
 #[path = "packets/flows.rs"]

@@ -62,14 +62,15 @@ pub enum Acceleration {
 
 impl Devices {
     /// Puts the program on those devices (names) that are there, keeps it there, and takes it off all others. Returns what
-    /// concerns each device; the error of one keeps no other from it.
+    /// concerns each device; what one refuses is noted, and keeps nothing else from it.
     pub(super) fn accelerate(
         &mut self,
         present: &BTreeSet<String>,
         node: &[String],
     ) -> Result<Vec<(String, &'static str, Attachment)>> {
         let acceleration = self.settings.acceleration;
-        let (mut done, mut failed) = (Vec::new(), Ok(()));
+        let mut done = Vec::new();
+        self.refused.clear();
         for device in present {
             let Some(index) = sys::interface_index(device) else { continue };
             if acceleration == Acceleration::Disabled || !node.contains(device) {
@@ -88,13 +89,19 @@ impl Devices {
                 }
                 // It may have gone meanwhile.
                 Err(_) if sys::interface_index(device) != Some(index) => {}
-                Err(error) => failed = Err(error),
+                Err(error) => self.refused.push(error),
             }
         }
         if acceleration != Acceleration::Disabled {
             tell(&mut self.ebpf, &done)?;
         }
-        failed.map(|()| done)
+        Ok(done)
+    }
+
+    /// Why devices lack the fast lane that was asked for, as the last [`Devices::reconcile`] found: [`Error::NotNative`], or the
+    /// kernel's word where somebody else has an XDP program there. All else works on them.
+    pub fn refused(&self) -> &[Error] {
+        &self.refused
     }
 
     fn decelerate(&mut self, device: &str, index: u32) -> Result<()> {

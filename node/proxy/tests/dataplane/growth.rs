@@ -3,14 +3,15 @@
 use std::{
     collections::BTreeMap,
     fs,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, SocketAddrV4},
 };
 
 use skep_proxy::{
     Config, Error, MapSizes,
     Protocol::{Tcp, Udp},
-    Proxy, ServiceTable,
+    Proxy, Service, ServiceTable,
     growth::{Growth, Larger},
+    programmer::Writes,
 };
 
 use crate::{
@@ -212,4 +213,35 @@ fn at_the_ceiling_the_rest_stays_served_and_the_error_names_the_map() {
     let table = many(128);
     proxy.sync(&table).unwrap();
     expect_exactly(&ground, &table);
+}
+
+#[test]
+fn source_ranges_and_counts_come_along() {
+    let mut network = Network::new(1);
+    let mut proxy = Proxy::load(config(&network.ground, 1)).unwrap();
+    let ranged = |at: SocketAddrV4, ranges: u8| {
+        let (port, service) = entry(at, Tcp, [0]);
+        let source_ranges = (0..ranges).map(|n| (IpAddr::from([172, 16, n, 0]), 24)).collect();
+        (port, Service { source_ranges, ..service })
+    };
+    let other = SocketAddrV4::new(Ipv4Addr::new(10, 98, 0, 1), 80);
+    proxy.sync(&[ranged(VIP, 10)].into()).unwrap();
+    network.client.tcp(VIP, 7).expect_no_failure();
+    let before = capacities(&network.ground)["SOURCE_RANGES"];
+    let table: ServiceTable = [ranged(VIP, 10), ranged(other, 100)].into();
+    proxy.sync(&table).unwrap();
+    let status = network.ground.reader().status().unwrap();
+    let ranges = status.maps.iter().find(|map| map.name == "SOURCE_RANGES").unwrap();
+    assert!(ranges.entries == 110 && ranges.capacity > before, "{ranges:?}");
+    // What was counted before still counts.
+    network.client.tcp(VIP, 3).expect_no_failure();
+    let services = network.ground.reader().services().unwrap();
+    let counts: Vec<u64> = services.iter().map(|service| service.connections).collect();
+    assert_eq!(counts.iter().sum::<u64>(), 10, "{services:?}");
+    // Maps of one CPU's counts and of prefixes grow with the daemon's numbers, too.
+    drop(proxy);
+    let mut proxy = Proxy::load(config(&network.ground, 8)).unwrap();
+    proxy.sync(&table).unwrap();
+    assert_eq!(proxy.programmer().writes(), Writes::default(), "nothing had to be written");
+    assert_eq!(network.ground.reader().services().unwrap().iter().map(|service| service.connections).sum::<u64>(), 10);
 }

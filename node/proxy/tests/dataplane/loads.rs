@@ -159,3 +159,22 @@ fn the_option_comes_and_goes_with_a_restart() {
     let on_close = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("sock_release");
     assert!(!std::fs::read_dir(links).unwrap().map(Result::unwrap).any(|entry| on_close(&entry)));
 }
+
+#[test]
+fn counts_come_along_when_maps_become_larger() {
+    let mut network = Network::new(2);
+    let mut proxy = load(&network);
+    apply(&mut proxy, VIP, Tcp, 0..2);
+    hold(&mut network, 40);
+    let open = counts(&network);
+    drop(proxy);
+    let mut config = counting(&network.ground);
+    (config.maps.connections, config.maps.backends) = (8192, 65_536);
+    let _proxy = Proxy::load(config).unwrap();
+    assert_eq!(counts(&network), open);
+    // The programs count in the new maps, up and down.
+    hold(&mut network, 20);
+    assert_eq!(counts(&network).values().sum::<u64>(), 60);
+    network.client.ask(&Request::Release);
+    assert_eq!(counts(&network), BTreeMap::new());
+}

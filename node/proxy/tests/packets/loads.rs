@@ -1,6 +1,9 @@
 //! Open connections past the sockets, counted and chosen by.
 
-use skep_ebpf_common::kind;
+use skep_ebpf_common::{
+    conntrack::{Node, dsr},
+    kind,
+};
 
 use crate::{
     craft::{ACK, Craft, FIN, RST, SYN, TCP, UDP, read},
@@ -74,6 +77,28 @@ fn a_connection_ends_once_with_both_fins_or_a_reset_or_a_choice_made_anew() {
         rig.set_load(net.there, 0);
         rig.run("from_device", &ask(SYN, 4));
         assert_eq!((rig.load(net.here), rig.load(net.there)), (1, 1));
+    }
+}
+
+#[test]
+fn a_connection_that_is_answered_elsewhere_ends_with_its_client() {
+    let mut rig = Rig::new().counting();
+    rig.set_node(Node { dsr: Node::DSR_TCP, ..Node::default() });
+    for net in [IP4, IP6] {
+        rig.forget();
+        rig.is_node(net.node.parse::<std::net::SocketAddr>().unwrap().ip());
+        rig.serve(net.node, TCP, kind::NODE_PORT, &[(net.there, false)]);
+        rig.set_load(net.there, 0);
+        let ask = |flags| Craft::new(TCP, net.client, net.node).flags(flags).frame();
+        for flags in [SYN, ACK] {
+            assert_eq!(rig.run("from_device", &ask(flags)).0, REDIRECT);
+        }
+        assert!(rig.flows().iter().all(|(_, flow)| flow.flags & dsr::SENT != 0));
+        assert_eq!(rig.load(net.there), 1);
+        for _ in 0..2 {
+            rig.run("from_device", &ask(FIN | ACK));
+            assert_eq!(rig.load(net.there), 0);
+        }
     }
 }
 

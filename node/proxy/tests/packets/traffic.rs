@@ -32,6 +32,14 @@ static NUMBER: AtomicU32 = AtomicU32::new(0);
 pub(crate) struct Namespace(String);
 
 impl Namespace {
+    /// Joined to nothing.
+    pub(crate) fn empty() -> Self {
+        let name = format!("skeptc{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        ip(&format!("netns add {name}"));
+        ip(&format!("-n {name} link set lo up"));
+        Self(name)
+    }
+
     /// Joined to this thread's namespace by a pair of devices: `host` here with `addresses`, `eth0` there.
     pub(crate) fn new(host: &str, here: [&str; 2], there: [&str; 2]) -> Self {
         Self::with_index(host, None, here, there)

@@ -74,7 +74,8 @@ impl PacketMaps {
             _ => false,
         };
         let may_be_told = may_be_told && frontend.protocol != SCTP;
-        Ok(node.dsr & bit != 0 && may_be_told && !self.is_inside(client)?)
+        let is_known = frontend.protocol != SCTP;
+        Ok(is_known && node.dsr & bit != 0 && may_be_told && !self.is_inside(client)?)
     }
 }
 
