@@ -3,7 +3,7 @@
 //!
 //! The checksum is a CRC32c over the packet, from the ports on; addresses are not in it. A CRC is linear: whatever the rest
 //! of the packet holds, other ports change its CRC by what the difference of the ports alone would have, with as many zero
-//! bytes behind it. That is the difference times a power of x, which takes its exponent's bits and not the packet's bytes.
+//! bytes behind it. That is the difference times a power of x, which takes two look-ups and not the packet's bytes.
 
 use crate::packet::tcp_flags::{ACK, FIN, RST, SYN};
 
@@ -31,33 +31,41 @@ const POLYNOMIAL: u32 = 0x82f6_3b78;
 /// The polynomial one.
 const ONE: u32 = 1 << 31;
 
-/// x to the power of 8, 16, 32, ...: what one, two, four, ... zero bytes multiply a CRC by.
-const ZEROS: [u32; 16] = {
-    let mut powers = [ONE >> 8; 16];
+/// What so many zero bytes multiply a CRC by: `[0]` has the powers for the lower byte of their number, `[1]` for the upper one.
+static ZEROS: [[u32; 256]; 2] = [powers(ONE >> 8), powers(power(ONE >> 8, 256))];
+
+/// The first powers of a polynomial.
+const fn powers(of: u32) -> [u32; 256] {
+    let mut powers = [ONE; 256];
     let mut i = 1;
     while i < powers.len() {
-        powers[i] = multiply(powers[i - 1], powers[i - 1]);
+        powers[i] = multiply(powers[i - 1], of);
         i += 1;
     }
     powers
-};
+}
+
+/// That power of a polynomial.
+const fn power(of: u32, exponent: u32) -> u32 {
+    let (mut power, mut i) = (ONE, 0);
+    while i < exponent {
+        power = multiply(power, of);
+        i += 1;
+    }
+    power
+}
 
 /// By what the checksum changes (exclusive or, of the field read as a little-endian word) when the word of both ports changes
 /// by `ports` (exclusive or, read likewise) in a packet of `length` bytes, of which 16 bits count.
 #[inline(always)]
-pub const fn change(ports: u32, length: u32) -> u32 {
-    let mut change = ports;
-    let mut i = 0;
-    while i < ZEROS.len() {
-        // Without branches: a program is verified along all of them.
-        let taken = 0_u32.wrapping_sub((length >> i) & 1);
-        change = multiply(change, (ZEROS[i] & taken) | (ONE & !taken));
-        i += 1;
-    }
-    change
+#[must_use]
+pub fn change(ports: u32, length: u32) -> u32 {
+    let [lower, upper, ..] = length.to_le_bytes();
+    multiply(multiply(ports, ZEROS[0][usize::from(lower)]), ZEROS[1][usize::from(upper)])
 }
 
-/// The product of two polynomials modulo CRC32c's, all with their bits reversed.
+/// The product of two polynomials modulo CRC32c's, all with their bits reversed. Without branches: a program is verified along
+/// all of them.
 #[inline(always)]
 const fn multiply(a: u32, b: u32) -> u32 {
     let (mut product, mut shifted) = (0, b);

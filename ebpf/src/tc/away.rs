@@ -23,7 +23,7 @@ use super::{
     NEXT,
     direct::{self, Head},
     dropped,
-    maps::{INSIDE, PODS, Route},
+    maps::{INSIDE, Route},
     scratch,
     send::{AF_INET, AF_INET6, NO_NEIGHBOUR, SUCCESS},
     skb,
@@ -34,9 +34,7 @@ use super::{
 pub(super) fn send(ctx: &TcContext, head: &Head) -> i32 {
     // SAFETY: the kernel hands a valid context to the program.
     let device = unsafe { (&raw const (*skb(ctx)).ifindex).read_volatile() };
-    // SAFETY: the word is read whole; see `direct` about the seal.
-    let is_senders = unsafe { PODS.get(&head.source) }.is_some_and(|sender| sender.index == device);
-    if !is_senders
+    if !direct::is_behind(&head.source, device)
         || head.ttl <= 1
         || is_one_link(head)
         || INSIDE.get(lpm_trie::Key::new(128, head.destination)).is_none()
@@ -44,7 +42,7 @@ pub(super) fn send(ctx: &TcContext, head: &Head) -> i32 {
         return NEXT;
     }
     let Some(scratch) = scratch() else { return NEXT };
-    let length = direct::length(ctx, head);
+    let length = direct::length(ctx, head.ip6, head.protocol);
     if length > u32::from(u16::MAX) {
         return NEXT;
     }

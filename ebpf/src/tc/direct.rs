@@ -4,6 +4,7 @@
 //! ```text
 //! pod a ──► from_pod ───► PODS: a is behind this device, b is open ──► bpf_redirect_peer ──► pod b
 //! eth0, skep-vxlan ──► from_device ───► PODS: b is open, the source is none of this node's ──► pod b
+//! any of them ──► translated for a Service ───► PODS: b is open ──► pod b
 //! ```
 //!
 //! Minimum kernel: 5.10 (`bpf_redirect_peer`, for programs at a device's ingress only).
@@ -25,7 +26,12 @@ use skep_ebpf_common::{
     pod::{PodValue, pod_flags},
 };
 
-use super::{NEXT, away, dropped, maps::PODS, skb};
+use super::{
+    NEXT, away, dropped, dsr,
+    maps::{PODS, Route},
+    parse::Packet,
+    skb,
+};
 use crate::{lookup::Origin, maps::ADDRESSES};
 
 /// Version 4, five words: a header without options.
@@ -65,7 +71,11 @@ pub(super) fn send(ctx: &TcContext, origin: Origin) -> i32 {
     }
     let may = match origin {
         Origin::Internal => may_from_pod(ctx, &head, &known),
-        _ => flags & pod_flags::FROM_OUTSIDE != 0 && may_from_outside(ctx, &head) && fits(ctx, &head, mtu),
+        _ => {
+            flags & pod_flags::FROM_OUTSIDE != 0
+                && may_from_outside(ctx, &head)
+                && length(ctx, head.ip6, head.protocol) <= mtu
+        }
     };
     if !may {
         return NEXT;
@@ -77,6 +87,43 @@ pub(super) fn send(ctx: &TcContext, origin: Origin) -> i32 {
     }
     // SAFETY: the helper only notes where the packet is to go.
     unsafe { bpf_redirect_peer(index, 0) as i32 }
+}
+
+/// May a packet be handed to the pod at that address once it is translated? `route` says where that is then. Its sender has
+/// been looked at already. A function of its own: it is asked at several places.
+#[inline(never)]
+pub(super) fn is_open(ctx: &TcContext, route: &mut Route, packet: &Packet, destination: &Address) -> bool {
+    let Some(pod) = PODS.get_ptr(destination) else { return false };
+    // SAFETY: the copy is only believed when its seal fits.
+    let PodValue { index, mtu, flags, seal, macs } = unsafe { pod.read() };
+    route.fib.ifindex = index;
+    route.macs = macs;
+    let known = PodValue { index, mtu, flags, seal, macs: [[0; 6]; 2] };
+    // SAFETY: the kernel hands a valid context to the program.
+    let device = unsafe { (&raw const (*skb(ctx)).ifindex).read_volatile() };
+    flags & pod_flags::DIRECT != 0
+        && index != device
+        && dsr::is_plain(packet)
+        && length(ctx, packet.ip6, packet.tuple.protocol) <= mtu
+        && known.is_sealed_for(destination)
+}
+
+/// Hands a packet that has been changed to the pod that [`is_open`] found.
+#[inline(always)]
+pub(super) fn hand_over(ctx: &TcContext, route: &Route) -> i32 {
+    if readdress(ctx, &raw const route.macs).is_err() {
+        return dropped(Drop::Rewrite);
+    }
+    // SAFETY: the helper only notes where the packet is to go.
+    unsafe { bpf_redirect_peer(route.fib.ifindex, 0) as i32 }
+}
+
+/// Is that the address of a pod that is known to be behind the device the packet came by? The seal is not asked: at worst it is
+/// an address nobody has any more.
+#[inline(always)]
+pub(super) fn is_behind(address: &Address, device: u32) -> bool {
+    // SAFETY: the word is read whole.
+    unsafe { PODS.get(address) }.is_some_and(|pod| pod.index == device)
 }
 
 /// Does it come from the pod whose address it bears, to another one that takes packets as long as that pod's device does?
@@ -112,23 +159,17 @@ fn may_from_outside(ctx: &TcContext, head: &Head) -> bool {
     !one_link && unsafe { PODS.get(&head.source) }.is_none() && !is_nodes()
 }
 
-/// Is the packet, or each of those it was made of, short enough?
-#[inline(always)]
-fn fits(ctx: &TcContext, head: &Head, mtu: u32) -> bool {
-    length(ctx, head) <= mtu
-}
-
 /// How long the packet is from its IP header on, or the longest of those it stands for; [`UNKNOWN`] is too long for anybody.
 /// (The compiler would copy the value of an `Option` that has none, which the verifier refuses.)
 #[inline(always)]
-pub(super) fn length(ctx: &TcContext, head: &Head) -> u32 {
+pub(super) fn length(ctx: &TcContext, ip6: bool, protocol: u8) -> u32 {
     // SAFETY: the kernel hands a valid context to the program.
     let segment = unsafe { (&raw const (*skb(ctx)).gso_size).read_volatile() };
     if segment == 0 {
         return ctx.len() - ETHERNET;
     }
-    let network = if head.ip6 { 40 } else { 20 };
-    let transport = match head.protocol {
+    let network = if ip6 { 40 } else { 20 };
+    let transport = match protocol {
         TCP => match ctx.load::<u8>((ETHERNET + network + 12) as usize) {
             Ok(offset) => u32::from(offset >> 4) * 4,
             Err(_) => return UNKNOWN,

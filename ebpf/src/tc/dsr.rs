@@ -58,7 +58,7 @@ pub(super) fn is_noted(packet: &Packet) -> bool {
 
 /// Is there nothing between the first part of the IP header and the transport's?
 #[inline(always)]
-fn is_plain(packet: &Packet) -> bool {
+pub(super) fn is_plain(packet: &Packet) -> bool {
     packet.piece == Piece::Whole && packet.l4 == ETHERNET + if packet.ip6 { 40 } else { 20 }
 }
 

@@ -81,11 +81,12 @@ pub(super) struct Scratch {
     pub(super) sockets: bpf_sock_tuple,
 }
 
-/// A question to the kernel's routing, and the answer.
+/// A question to the kernel's routing, and the answer; or a pod's device (in `fib`), and what a frame to it begins with.
 #[repr(C)]
 pub(super) struct Route {
     pub(super) fib: bpf_fib_lookup,
     pub(super) neighbour: bpf_redir_neigh,
+    pub(super) macs: [[u8; 6]; 2],
 }
 
 /// What became of the choice of a backend.

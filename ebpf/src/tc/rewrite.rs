@@ -7,7 +7,7 @@
 use core::ptr;
 
 use aya_ebpf::{
-    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
+    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM},
     helpers::generated::bpf_csum_diff,
     programs::TcContext,
 };
@@ -157,12 +157,12 @@ pub(super) fn port(ctx: &TcContext, at: u32, from: u16, to: u16, check: u32, fla
     ctx.store(at as usize, &to, 0)
 }
 
-/// One hop less to live.
+/// One hop less to live; see [`super::direct::age`] about the sum of an IPv6 packet.
 #[inline(always)]
 pub(super) fn age(ctx: &TcContext, packet: &Packet) -> Result {
     let ttl = packet.ttl.wrapping_sub(1);
     if packet.ip6 {
-        return ctx.store((ETHERNET + 7) as usize, &ttl, 0);
+        return ctx.store((ETHERNET + 7) as usize, &ttl, u64::from(BPF_F_RECOMPUTE_CSUM));
     }
     let at = (ETHERNET + 8) as usize;
     let [_, protocol] = ctx.load::<[u8; 2]>(at)?;

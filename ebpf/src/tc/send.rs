@@ -13,7 +13,7 @@ use skep_ebpf_common::{
 };
 
 use super::{
-    NEXT, count_path, dropped,
+    NEXT, count_path, direct, dropped,
     maps::{Route, Scratch},
     note,
     parse::Packet,
@@ -37,6 +37,8 @@ pub(super) enum Way {
     Out,
     /// Up the stack of this node.
     Up,
+    /// Into a pod of this node, past the queue of its device.
+    Pod,
 }
 
 /// Finds the way; to be asked before the packet is changed.
@@ -103,7 +105,9 @@ fn way_of(
 pub(super) fn is_senders(ctx: &TcContext, route: &mut Route, packet: &Packet, source: &Address) -> bool {
     // SAFETY: the kernel hands a valid context to the program.
     let device = unsafe { (&raw const (*skb(ctx)).ifindex).read_volatile() };
-    way(ctx, route, packet, packet.tuple.protocol, source, source) == Ok(Way::Out) && route.fib.ifindex == device
+    direct::is_behind(source, device)
+        || (way(ctx, route, packet, packet.tuple.protocol, source, source) == Ok(Way::Out)
+            && route.fib.ifindex == device)
 }
 
 /// Sends a packet that has been changed on its way.
@@ -114,6 +118,9 @@ pub(super) fn go(ctx: &TcContext, route: &mut Route, packet: &Packet, way: Way) 
     }
     if rewrite::age(ctx, packet).is_err() {
         return dropped(Drop::Rewrite);
+    }
+    if way == Way::Pod {
+        return direct::hand_over(ctx, route);
     }
     // SAFETY: the structure is the kernel's own.
     unsafe { bpf_redirect_neigh(route.fib.ifindex, &raw mut route.neighbour, size_of::<Neighbour>() as i32, 0) as i32 }
@@ -158,14 +165,18 @@ pub(super) fn noted(ctx: &TcContext, scratch: &mut Scratch) -> i32 {
 /// Translates a TCP or UDP packet and sends it on its way. An error is why it cannot go on; it is as it came then.
 #[inline(always)]
 pub(super) fn flow(ctx: &TcContext, route: &mut Route, packet: &Packet, target: &Target<'_>) -> Result<i32, Drop> {
-    let way = way(ctx, route, packet, packet.tuple.protocol, target.source, target.destination)?;
-    if way == Way::Out && packet.ttl <= 1 {
+    let way = if direct::is_open(ctx, route, packet, target.destination) {
+        Way::Pod
+    } else {
+        way(ctx, route, packet, packet.tuple.protocol, target.source, target.destination)?
+    };
+    if way != Way::Up && packet.ttl <= 1 {
         return Err(Drop::TimeToLive);
     }
     if rewrite::flow(ctx, packet, target).is_err() {
         return Ok(dropped(Drop::Rewrite));
     }
-    if way == Way::Out {
+    if way != Way::Up {
         count_path(Path::Tc);
     }
     Ok(go(ctx, route, packet, way))

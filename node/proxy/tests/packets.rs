@@ -39,5 +39,7 @@ mod short_way;
 mod trace;
 #[path = "packets/traffic.rs"]
 mod traffic;
+#[path = "packets/translated.rs"]
+mod translated;
 #[path = "packets/xdp.rs"]
 mod xdp;

@@ -8,24 +8,29 @@
 use std::{fs::File, io::ErrorKind, net::UdpSocket, os::fd::AsRawFd, process::Command, time::Duration};
 
 use aya::programs::{LinkOrder, TcAttachType, tc::TcAttachOptions};
+use nix::sched::{CloneFlags, setns};
 use skep_ebpf_common::{
     conntrack::{Node, dsr},
     kind,
+    pod::{PodValue, pod_flags},
 };
 
 use crate::{
     craft::{TCP, UDP},
-    rig::{IP4, IP6, Net, Rig, ip},
+    rig::{IP4, IP6, Net, Rig, ip, words},
+    short_way::{link, sent},
     traffic::Namespace,
 };
 
 /// The two nodes, and who is around them.
 struct Ground {
     first: Rig,
-    _second: Rig,
-    /// Keeps the second node's namespace, which no thread is in.
-    _namespace: File,
+    second: Rig,
+    /// The second node's namespace, which no thread is in.
+    namespace: File,
     client: Namespace,
+    /// What the second node knows of its pod.
+    known: PodValue,
     _lan: Namespace,
     _pod: Namespace,
 }
@@ -75,6 +80,9 @@ impl Ground {
         attach(&mut second, "out0", "from_device");
         attach(&mut second, "pod0", "from_pod");
 
+        let (index, mac) = link("", "pod0");
+        let (_, pod_mac) = link(&format!("-n {} ", pod.name()), "eth0");
+        let known = PodValue { index, mtu: 1500, macs: [pod_mac, mac], ..PodValue::default() };
         let namespace = File::open("/proc/thread-self/ns/net").unwrap();
 
         let mut first = Rig::bare();
@@ -84,8 +92,8 @@ impl Ground {
         attach(&mut first, "out0", "from_device");
         // What it sends to the client goes nowhere, so the client must know where it is without asking it.
         ip("link set out0 address 02:00:00:00:00:01");
-        let known = "neigh add 2001:db8::1 lladdr 02:00:00:00:00:01 dev eth0 nud permanent";
-        ip(&format!("-n {} -6 {known}", client.name()));
+        let neighbour = "neigh add 2001:db8::1 lladdr 02:00:00:00:00:01 dev eth0 nud permanent";
+        ip(&format!("-n {} -6 {neighbour}", client.name()));
         for address in ["192.0.2.9", "2001:db8::9"] {
             ip(&format!("neigh add {address} lladdr 02:00:00:00:00:77 dev out0 nud permanent"));
         }
@@ -101,7 +109,27 @@ impl Ground {
                 second.serve(&own, protocol, kind::NODE_PORT, &[(net.here, true)]);
             }
         }
-        Self { first, _second: second, _namespace: namespace, client, _lan: lan, _pod: pod }
+        Self { first, second, namespace, client, known, _lan: lan, _pod: pod }
+    }
+
+    /// Opens or closes the pod to what its node could hand over.
+    fn set_open(&mut self, is_open: bool) {
+        let flags = if is_open { pod_flags::DIRECT } else { 0 };
+        for net in [IP4, IP6] {
+            let key = words(net.here.parse::<std::net::SocketAddr>().unwrap().ip());
+            let value = PodValue { flags, ..self.known }.sealed_for(&key);
+            self.second.map::<[u32; 4], PodValue>("PODS").insert(key, value, 0).unwrap();
+        }
+    }
+
+    /// How many packets the second node's end of the pod's device has sent.
+    fn sent(&self) -> usize {
+        let namespace = self.namespace.try_clone().unwrap();
+        let there = move || {
+            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            sent("pod0")
+        };
+        std::thread::spawn(there).join().unwrap()
     }
 
     /// Lets the client finish its packets itself.
@@ -170,4 +198,23 @@ fn real_clients_are_answered_past_the_node_they_ask() {
     }
     let flows = ground.first.flows();
     assert!(flows.len() >= 8 && flows.iter().all(|(_, flow)| flow.flags == dsr::SENT), "{flows:?}");
+}
+
+#[test]
+fn the_backends_node_hands_an_open_pod_what_it_is_told_of() {
+    const MANY: [usize; 40] = [64; 40];
+    let mut ground = Ground::new();
+    for net in [IP4, IP6] {
+        for is_open in [true, false] {
+            ground.set_open(is_open);
+            let before = ground.sent();
+            ground.talk(net, &MANY, None);
+            let sent = ground.sent() - before;
+            // Neighbours are asked for by the way.
+            assert!(if is_open { sent < MANY.len() / 2 } else { sent >= MANY.len() }, "{net:?} {is_open} {sent}");
+            assert!(ground.client.tcp(net.node).unwrap().starts_with(net.here));
+            ground.talk(net, &[64, 3000, 1400], None);
+            ground.talk(net, &[3000], Some(1000));
+        }
+    }
 }

@@ -71,15 +71,15 @@ impl Drop for Node {
     }
 }
 
-struct Pod {
-    namespace: Namespace,
+pub(crate) struct Pod {
+    pub(crate) namespace: Namespace,
     host: String,
-    addresses: [IpAddr; 2],
+    pub(crate) addresses: [IpAddr; 2],
 }
 
 impl Pod {
     /// With the addresses `10.1.N.5` and `fd01:N::5`. What it sends must come from them.
-    fn new(host: &str, number: u8) -> Self {
+    pub(crate) fn new(host: &str, number: u8) -> Self {
         Self::with_index(host, number, None)
     }
 
@@ -98,7 +98,7 @@ impl Pod {
         Self { namespace, host: host.to_owned(), addresses }
     }
 
-    fn device(&self) -> PodDevice {
+    pub(crate) fn device(&self) -> PodDevice {
         let (index, mac) = link("", &self.host);
         let (_, pod_mac) = link(&format!("-n {} ", self.namespace.name()), "eth0");
         PodDevice { index, addresses: self.addresses.to_vec(), mtu: 1500, pod_mac, mac, is_limited: false }
@@ -110,15 +110,20 @@ impl Pod {
     }
 
     /// How many packets the node's end has sent to the pod, by its own count.
-    fn sent(&self) -> usize {
-        let text = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
-        let line = text.lines().find_map(|line| line.trim().strip_prefix(&format!("{}:", self.host))).unwrap();
-        line.split_whitespace().nth(9).unwrap().parse().unwrap()
+    pub(crate) fn sent(&self) -> usize {
+        sent(&self.host)
     }
 }
 
+/// How many packets a device of this thread's namespace has sent.
+pub(crate) fn sent(device: &str) -> usize {
+    let text = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+    let line = text.lines().find_map(|line| line.trim().strip_prefix(&format!("{device}:"))).unwrap();
+    line.split_whitespace().nth(9).unwrap().parse().unwrap()
+}
+
 /// Number and hardware address of a device.
-fn link(netns: &str, name: &str) -> (u32, [u8; 6]) {
+pub(crate) fn link(netns: &str, name: &str) -> (u32, [u8; 6]) {
     let command = format!("{netns}-o link show dev {name}");
     let output = Command::new("ip").args(command.split_whitespace()).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
