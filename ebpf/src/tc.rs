@@ -56,14 +56,28 @@ fn from_pod(ctx: TcContext) -> i32 {
     ingress(&ctx, Origin::Internal)
 }
 
-/// Egress of the node's own devices: answers of backends that are processes of the node itself.
+/// Egress of the node's own devices: answers of backends that are processes of the node itself, and what processes send from
+/// a port that a flow has.
 #[classifier]
 fn to_device(ctx: TcContext) -> i32 {
     let Some(scratch) = scratch() else { return NEXT };
     if !track::is_needed() || parse::parse(&ctx, &mut scratch.packet) != Kind::Flow {
         return NEXT;
     }
-    track::reply(&ctx, scratch, None).unwrap_or(NEXT)
+    if let Some(action) = track::reply(&ctx, scratch, None) {
+        return action;
+    }
+    if is_own(&ctx) {
+        claim::give_way(&ctx, scratch, false);
+    }
+    NEXT
+}
+
+/// Was the packet made on this node? It came by no device then.
+#[inline(always)]
+fn is_own(ctx: &TcContext) -> bool {
+    // SAFETY: the kernel hands a valid context to the program.
+    unsafe { (&raw const (*skb(ctx)).ingress_ifindex).read_volatile() == 0 }
 }
 
 #[inline(always)]

