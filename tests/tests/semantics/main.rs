@@ -39,8 +39,7 @@ fn every_client_meets_the_same_endpoints_over_ipv6() -> Result<()> {
     compare(&IP6, 1)
 }
 
-/// Compares every second state of endpoints, from the `first`: the rules know no family, so that each state is compared in one,
-/// and no client has to use one of its ports again while a node may remember it.
+/// Compares every second state of endpoints, from the `first`: the rules know no family, so each state is compared in one.
 fn compare(net: &'static Net, first: usize) -> Result<()> {
     let world = World::start(net)?;
     let mut askers = Vec::new();

@@ -158,7 +158,7 @@ impl World {
     /// A prober at an origin on, or by way of, node `node` (from 0).
     pub(crate) fn prober(&self, origin: Origin, node: usize) -> Result<Prober> {
         // Two that have an address in common have no port in common: who answers one would be taken for the other's.
-        let port = if origin == Origin::Process { "20000" } else { "11000" };
+        let port = if origin == Origin::Process { "63200" } else { "61000" };
         let in_pod = |pod: &str| self.cluster.parts().kubectl(&["exec", "-i", pod, "--", "toolbox", "probe", port]);
         Prober::start(match origin {
             Origin::Pod => in_pod(CLIENTS[node].0),

@@ -14,9 +14,10 @@ const PATIENCE: Duration = Duration::from_secs(4);
 /// Between one datagram and its repetition: a busy server may have lost the first.
 const AGAIN: Duration = Duration::from_millis(800);
 
-/// Source ports of datagrams, below those of the kernel and of node ports. Each is used once in a long time: a translation
+/// Source ports of datagrams, above those of the kernel, of node ports and of translated sources: a node gives none of them to
+/// others. Each is used once in a long time: a translation
 /// that a node remembers must not answer a later question.
-const PORTS: u16 = 9_000;
+const PORTS: u16 = 2_200;
 static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
 
 /// Answers TCP connections and datagrams on `port` with `<pod's name>@<client's address>`.
