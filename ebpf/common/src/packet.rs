@@ -13,6 +13,50 @@ pub const ICMP: u8 = 1;
 /// `IPPROTO_ICMPV6`.
 pub const ICMP6: u8 = 58;
 
+/// The fixed part of an IPv4 header (RFC 791), as it lies in the packet: numbers in network order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Ip4 {
+    /// 4, and the header's length in words.
+    pub version: u8,
+    /// Class of service.
+    pub tos: u8,
+    /// Bytes, with this header.
+    pub length: u16,
+    /// What the fragments of a datagram have in common.
+    pub id: u16,
+    /// Flags and the fragment's place.
+    pub fragment: u16,
+    /// Hops left.
+    pub ttl: u8,
+    /// Of the payload.
+    pub protocol: u8,
+    /// Over this header.
+    pub check: u16,
+    /// Sender.
+    pub source: u32,
+    /// Receiver.
+    pub destination: u32,
+}
+
+/// An IPv6 header (RFC 8200), as it lies in the packet: numbers in network order.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Ip6 {
+    /// 6, class of service and flow label.
+    pub version: u32,
+    /// Bytes after this header.
+    pub length: u16,
+    /// Of what follows.
+    pub next: u8,
+    /// Hops left.
+    pub ttl: u8,
+    /// Sender.
+    pub source: Address,
+    /// Receiver.
+    pub destination: Address,
+}
+
 /// TCP flags, as in byte 13 of the header.
 pub mod tcp_flags {
     /// No more data from this side.

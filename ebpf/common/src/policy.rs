@@ -17,9 +17,6 @@ use crate::{Address, conntrack::Tuple, seal};
 /// Version of the pinned layout, below `<bpf root>/policy/v<POLICY_LAYOUT_VERSION>`.
 pub const POLICY_LAYOUT_VERSION: u32 = 1;
 
-/// `IPPROTO_SCTP`.
-pub const SCTP: u8 = 132;
-
 /// `__sk_buff.tc_index` of what an isolated pod may send because it ends at its own node: no program after may send it
 /// somewhere else, or a pod would reach backends of a node port that its policies refuse.
 pub const FOR_THIS_NODE: u32 = 0x5b0c;

@@ -2,11 +2,10 @@
 
 use aya_ebpf::programs::TcContext;
 use skep_ebpf_common::{
-    TCP, UDP,
+    SCTP, TCP, UDP,
     conntrack::{FragmentKey, FragmentPorts, Tuple},
     mapped,
-    packet::{ETHERNET, ETHERTYPE_IP4, ETHERTYPE_IP6, ICMP, ICMP6},
-    policy::SCTP,
+    packet::{ETHERNET, ETHERTYPE_IP4, ETHERTYPE_IP6, ICMP, ICMP6, Ip4, Ip6},
 };
 
 use crate::maps::FRAGMENTS;
@@ -56,30 +55,6 @@ struct Span {
     end: u32,
     later: bool,
     ttl: u8,
-}
-
-#[repr(C)]
-struct Ip4 {
-    version: u8,
-    tos: u8,
-    length: u16,
-    id: u16,
-    fragment: u16,
-    ttl: u8,
-    protocol: u8,
-    check: u16,
-    source: u32,
-    destination: u32,
-}
-
-#[repr(C)]
-struct Ip6 {
-    version: u32,
-    length: u16,
-    next: u8,
-    ttl: u8,
-    source: [u32; 4],
-    destination: [u32; 4],
 }
 
 /// Reads a packet. What `packet` held before is of no account.

@@ -22,7 +22,7 @@ use aya_ebpf::{
 };
 use skep_ebpf_common::{
     Address, TCP, UDP, address_bits, is_mapped, mapped,
-    packet::{Drop, ETHERNET, ETHERTYPE_IP4, ETHERTYPE_IP6},
+    packet::{Drop, ETHERNET, ETHERTYPE_IP4, ETHERTYPE_IP6, Ip4, Ip6},
     pod::{PodValue, pod_flags},
 };
 
@@ -178,30 +178,6 @@ pub(super) fn length(ctx: &TcContext, ip6: bool, protocol: u8) -> u32 {
         _ => return UNKNOWN,
     };
     network + transport + segment
-}
-
-#[repr(C)]
-struct Ip4 {
-    version: u8,
-    tos: u8,
-    length: u16,
-    id: u16,
-    fragment: u16,
-    ttl: u8,
-    protocol: u8,
-    check: u16,
-    source: u32,
-    destination: u32,
-}
-
-#[repr(C)]
-struct Ip6 {
-    version: u32,
-    length: u16,
-    next: u8,
-    ttl: u8,
-    source: Address,
-    destination: Address,
 }
 
 /// Reads an IP packet without options that is whole.

@@ -5,7 +5,7 @@ use skep_ebpf_common::{
     Address, SCTP, TCP, UDP,
     conntrack::{FragmentKey, Tuple},
     dsr, mapped,
-    packet::{ETHERNET, ETHERTYPE_IP4, ETHERTYPE_IP6, ICMP, ICMP6, is_nobodys},
+    packet::{ETHERNET, ETHERTYPE_IP4, ETHERTYPE_IP6, ICMP, ICMP6, Ip4, Ip6, is_nobodys},
     sctp,
 };
 
@@ -70,30 +70,6 @@ impl Packet {
         self.fragment.id = id;
         self.fragment.protocol = protocol;
     }
-}
-
-#[repr(C)]
-struct Ip4 {
-    version: u8,
-    tos: u8,
-    length: u16,
-    id: u16,
-    fragment: u16,
-    ttl: u8,
-    protocol: u8,
-    check: u16,
-    source: u32,
-    destination: u32,
-}
-
-#[repr(C)]
-struct Ip6 {
-    version: u32,
-    length: u16,
-    next: u8,
-    ttl: u8,
-    source: [u32; 4],
-    destination: [u32; 4],
 }
 
 /// May the packet carry an option of another node?

@@ -59,11 +59,5 @@ pub use mirror::Mirror;
 pub use model::{Changes, Model, TableChange};
 pub use object::Key as PodId;
 pub use programmer::PodDevice;
+pub use skep_ebpf_common::{SCTP, TCP, UDP};
 pub use table::{Direction, Endpoint, Entry, Identity, Table, TableId, prefixes};
-
-/// `IPPROTO_TCP`.
-pub const TCP: u8 = 6;
-/// `IPPROTO_UDP`.
-pub const UDP: u8 = 17;
-/// `IPPROTO_SCTP`.
-pub const SCTP: u8 = 132;
