@@ -85,7 +85,7 @@ pub(crate) enum ServiceCommand {
     },
     /// The ports of one Service, with their backends.
     Get {
-        /// NAMESPACE/NAME[:PORT-NAME] or ADDRESS:PORT[/PROTOCOL].
+        /// [NAMESPACE/]NAME[:PORT-NAME] or ADDRESS:PORT[/PROTOCOL].
         service: Query,
     },
     /// What would become of a new connection, and why.
@@ -96,7 +96,7 @@ pub(crate) enum ServiceCommand {
 pub(crate) enum BackendCommand {
     /// Every backend, or those of one Service.
     List {
-        /// NAMESPACE/NAME[:PORT-NAME] or ADDRESS:PORT[/PROTOCOL].
+        /// [NAMESPACE/]NAME[:PORT-NAME] or ADDRESS:PORT[/PROTOCOL].
         service: Option<Query>,
     },
 }

@@ -24,7 +24,7 @@ pub(crate) struct Filter {
     /// Only those with an end at ADDRESS or ADDRESS:PORT.
     #[arg(long, value_name = "ADDRESS[:PORT]")]
     address: Option<End>,
-    /// Only those of NAMESPACE/NAME[:PORT-NAME] or to ADDRESS:PORT[/PROTOCOL].
+    /// Only those of [NAMESPACE/]NAME[:PORT-NAME] or to ADDRESS:PORT[/PROTOCOL].
     #[arg(long)]
     service: Option<Query>,
     /// Only those in that state, such as established or unanswered.

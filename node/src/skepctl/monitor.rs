@@ -41,7 +41,7 @@ pub(crate) struct MonitorCommand {
     /// Only those with an end at ADDRESS or ADDRESS:PORT.
     #[arg(long, value_name = "ADDRESS[:PORT]")]
     address: Option<End>,
-    /// Only those of NAMESPACE/NAME[:PORT-NAME] or to ADDRESS:PORT[/PROTOCOL].
+    /// Only those of [NAMESPACE/]NAME[:PORT-NAME] or to ADDRESS:PORT[/PROTOCOL].
     #[arg(long)]
     service: Option<Query>,
     /// End after so many events.

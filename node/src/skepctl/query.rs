@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr, str::FromStr};
 use anyhow::{Result, bail};
 use skep_proxy::{Protocol, maps::reader::ServiceRecord};
 
-/// `namespace/name[:port-name]` or `address:port[/protocol]`.
+/// `[namespace/]name[:port-name]` or `address:port[/protocol]`. Without a namespace it is `default`, as for kubectl.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Query {
     Name { namespace: String, name: String, port: Option<String> },
@@ -16,7 +16,7 @@ impl FromStr for Query {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let usage = || format!("{text:?} is neither NAMESPACE/NAME[:PORT-NAME] nor ADDRESS:PORT[/PROTOCOL]");
+        let usage = || format!("{text:?} is neither [NAMESPACE/]NAME[:PORT-NAME] nor ADDRESS:PORT[/PROTOCOL]");
         let (head, tail) = match text.split_once('/') {
             Some((head, tail)) => (head, Some(tail)),
             None => (text, None),
@@ -28,14 +28,19 @@ impl FromStr for Query {
             };
             return Ok(Self::Address { at, protocol });
         }
-        let (name, port) = match tail.ok_or_else(usage)?.split_once(':') {
+        let (namespace, rest) = tail.map_or(("default", head), |tail| (head, tail));
+        let (name, port) = match rest.split_once(':') {
             Some((name, port)) => (name, Some(port.to_owned())),
-            None => (tail.unwrap_or_default(), None),
+            None => (rest, None),
         };
-        if head.is_empty() || name.is_empty() || name.contains('/') {
+        // Names of Services are labels of DNS, so that an address without its port is no name.
+        let is_name = |text: &str| {
+            !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        };
+        if !is_name(namespace) || !is_name(name) || !port.as_deref().is_none_or(is_name) {
             return Err(usage());
         }
-        Ok(Self::Name { namespace: head.into(), name: name.into(), port })
+        Ok(Self::Name { namespace: namespace.into(), name: name.into(), port })
     }
 }
 
@@ -92,6 +97,13 @@ mod tests {
         };
         assert_eq!("kube-system/kube-dns".parse(), Ok(name(None)));
         assert_eq!("kube-system/kube-dns:dns-tcp".parse(), Ok(name(Some("dns-tcp"))));
+        let default = |port: Option<&str>| Query::Name {
+            namespace: "default".into(),
+            name: "web".into(),
+            port: port.map(Into::into),
+        };
+        assert_eq!("web".parse(), Ok(default(None)));
+        assert_eq!("web:http".parse(), Ok(default(Some("http"))));
         let at = "10.96.0.10:53".parse().unwrap();
         assert_eq!("10.96.0.10:53".parse(), Ok(Query::Address { at, protocol: None }));
         let six = "[fd00::a]:53".parse().unwrap();
@@ -101,9 +113,11 @@ mod tests {
 
     #[test]
     fn what_is_neither_is_refused_with_the_two_forms() {
-        for text in ["", "web", "/web", "ns/", "ns/a/b", "10.96.0.10", "10.96.0.10:53/", "10.96.0.10:53/icmp"] {
+        for text in
+            ["", "Web", "fd00::a", "/web", "ns/", "ns/a/b", "10.96.0.10", "10.96.0.10:53/", "10.96.0.10:53/icmp"]
+        {
             let error = text.parse::<Query>().unwrap_err();
-            assert!(error.contains("NAMESPACE/NAME[:PORT-NAME] nor ADDRESS:PORT[/PROTOCOL]"), "{text}: {error}");
+            assert!(error.contains("[NAMESPACE/]NAME[:PORT-NAME] nor ADDRESS:PORT[/PROTOCOL]"), "{text}: {error}");
         }
     }
 }

@@ -39,7 +39,7 @@ pub(crate) enum Way {
 
 #[derive(Debug, Args)]
 pub(crate) struct TraceCommand {
-    /// NAMESPACE/NAME[:PORT-NAME] or ADDRESS:PORT[/PROTOCOL].
+    /// [NAMESPACE/]NAME[:PORT-NAME] or ADDRESS:PORT[/PROTOCOL].
     service: Query,
     /// Who asks: NAMESPACE/NAME of a pod or ADDRESS[:PORT]; with a port a packet's choice is certain [default: this process].
     #[arg(long, value_name = "PEER")]
