@@ -31,6 +31,7 @@ use crate::{
     Error, Health, Metrics, Programmer, Result,
     bpffs::{self, Lock},
     loads::Auditor,
+    maps::LOADS,
     node::NodeAddresses,
     service::{Family, Frontend, ServicePort},
     sockets::Cutter,
@@ -101,9 +102,13 @@ impl Proxy {
         keeper.cutter = Cutter::start(bpffs::Paths::new(&root).maps, keeper.metrics.clone())
             .inspect_err(|error| tracing::error!(%error, "UDP sockets will keep backends that are gone"))
             .ok();
-        keeper.auditor = Auditor::start(bpffs::Paths::new(&root).maps, keeper.metrics.clone())
-            .inspect_err(|error| tracing::error!(%error, "counts of open connections will not be put right"))
-            .ok();
+        let maps = bpffs::Paths::new(&root).maps;
+        // Only where connections are counted at all.
+        if maps.join(LOADS).exists() {
+            keeper.auditor = Auditor::start(maps, keeper.metrics.clone())
+                .inspect_err(|error| tracing::error!(%error, "counts of open connections will not be put right"))
+                .ok();
+        }
         keeper.note_addresses(addresses.as_ref());
         let mut check_at = Instant::now() + CHECK;
         let mut mended = Vec::new();
