@@ -44,6 +44,7 @@ pub struct ApiServer {
     shutdown_delay: Duration,
     stop_bootstrap: CancellationToken,
     bootstrap: Option<JoinHandle<()>>,
+    repair: Option<JoinHandle<()>>,
     definitions: Option<JoinHandle<()>>,
 }
 
@@ -143,7 +144,7 @@ impl ApiServer {
         flowcontrol::keep(&shared, stop_bootstrap.clone());
         aggregation::keep(&shared, stop_bootstrap.clone());
         let stop = stop_bootstrap.clone();
-        bootstrap::repair::keep(Arc::downgrade(&shared), storage.clone(), config.repair_interval, stop);
+        let repair = bootstrap::repair::keep(Arc::downgrade(&shared), storage.clone(), config.repair_interval, stop);
         let mut definitions = None;
         if let Some(mut followed) = Definitions::new(&shared.registries, webhooks, shared.shutdown.clone()) {
             let weak = Arc::downgrade(&shared);
@@ -157,6 +158,7 @@ impl ApiServer {
             shutdown_delay: config.shutdown_delay,
             stop_bootstrap,
             bootstrap: Some(bootstrap),
+            repair: Some(repair),
             definitions,
         })
     }
@@ -209,7 +211,7 @@ impl ApiServer {
             tracing::warn!("requests were still under way when the server stopped");
         }
         // Without etcd this server cannot be taken off the list; its lease will run out.
-        for task in [self.bootstrap.take(), self.definitions.take()].into_iter().flatten() {
+        for task in [self.bootstrap.take(), self.repair.take(), self.definitions.take()].into_iter().flatten() {
             let _ = timeout(LEAVE_TIMEOUT, task).await;
         }
         Ok(())

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::networking::v1::IPAddress;
 use skep_storage::{Compare, Error, Object, Storage, Txn};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::adopt;
@@ -20,14 +21,19 @@ const MANAGED_BY: &str = "ipallocator.k8s.io";
 const GRACE: Duration = Duration::from_secs(60);
 
 /// Looks each `interval` until `stop`, or until the server is gone.
-pub(crate) fn keep(shared: Weak<Shared>, storage: Storage, interval: Duration, stop: CancellationToken) {
+pub(crate) fn keep(
+    shared: Weak<Shared>,
+    storage: Storage,
+    interval: Duration,
+    stop: CancellationToken,
+) -> JoinHandle<()> {
     tokio::spawn(async move {
         while tokio::time::timeout(interval, stop.cancelled()).await.is_err() && shared.strong_count() > 0 {
             if let Err(error) = run(&storage).await {
                 tracing::warn!(%error, "addresses of Services could not be looked after");
             }
         }
-    });
+    })
 }
 
 /// Frees addresses that no Service holds, then takes those that one holds: an address under a wrong name gets the right one.
