@@ -4,7 +4,7 @@
 use aya_ebpf::{bindings::BPF_NOEXIST, helpers::generated::bpf_get_prandom_u32, programs::TcContext};
 use skep_ebpf_common::{
     TCP,
-    conntrack::{self, Reply, Tuple},
+    conntrack::{self, Reply, Tuple, dsr},
 };
 
 use super::{
@@ -66,7 +66,11 @@ pub(super) fn claim(scratch: &mut Scratch, insists: bool) -> bool {
         return false;
     }
     *flow_key = other.flow_key(reply_key);
+    // Of two that the backend's node answers, the same client's, the newer counts there, too (`dsr::accept`).
+    let is_followed =
+        flow.flags & other.flags & dsr::SENT != 0 && (key.protocol != TCP || conntrack::is_closing(other.state));
     let has_way = *flow_key == *key
+        || is_followed
         || !track::is_alive(other, flow_key, flow.used)
         || (insists && conntrack::yields(key.protocol, other.state, silence(other, flow_key, flow.used)));
     if !has_way {

@@ -161,6 +161,30 @@ fn what_cannot_be_answered_directly_is_answered_through_the_first_node() {
 }
 
 #[test]
+fn a_client_that_is_done_with_one_frontend_asks_another_from_the_same_port() {
+    for (net, protocol) in all() {
+        let mut rig = first(BOTH);
+        let other: SocketAddr = net.node.parse().unwrap();
+        let other = SocketAddr::new(other.ip(), other.port() + 1).to_string();
+        rig.serve(&other, protocol, kind::NODE_PORT, &[(net.here, false)]);
+        let ask = |rig: &mut Rig, front: &str, flags| {
+            rig.run("from_device", &Craft::new(protocol, net.client, front).flags(flags).frame()).1
+        };
+        ask(&mut rig, net.node, SYN);
+        // In the middle of a connection the backend could not tell them apart.
+        let open = option_in(&ask(&mut rig, &other, SYN));
+        assert_eq!(open, if protocol == TCP { Vec::new() } else { option(&other) });
+
+        let mut rig = first(BOTH);
+        rig.serve(&other, protocol, kind::NODE_PORT, &[(net.here, false)]);
+        ask(&mut rig, net.node, SYN);
+        ask(&mut rig, net.node, FIN | ACK);
+        let frame = ask(&mut rig, &other, SYN);
+        assert_eq!((read(&frame).from.to_string(), option_in(&frame)), (net.client.into(), option(&other)));
+    }
+}
+
+#[test]
 fn pieces_of_a_flow_that_is_known_go_the_same_way() {
     let mut rig = first(BOTH);
     for net in [IP4, IP6] {
